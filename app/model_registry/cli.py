@@ -1,0 +1,124 @@
+"""`model-registry …`: parses, calls, prints. What a command needs is imported when it runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    help="The model registry: run it, and look after it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")]
+_Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")]
+
+
+@app.command()
+def dev(
+    host: _Host = "127.0.0.1",
+    port: _Port = 8000,
+    data_dir: Annotated[Path, typer.Option(help="Where PostgreSQL and S3 keep everything.")] = Path(".model-registry"),
+    reload: Annotated[bool, typer.Option("--reload", help="Start again when the code changes.")] = False,
+) -> None:
+    """Run everything on this machine: PostgreSQL, S3, and the service.
+
+    Example: model-registry dev --port 0 --data-dir /tmp/registry
+    """
+    from model_registry.serving import develop
+
+    develop(host, port, data_dir, reload=reload, say=typer.echo)
+
+
+@app.command()
+def serve(
+    host: _Host = "127.0.0.1",
+    port: _Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes.")] = 1,
+) -> None:
+    """Run the service; PostgreSQL and S3 come from the settings.
+
+    Example: model-registry serve --host 0.0.0.0 --workers 2
+    """
+    from model_registry.serving import serve as run
+
+    run(host, port, workers)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database schema to what this version needs."""
+    from model_registry.migrations import head_revision
+    from model_registry.migrations import migrate as run
+    from model_registry.settings import load_settings
+
+    run(load_settings().database_url.get_secret_value())
+    typer.echo(f"The schema is at {head_revision()}.")
+
+
+@app.command()
+def init_bucket() -> None:
+    """Make the bucket, unless it is there."""
+    from model_registry.maintenance import make_bucket
+    from model_registry.settings import load_settings
+
+    settings = load_settings()
+    made = make_bucket(settings)
+    typer.echo(f"Bucket {settings.s3_bucket}: {'made' if made else 'is there'}.")
+
+
+@app.command()
+def gc(once: Annotated[bool, typer.Option("--once", help="One run, then stop.")] = False) -> None:
+    """Reclaim what failures, crashes and removals leave behind; the service does this by itself too."""
+    from model_registry.maintenance import collect
+    from model_registry.settings import load_settings
+
+    for collected in collect(load_settings(), once=once):
+        typer.echo(collected)
+
+
+@app.command()
+def healthcheck(
+    url: Annotated[str, typer.Option(help="The service to ask.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Exit with 0 if the service is ready, with 1 and its answer if not."""
+    from model_registry.maintenance import readiness
+
+    is_ready, answer = readiness(url)
+    typer.echo(answer)
+    raise typer.Exit(0 if is_ready else 1)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    import json
+
+    from model_registry.api import app as api
+
+    typer.echo(json.dumps(api.openapi(), indent=2))
+
+
+def main() -> NoReturn:
+    """The console script: what is wrong with the set-up is one sentence, not a traceback."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is not installed: pip install 'model-registry-service[server,embedded]'.")
+    except Exception as error:
+        if not type(error).__module__.startswith("model_registry."):
+            raise
+        _fail(str(error))
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""The tables, nothing else. The constraints and indexes carry the invariants; Alembic makes them."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
+
+_NOW = func.now()
+_EMPTY_OBJECT = text("'{}'::jsonb")
+
+
+def _label() -> Text:
+    """Text that sorts by code point, as names and paths do."""
+    return Text(collation="C")
+
+
+class Xid8(UserDefinedType[int]):
+    """A transaction's id, 64 bits wide, so that it never wraps."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_kwargs: Any) -> str:
+        return "xid8"
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own form
+        int: BigInteger,
+        bytes: LargeBinary,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        str: Text,
+        UUID: Uuid,
+    }
+
+
+class RegisteredModelDB(Base):
+    """A name. `is_provisional` until a version of it is ready or somebody asks for the model itself."""
+
+    __tablename__ = "registered_models"
+
+    name: Mapped[str] = mapped_column(_label(), primary_key=True)
+    description: Mapped[str | None]
+    tags: Mapped[dict[str, Any]] = mapped_column(server_default=_EMPTY_OBJECT)
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    next_number: Mapped[int] = mapped_column(server_default=text("1"))
+    is_provisional: Mapped[bool] = mapped_column(server_default=text("false"))
+
+    __table_args__ = (Index("uq_registered_models_lower_name", text("lower(name)"), unique=True),)
+
+
+class ModelInfoDB(Base):
+    """A version of a model. A row outlives its bytes, so that its label never names others."""
+
+    __tablename__ = "model_info"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    model_name: Mapped[str] = mapped_column(
+        _label(), ForeignKey("registered_models.name", onupdate="CASCADE", ondelete="RESTRICT")
+    )
+    version: Mapped[str] = mapped_column(_label())
+    number: Mapped[int]
+    state: Mapped[str] = mapped_column(server_default=text("'pending'"))
+    reservation: Mapped[UUID | None]
+    file_path: Mapped[str | None]
+    standardization_params: Mapped[dict[str, Any]] = mapped_column(server_default=_EMPTY_OBJECT)
+    model_params: Mapped[dict[str, Any]] = mapped_column(server_default=_EMPTY_OBJECT)
+    additional_metadata: Mapped[dict[str, Any]] = mapped_column(server_default=_EMPTY_OBJECT)
+    tags: Mapped[dict[str, Any]] = mapped_column(server_default=_EMPTY_OBJECT)
+    description: Mapped[str | None]
+    digest: Mapped[bytes | None]
+    size_bytes: Mapped[int] = mapped_column(server_default=text("0"))
+    file_count: Mapped[int] = mapped_column(server_default=text("0"))
+    precedence: Mapped[bytes] = mapped_column(server_default=text("''::bytea"))
+    is_prerelease: Mapped[bool] = mapped_column(server_default=text("false"))
+    yanked_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_by: Mapped[str] = mapped_column(server_default=text("'anonymous'"))
+    ready_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]
+    purge_after: Mapped[datetime | None]
+    purged_at: Mapped[datetime | None]
+    lease_expires_at: Mapped[datetime | None]
+    generation: Mapped[int] = mapped_column(server_default=text("1"))
+
+    __table_args__ = (
+        UniqueConstraint("model_name", "version"),
+        UniqueConstraint("model_name", "number"),
+        CheckConstraint("state IN ('pending', 'verifying', 'ready', 'removed')", name="state"),
+        CheckConstraint("octet_length(digest) = 32", name="digest"),
+        CheckConstraint("state <> 'ready' OR (digest IS NOT NULL AND ready_at IS NOT NULL)", name="ready_is_whole"),
+        CheckConstraint(
+            "(state IN ('pending', 'verifying')) = (lease_expires_at IS NOT NULL)", name="only_unfinished_has_a_lease"
+        ),
+        CheckConstraint("(state = 'removed') = (purge_after IS NOT NULL)", name="only_removed_is_purged"),
+        # The order of lists, and with the pre-release flag in front, what is latest.
+        Index(
+            "ix_model_info_list",
+            "model_name",
+            text("precedence DESC"),
+            text("number DESC"),
+            postgresql_where=text("state = 'ready'"),
+        ),
+        Index(
+            "ix_model_info_latest",
+            "model_name",
+            "is_prerelease",
+            text("precedence DESC"),
+            text("number DESC"),
+            postgresql_where=text("state = 'ready' AND yanked_at IS NULL"),
+        ),
+        Index("ix_model_info_lapsed", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
+        Index(
+            "ix_model_info_to_purge",
+            "purge_after",
+            postgresql_where=text("purge_after IS NOT NULL AND purged_at IS NULL"),
+        ),
+    )
+
+
+class BlobDB(Base):
+    """Bytes in the object store, under a key that was written once and is never used again."""
+
+    __tablename__ = "blobs"
+
+    sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    size_bytes: Mapped[int]
+    storage_key: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+    __table_args__ = (
+        CheckConstraint("octet_length(sha256) = 32", name="sha256"),
+        CheckConstraint("size_bytes >= 0", name="size"),
+    )
+
+
+class VersionFileDB(Base):
+    """One file of a version. The RESTRICT is what keeps a referenced blob from being deleted."""
+
+    __tablename__ = "version_files"
+
+    version_id: Mapped[int] = mapped_column(ForeignKey("model_info.id", ondelete="RESTRICT"), primary_key=True)
+    path: Mapped[str] = mapped_column(_label(), primary_key=True)
+    sha256: Mapped[bytes] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"))
+    size_bytes: Mapped[int]
+    media_type: Mapped[str]
+
+    __table_args__ = (Index(None, "sha256"),)
+
+
+class UploadDB(Base):
+    """An object that is being written and that no version shows yet."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    version_id: Mapped[int | None] = mapped_column(ForeignKey("model_info.id", ondelete="CASCADE"))
+    path: Mapped[str]
+    storage_key: Mapped[str] = mapped_column(unique=True)
+    multipart_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    lease_expires_at: Mapped[datetime]
+
+    __table_args__ = (Index(None, "version_id"), Index(None, "lease_expires_at"))
+
+
+class AliasDB(Base):
+    """A name that points at a version. Generations come from one sequence, so none is ever seen twice."""
+
+    __tablename__ = "aliases"
+
+    model_name: Mapped[str] = mapped_column(
+        _label(), ForeignKey("registered_models.name", onupdate="CASCADE", ondelete="RESTRICT"), primary_key=True
+    )
+    alias: Mapped[str] = mapped_column(_label(), primary_key=True)
+    version_id: Mapped[int] = mapped_column(ForeignKey("model_info.id", ondelete="RESTRICT"))
+    generation: Mapped[int] = mapped_column(Identity(always=True))
+    updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    updated_by: Mapped[str]
+
+    __table_args__ = (Index(None, "version_id"),)
+
+
+class EventDB(Base):
+    """Append-only. `xid` lets a reader stop before changes that are still uncommitted."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    xid: Mapped[int] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"))
+    actor: Mapped[str]
+    action: Mapped[str]
+    model_name: Mapped[str]
+    version: Mapped[str | None]
+    details: Mapped[dict[str, Any]] = mapped_column(server_default=_EMPTY_OBJECT)
+
+    __table_args__ = (Index(None, "model_name", "id"),)
+
+
+class GarbageDB(Base):
+    """A storage key to delete once `not_before` has passed; nothing refers to it any more."""
+
+    __tablename__ = "garbage"
+
+    storage_key: Mapped[str] = mapped_column(primary_key=True)
+    multipart_id: Mapped[str | None]
+    is_upload: Mapped[bool]
+    not_before: Mapped[datetime] = mapped_column(server_default=_NOW)
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+
+    __table_args__ = (Index(None, "not_before"),)
+
+
+class IdempotencyDB(Base):
+    """The first answer to an Idempotency-Key, and the hash of what was meant by the request."""
+
+    __tablename__ = "idempotency"
+
+    actor: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    meaning: Mapped[bytes]
+    answer: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+    __table_args__ = (Index(None, "created_at"),)

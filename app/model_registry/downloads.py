@@ -1,0 +1,146 @@
+"""Handing bytes out: one file of a version, or all of them as an archive."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+
+from model_registry.access import Actor, Permission, require
+from model_registry.archive import BlobRange, TarLayout, archive_etag
+from model_registry.domain import Digest, PublishedVersion, StoredFile, VersionSelector
+from model_registry.errors import FileNotFound, InvalidField
+from model_registry.lookup import found
+from model_registry.names import check_path
+from model_registry.storage.blobstore import BlobDamaged, BlobStore
+from model_registry.storage.database import Database
+
+_THREAD_HASH_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Bytes that can be asked for, and what HTTP wants to know before them."""
+
+    version: PublishedVersion
+    filename: str
+    size_bytes: int
+    etag: str
+    sha256: Digest | None
+    content: "StoredFile | TarLayout"
+
+    @property
+    def is_archive(self) -> bool:
+        return isinstance(self.content, TarLayout)
+
+    @property
+    def last_modified(self) -> datetime:
+        return self.version.ready_at
+
+
+class Downloads:
+    def __init__(self, database: Database, blobs: BlobStore) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    async def find(self, selector: VersionSelector, path: str | None, *, actor: Actor) -> Download:
+        """The file at `path`; without it the only file, or the archive of several.
+
+        Raises `ModelNotFound`, `VersionNotFound`, `FileNotFound`. No connection is held afterwards.
+        """
+        require(actor, Permission.READ)
+        async with self._database.reading() as tx:
+            version = await found(tx, selector, await tx.versions.published(selector))
+            if path is not None:
+                file = await tx.versions.stored_file(version.id, path) if _is_path(path) else None
+                files = [file] if file else []
+            else:
+                files = list(await tx.versions.stored_files(version.id))
+        if not files:
+            raise FileNotFound(version.model_name, version.version, path)
+        if len(files) == 1:
+            return _of_file(version, files[0])
+        return await self._of_archive(version, files)
+
+    async def _of_archive(self, version: PublishedVersion, files: list[StoredFile]) -> Download:
+        # A hundred thousand headers take more than the event loop may stall for.
+        layout = await asyncio.to_thread(TarLayout, files)
+        return Download(
+            version=version,
+            filename=f"{version.model_name}-{version.version}.tar",
+            size_bytes=layout.size_bytes,
+            etag=archive_etag(version.digest),
+            sha256=None,
+            content=layout,
+        )
+
+    async def presign(self, download: Download, *, disposition: str, expires_in_seconds: int) -> str | None:
+        """A URL that needs no credentials and goes past us; `None` for an archive, which only we can make."""
+        if isinstance(download.content, TarLayout):
+            return None
+        return await self._blobs.presign_get(
+            download.content.blob.storage_key, disposition=disposition, expires_in_seconds=expires_in_seconds
+        )
+
+    async def read(self, download: Download, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Bytes `start` to `stop` (exclusive), exactly that many, or an error before the last of them.
+
+        A blob that is read whole is hashed on the way, and its last piece is held back until the digest agrees.
+        """
+        if isinstance(download.content, TarLayout):
+            for piece in download.content.read(start, stop):
+                if isinstance(piece, bytes):
+                    yield piece
+                else:
+                    async with aclosing(self._read_blob(piece)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+        elif start < stop:
+            async with aclosing(self._read_blob(BlobRange(download.content.blob, start, stop))) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _read_blob(self, wanted: BlobRange) -> AsyncGenerator[bytes, None]:
+        blob = wanted.blob
+        is_whole = wanted.start == 0 and wanted.stop == blob.size_bytes
+        digest = hashlib.sha256()
+        held: bytes | None = None
+        async with self._blobs.read(blob.storage_key, wanted.start, wanted.stop) as chunks:
+            async for chunk in chunks:
+                if is_whole:
+                    await _update(digest, chunk)
+                if held is not None:
+                    yield held
+                held = chunk
+        if is_whole and digest.digest() != blob.sha256.raw:
+            raise BlobDamaged(blob.storage_key)
+        if held is not None:
+            yield held
+
+
+def _of_file(version: PublishedVersion, file: StoredFile) -> Download:
+    return Download(
+        version=version,
+        filename=file.path.rpartition("/")[2],
+        size_bytes=file.blob.size_bytes,
+        etag=file.blob.sha256.hex,
+        sha256=file.blob.sha256,
+        content=file,
+    )
+
+
+async def _update(digest: "hashlib._Hash", chunk: bytes) -> None:
+    if len(chunk) < _THREAD_HASH_BYTES:
+        digest.update(chunk)
+    else:
+        await asyncio.to_thread(digest.update, chunk)
+
+
+def _is_path(path: str) -> bool:
+    """Whether a file could be called so; what could not is simply not there."""
+    try:
+        check_path(path)
+    except InvalidField:
+        return False
+    return True

@@ -1,0 +1,123 @@
+"""The collector: reclaims what failures, crashes and removals leave behind. Any number may run, online.
+
+Every step takes what no other collector holds, changes the database in one short transaction, and touches the
+object store only outside of it. A row is always removed before its object, so an object is never missed.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from model_registry.access import SYSTEM
+from model_registry.domain import Event
+from model_registry.errors import Unavailable
+from model_registry.registration import discard_unfinished
+from model_registry.storage.blobstore import BlobStore
+from model_registry.storage.database import Database
+from model_registry.storage.garbage import GarbageItem
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 200
+_CLAIM_SECONDS = 300
+_IDEMPOTENCY_SECONDS = 7 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one run did."""
+
+    expired_versions: int = 0
+    expired_uploads: int = 0
+    purged_versions: int = 0
+    deleted_objects: int = 0
+    forgotten_keys: int = 0
+
+    @property
+    def is_nothing(self) -> bool:
+        return self == Collected()
+
+
+class Collector:
+    def __init__(self, *, database: Database, blobs: BlobStore, grace_seconds: float) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._grace_seconds = grace_seconds
+
+    async def collect(self) -> Collected:
+        """One run over everything that is due. Safe to interrupt anywhere and to repeat."""
+        collected = Collected(
+            expired_versions=await self._expire_versions(),
+            expired_uploads=await self._expire_uploads(),
+            purged_versions=await self._purge_versions(),
+            deleted_objects=await self._delete_garbage(),
+            forgotten_keys=await self._forget_idempotency_keys(),
+        )
+        if not collected.is_nothing:
+            log.info("gc.collected", **{name: getattr(collected, name) for name in Collected.__slots__})
+        return collected
+
+    async def run_for_ever(self, interval_seconds: float) -> None:
+        """Collect, wait, and so on; a database or store that is away is tried again at the next turn."""
+        while True:
+            try:
+                await self.collect()
+            except Unavailable as error:
+                log.warning("gc.skipped", reason=error.detail)
+            except Exception:
+                log.exception("gc.failed")
+            await asyncio.sleep(interval_seconds)
+
+    async def _expire_versions(self) -> int:
+        """Versions whose registration stopped renewing its lease: their labels become free."""
+        async with self._database.reading() as tx:
+            lapsed = await tx.versions.lapsed(_BATCH)
+        expired = 0
+        for version_id, model_name in lapsed:
+            async with self._database.transaction() as tx:
+                expired += await discard_unfinished(
+                    tx, version_id, model_name, only_lapsed=True, delay_seconds=self._grace_seconds
+                )
+        return expired
+
+    async def _expire_uploads(self) -> int:
+        async with self._database.transaction() as tx:
+            lapsed = await tx.uploads.lapsed_without_version(_BATCH)
+            await tx.uploads.give_up(lapsed, delay_seconds=self._grace_seconds)
+        return len(lapsed)
+
+    async def _purge_versions(self) -> int:
+        """Removed versions past their time: their files go, their rows stay, so that no label is used twice."""
+        async with self._database.transaction() as tx:
+            due = await tx.versions.due_for_purge(_BATCH)
+            for version_id, ref in due:
+                digests = await tx.versions.purge(version_id)
+                keys = await tx.blobs.drop_unreferenced(digests)
+                # Somebody may still be reading by a URL that was signed a moment ago.
+                await tx.garbage.add(keys, delay_seconds=self._grace_seconds)
+                await tx.events.record(Event(SYSTEM.name, "version.purged", ref.model_name, ref.version))
+        return len(due)
+
+    async def _delete_garbage(self) -> int:
+        deleted = 0
+        while True:
+            async with self._database.transaction() as tx:
+                items = await tx.garbage.claim(_BATCH, _CLAIM_SECONDS)
+            if not items:
+                return deleted
+            await self._abort_multiparts(items)
+            keys = [item.storage_key for item in items]
+            await self._blobs.delete(keys)
+            async with self._database.transaction() as tx:
+                await tx.garbage.remove(keys)
+            deleted += len(keys)
+
+    async def _abort_multiparts(self, items: list[GarbageItem]) -> None:
+        for item in items:
+            if item.is_upload:
+                await self._blobs.abort_multipart(item.storage_key, item.multipart_id)
+
+    async def _forget_idempotency_keys(self) -> int:
+        async with self._database.transaction() as tx:
+            return await tx.idempotency.forget_older_than(_IDEMPOTENCY_SECONDS)

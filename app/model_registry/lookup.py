@@ -1,0 +1,21 @@
+"""What to say when a model or a version is not there."""
+
+from typing import TypeVar
+
+from model_registry.domain import VersionSelector
+from model_registry.errors import AliasNotFound, ModelNotFound, VersionNotFound
+from model_registry.storage.database import Transaction
+
+T = TypeVar("T")
+
+
+async def found(tx: Transaction, selector: VersionSelector, result: T | None) -> T:
+    """The result, or the error that says which part of the selector names nothing."""
+    if result is not None:
+        return result
+    if not await tx.versions.has_visible(selector.model_name):
+        existing = await tx.models.existing_name(selector.model_name)
+        raise ModelNotFound(selector.model_name, existing if existing != selector.model_name else None)
+    if selector.alias is not None:
+        raise AliasNotFound(selector.model_name, selector.alias)
+    raise VersionNotFound(selector.model_name, selector.version)

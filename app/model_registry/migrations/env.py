@@ -1,0 +1,39 @@
+"""Runs migrations: one transaction, one migrator at a time, and never waiting long for a lock."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from model_registry.db_models import Base
+
+# Any number that nobody else uses: two migrators wait for each other instead of colliding.
+_ADVISORY_LOCK = 7_316_044_201
+
+
+def _run(connection: Connection) -> None:
+    connection.execute(text(f"SELECT pg_advisory_lock({_ADVISORY_LOCK})"))
+    try:
+        # DDL that waits for a lock makes everybody behind it wait too: rather fail, and be run again.
+        connection.execute(text("SET lock_timeout = '5s'"))
+        connection.commit()
+        context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
+        with context.begin_transaction():
+            context.run_migrations()
+    finally:
+        connection.rollback()
+        connection.execute(text(f"SELECT pg_advisory_unlock({_ADVISORY_LOCK})"))
+        connection.commit()
+
+
+async def _run_async(url: str) -> None:
+    engine = create_async_engine(url, poolclass=pool.NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(_run)
+    finally:
+        await engine.dispose()
+
+
+asyncio.run(_run_async(context.config.attributes["database_url"]))

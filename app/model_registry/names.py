@@ -1,0 +1,95 @@
+"""What models, aliases and files may be called.
+
+Every check returns the name itself, or raises `InvalidField` with the rule and the value.
+"""
+
+import re
+import unicodedata
+
+from packaging.version import InvalidVersion, Version
+
+from model_registry.errors import InvalidField
+
+MAX_FILES = 100_000
+MAX_PATH_BYTES = 1024
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+_MODEL_RULE = (
+    "a model name is 1 to 128 of letters, digits, '.', '_' and '-', begins and ends with a letter or digit, "
+    "and has no '..' and no '--'"
+)
+_ALIAS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_ALIAS_RULE = (
+    "an alias is 1 to 64 of lower-case letters, digits, '.', '_' and '-', begins and ends with a letter or digit, "
+    "and is neither 'latest' nor a version nor a number"
+)
+_DRIVE = re.compile(r"[A-Za-z]:")
+# Invisible characters that reorder or split what a person reads (Unicode UAX #9, and line and paragraph separators).
+_MISLEADING = frozenset("\u200e\u200f\u061c\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def check_model_name(name: str, field: str = "model_name") -> str:
+    if len(name) > 128 or not _MODEL_NAME.fullmatch(name) or ".." in name or "--" in name:
+        raise InvalidField(field, _MODEL_RULE, name)
+    return name
+
+
+def check_alias(alias: str, field: str = "alias") -> str:
+    if len(alias) > 64 or not _ALIAS.fullmatch(alias) or alias == "latest" or _is_version(alias):
+        raise InvalidField(field, _ALIAS_RULE, alias)
+    return alias
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
+
+
+def check_path(path: str, loc: tuple[str | int, ...] | str = "path") -> str:
+    """A file's path inside a version: relative, `/`-separated, safe to lay out on any disk."""
+    if not path:
+        raise InvalidField(loc, "a path has at least one character", path)
+    try:
+        size_bytes = len(path.encode())
+    except UnicodeEncodeError:
+        raise InvalidField(loc, "a path is UTF-8, without lone surrogates", path) from None
+    if size_bytes > MAX_PATH_BYTES:
+        raise InvalidField(loc, f"a path has at most {MAX_PATH_BYTES} bytes", path)
+    if any(unicodedata.category(char) == "Cc" or char in _MISLEADING for char in path):
+        raise InvalidField(loc, "a path has no control characters, nor any that reorder text", path)
+    if "\\" in path:
+        raise InvalidField(loc, "a path has no backslash; folders are separated by '/'", path)
+    if path.startswith("/") or _DRIVE.match(path):
+        raise InvalidField(loc, "a path is relative: no leading '/' and no drive letter", path)
+    if any(segment in {"", ".", ".."} for segment in path.split("/")):
+        raise InvalidField(loc, "a path has no empty, '.' or '..' segment", path)
+    if not unicodedata.is_normalized("NFC", path):
+        raise InvalidField(loc, "a path is in Unicode normal form C", path)
+    return path
+
+
+class DistinctPaths:
+    """Paths that can all be laid out in one folder, on a disk that ignores case too."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+        self._folders: dict[str, str] = {}
+
+    def add(self, path: str, loc: tuple[str | int, ...] | str = "path") -> str:
+        """Check a path by itself and against those added before; returns it."""
+        check_path(path, loc)
+        if len(self._files) >= MAX_FILES:
+            raise InvalidField(loc, f"a version has at most {MAX_FILES} files", path)
+        folded = path.casefold()
+        if twin := self._files.get(folded):
+            raise InvalidField(loc, f"no two paths are equal regardless of case, as {twin!r} is", path)
+        parents = [folded[:index] for index, char in enumerate(folded) if char == "/"]
+        clash = self._folders.get(folded) or next((self._files[up] for up in parents if up in self._files), None)
+        if clash:
+            raise InvalidField(loc, f"no path is both a file and a folder, as with {clash!r}", path)
+        self._files[folded] = path
+        self._folders.update((parent, path) for parent in parents)
+        return path

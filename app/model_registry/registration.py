@@ -1,0 +1,302 @@
+"""One registration, from the reserved label to the published version."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import structlog
+
+from model_registry.access import Actor
+from model_registry.domain import (
+    Event,
+    ModelDetails,
+    ModelInfo,
+    NewUpload,
+    StoredFile,
+    VersionRef,
+    VersionState,
+    manifest_digest,
+)
+from model_registry.errors import IdempotencyKeyReused, LeaseLost, Unavailable, VersionExists
+from model_registry.names import DistinctPaths
+from model_registry.storage.blobstore import BlobStore, storage_key
+from model_registry.storage.database import Database, Transaction
+from model_registry.storage.idempotency import FirstAnswer
+from model_registry.uploads import PartBuffers, digest_stream, store_stream
+from model_registry.utils import canonical_json, to_json_text
+from model_registry.versions import precedence
+
+log = structlog.get_logger(__name__)
+
+Render = Callable[[ModelInfo], str]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    max_upload_bytes: int
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """`answer` is what `Render` made of the version when it was first registered."""
+
+    ref: VersionRef
+    answer: str
+
+
+class Registration:
+    """Use as an async context manager: what is not published by its end is given up.
+
+    A registration that fails leaves nothing visible and nothing unreclaimable: its label is free again, its
+    objects are garbage, and a model that existed only for its sake is gone. After a crash the lease does the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        blobs: BlobStore,
+        buffers: PartBuffers,
+        limits: UploadLimits,
+        actor: Actor,
+        idempotency_key: str | None,
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._buffers = buffers
+        self._limits = limits
+        self._actor = actor
+        self._key = idempotency_key
+        self._reservation = uuid4()
+        self._ref: VersionRef | None = None
+        self._version_id: int | None = None
+        self._conflict: VersionExists | None = None
+        self._uploads: list[UUID] = []
+        self._files: list[StoredFile] = []
+        self._paths = DistinctPaths()
+        self._keeper: asyncio.Task[None] | None = None
+        self._lease_lost = False
+        self._is_published = False
+
+    async def __aenter__(self) -> "Registration":
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        if not self._is_published and (self._version_id is not None or self._uploads):
+            # A caller that was cancelled still cleans up.
+            await asyncio.shield(self._give_up())
+
+    async def reserve(self, ref: VersionRef) -> None:
+        """Take the label, before any byte moves.
+
+        Raises `VersionExists` or `ModelNameTaken`. With an Idempotency-Key, `VersionExists` waits for `publish`,
+        which knows by then whether this is the same registration once more.
+        """
+        self._ref = ref
+        try:
+            self._version_id = await self._database.run(lambda tx: self._take_label(tx, ref))
+        except VersionExists as conflict:
+            if self._key is None:
+                raise
+            self._conflict = conflict
+        else:
+            self._keep_lease()
+
+    async def _take_label(self, tx: Transaction, ref: VersionRef) -> int:
+        number = await tx.models.next_number(ref.model_name)
+        for _ in range(2):
+            version_id = await tx.versions.reserve(
+                ref,
+                number=number,
+                precedence=precedence(ref.version),
+                reservation=self._reservation,
+                actor=self._actor.name,
+                lease_seconds=self._limits.lease_seconds,
+            )
+            if version_id is not None:
+                return version_id
+            taken = await tx.versions.taken(ref)
+            if taken is None:
+                continue
+            if taken.reservation == self._reservation:
+                return taken.id  # the answer to an earlier COMMIT of ours was lost
+            if not taken.has_lapsed:
+                raise VersionExists(
+                    ref.model_name, ref.version, state=taken.state, digest=str(taken.digest) if taken.digest else None
+                )
+            await discard_unfinished(tx, taken.id, ref.model_name)
+        raise VersionExists(ref.model_name, ref.version, state=VersionState.PENDING, digest=None)
+
+    async def add_file(
+        self, path: str, chunks: AsyncIterable[bytes], *, media_type: str, at_most_bytes: int | None = None
+    ) -> None:
+        """Store one file from a stream, consumed once, whatever its size; see `uploads.store_stream`."""
+        self._paths.add(path, "model_file")
+        if self._conflict is not None:
+            # Only to find out whether it is the same file: nothing of it will be stored.
+            self._files.append(StoredFile(path, media_type, await digest_stream(chunks, self._limits.max_upload_bytes)))
+            return
+        upload = NewUpload(upload_id := uuid4(), storage_key(upload_id), path)
+        self._uploads.append(upload.id)
+        async with self._database.transaction() as tx:
+            await tx.uploads.open(upload, self._version_id, self._limits.lease_seconds)
+        self._keep_lease()
+
+        async def began_multipart(multipart_id: str) -> None:
+            async with self._database.transaction() as tx:
+                await tx.uploads.began_multipart(upload.id, multipart_id)
+
+        blob = await store_stream(
+            self._while_leased(chunks),
+            key=upload.storage_key,
+            blobs=self._blobs,
+            buffers=self._buffers,
+            at_most_bytes=at_most_bytes,
+            limit_bytes=self._limits.max_upload_bytes,
+            began_multipart=began_multipart,
+        )
+        self._files.append(StoredFile(path, media_type, blob))
+
+    async def publish(self, ref: VersionRef, details: ModelDetails, render: Render) -> Registered:
+        """Make the version visible, whole, and for ever the same; or raise and leave nothing.
+
+        Returns only after the commit. With an Idempotency-Key that was used before for the same meaning (name,
+        version, parameters, metadata and manifest digest) the first answer is given again.
+        """
+        if self._version_id is None and self._conflict is None:
+            await self.reserve(ref)
+        digest = manifest_digest(file.entry for file in self._files)
+        meaning = hashlib.sha256(
+            canonical_json(
+                {
+                    "model_name": ref.model_name,
+                    "version": ref.version,
+                    "standardization_params": details.standardization_params,
+                    "model_params": details.model_params,
+                    "additional_metadata": details.additional_metadata,
+                    "digest": digest.hex,
+                }
+            )
+        ).digest()
+        if self._key is not None:
+            async with self._database.reading() as tx:
+                first = await tx.idempotency.find(self._actor.name, self._key)
+            if first is not None:
+                if first.meaning != meaning:
+                    raise IdempotencyKeyReused(self._key)
+                return Registered(ref, first.answer)
+        if self._conflict is not None:
+            raise self._conflict
+
+        async def work(tx: Transaction) -> str:
+            return await self._publish(tx, ref, details, meaning, render)
+
+        answer = await self._database.run(work)
+        self._is_published = True
+        log.info(
+            "version.registered",
+            model_name=ref.model_name,
+            version=ref.version,
+            digest=str(digest),
+            size_bytes=sum(file.blob.size_bytes for file in self._files),
+            files=len(self._files),
+        )
+        return Registered(ref, answer)
+
+    async def _publish(
+        self, tx: Transaction, ref: VersionRef, details: ModelDetails, meaning: bytes, render: Render
+    ) -> str:
+        # Rows are locked from the outside in, everywhere: model, version, uploads, blobs. So there are no deadlocks.
+        assert self._version_id is not None  # noqa: S101 - reserved above
+        await tx.models.confirm(ref.model_name)
+        state = await tx.versions.lock(self._version_id)
+        if state == VersionState.READY:
+            # This was us: the answer to an earlier COMMIT was lost.
+            return render(await tx.versions.info_by_id(self._version_id))
+        if state is None or await tx.uploads.close(self._uploads) != len(self._uploads):
+            raise LeaseLost
+        kept = await tx.blobs.remember({file.blob.sha256: file.blob for file in self._files}.values())
+        ours = {file.blob.storage_key for file in self._files}
+        await tx.garbage.add(ours - set(kept.values()), delay_seconds=0)
+        entries = [file.entry for file in self._files]
+        digest = manifest_digest(entries)
+        await tx.versions.publish(
+            self._version_id,
+            details=details,
+            files=entries,
+            digest=digest,
+            file_path=self._blobs.location(kept[entries[0].sha256.raw]) if len(entries) == 1 else None,
+        )
+        await tx.events.record(
+            Event(
+                self._actor.name,
+                "version.registered",
+                ref.model_name,
+                ref.version,
+                to_json_text({"digest": str(digest), "file_count": len(entries)}),
+            )
+        )
+        answer = render(await tx.versions.info_by_id(self._version_id))
+        if self._key is not None and not await tx.idempotency.remember(
+            self._actor.name, self._key, FirstAnswer(meaning, answer)
+        ):
+            raise IdempotencyKeyReused(self._key)
+        return answer
+
+    def _keep_lease(self) -> None:
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._renew_for_ever())
+
+    async def _renew_for_ever(self) -> None:
+        while not self._lease_lost:
+            await asyncio.sleep(self._limits.lease_seconds / 3)
+            try:
+                async with self._database.transaction() as tx:
+                    if self._version_id is not None and not await tx.versions.renew(
+                        self._version_id, self._limits.lease_seconds
+                    ):
+                        self._lease_lost = True
+                    await tx.uploads.renew(self._uploads, self._limits.lease_seconds)
+            except Unavailable:
+                log.warning("lease.not_renewed", version_id=self._version_id)  # there are two more tries
+
+    async def _while_leased(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            if self._lease_lost:
+                raise LeaseLost
+            yield chunk
+
+    async def _give_up(self) -> None:
+        async def work(tx: Transaction) -> None:
+            if self._version_id is not None and self._ref is not None:
+                await discard_unfinished(tx, self._version_id, self._ref.model_name)
+            await tx.uploads.give_up(self._uploads)
+
+        try:
+            await self._database.run(work)
+        except Unavailable:
+            log.warning("registration.left_to_the_collector", version_id=self._version_id)
+
+
+async def discard_unfinished(
+    tx: Transaction, version_id: int, model_name: str, *, only_lapsed: bool = False, delay_seconds: float = 0
+) -> bool:
+    """Take back a version that never became ready: its label, its uploads, and its model if nothing else uses it.
+
+    Returns whether there was one to take back.
+    """
+    await tx.models.lock(model_name)
+    if not await tx.versions.lock_discardable(version_id, only_lapsed=only_lapsed):
+        return False
+    await tx.uploads.give_up(await tx.uploads.of_version(version_id), delay_seconds=delay_seconds)
+    await tx.versions.drop_unfinished(version_id)
+    await tx.models.drop_if_unused(model_name)
+    return True

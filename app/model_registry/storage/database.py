@@ -1,0 +1,180 @@
+"""The connection pool, and the two ways to use it: a transaction, or a read without one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from model_registry.errors import Unavailable
+from model_registry.storage.blobs import Blobs
+from model_registry.storage.events import Events
+from model_registry.storage.garbage import Garbage
+from model_registry.storage.idempotency import Idempotency
+from model_registry.storage.models import Models
+from model_registry.storage.uploads import Uploads
+from model_registry.storage.versions import Versions
+from model_registry.utils import JsonText, clean_json_object, to_json_text
+
+T = TypeVar("T")
+
+_TRIES = 3
+# Classes of SQLSTATE (PostgreSQL manual, appendix A) that say "not now" rather than "not so".
+_TRANSIENT = ("08", "53", "57", "40", "55P03", "25006", "25P03")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseLimits:
+    pool_size: int = 8
+    pool_timeout_seconds: float = 2
+    connect_timeout_seconds: float = 5
+    statement_timeout_seconds: float = 5
+    lock_timeout_seconds: float = 2
+
+
+class Transaction:
+    """The repositories, all over one connection."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.connection = connection
+
+    @cached_property
+    def models(self) -> Models:
+        return Models(self.connection)
+
+    @cached_property
+    def versions(self) -> Versions:
+        return Versions(self.connection)
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        return Blobs(self.connection)
+
+    @cached_property
+    def uploads(self) -> Uploads:
+        return Uploads(self.connection)
+
+    @cached_property
+    def garbage(self) -> Garbage:
+        return Garbage(self.connection)
+
+    @cached_property
+    def events(self) -> Events:
+        return Events(self.connection)
+
+    @cached_property
+    def idempotency(self) -> Idempotency:
+        return Idempotency(self.connection)
+
+
+class Database:
+    """PostgreSQL through SQLAlchemy Core.
+
+    Every wait is bounded: for a free connection, to connect, for a lock, for a statement. When one runs out, or
+    the server cannot be reached, the caller gets `Unavailable`.
+    """
+
+    def __init__(self, url: str, limits: DatabaseLimits) -> None:
+        self._engine = create_async_engine(
+            url,
+            pool_size=limits.pool_size,
+            max_overflow=0,
+            pool_timeout=limits.pool_timeout_seconds,
+            pool_pre_ping=True,
+            # Every use below ends its own transaction, so there is nothing left to reset.
+            pool_reset_on_return=None,
+            json_serializer=_serialize,
+            json_deserializer=JsonText,
+            connect_args={
+                "timeout": limits.connect_timeout_seconds,
+                # A frozen server never reports its own timeout; the client's is a little longer.
+                "command_timeout": limits.statement_timeout_seconds + 1,
+                "server_settings": {
+                    "application_name": "model-registry",
+                    "statement_timeout": _milliseconds(limits.statement_timeout_seconds),
+                    "lock_timeout": _milliseconds(limits.lock_timeout_seconds),
+                    "idle_in_transaction_session_timeout": _milliseconds(2 * limits.statement_timeout_seconds),
+                },
+            },
+        )
+        self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """READ COMMITTED; commits at the end, rolls back on any error. Wait for nothing else inside."""
+        with _Translated():
+            async with self._engine.begin() as connection:
+                yield Transaction(connection)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Transaction]:
+        """One statement at a time, without a transaction around it (a third of the cost for a single read)."""
+        with _Translated():
+            async with self._reader.connect() as connection:
+                yield Transaction(connection)
+
+    async def run(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """`work` in a transaction, again from the start when the connection broke or a deadlock was resolved.
+
+        A lost reply to COMMIT cannot be told from a commit that never arrived, so `work` must be idempotent.
+        """
+        for attempt in range(1, _TRIES + 1):
+            try:
+                async with self.transaction() as tx:
+                    return await work(tx)
+            except Unavailable as error:
+                if attempt == _TRIES or not isinstance(error.__cause__, DBAPIError):
+                    raise
+                await asyncio.sleep(0.05 * attempt)
+        raise AssertionError("unreachable")
+
+    async def ping(self) -> None:
+        """Return when the database answers, raise `Unavailable` otherwise."""
+        async with self.reading() as tx:
+            await tx.connection.execute(text("SELECT 1"))
+
+    async def schema_revision(self) -> str | None:
+        """The revision that the database is at, or `None` before the first migration."""
+        async with self.reading() as tx:
+            if not await tx.connection.scalar(text("SELECT to_regclass('alembic_version')")):
+                return None
+            revision: str | None = await tx.connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return revision
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+class _Translated:
+    """Turns "PostgreSQL is away or too busy" into `Unavailable`; leaves bugs and domain errors alone."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None and _is_transient(error):
+            raise Unavailable("PostgreSQL") from error
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, DBAPIError):
+        state = getattr(error.orig, "sqlstate", None) or ""
+        return error.connection_invalidated or state.startswith(_TRANSIENT) or isinstance(error.orig, OSError)
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith((*_TRANSIENT, "28", "3D"))
+    return isinstance(error, PoolTimeout | OSError | TimeoutError | asyncpg.InterfaceError)
+
+
+def _serialize(value: Any) -> str:
+    return value if isinstance(value, JsonText) else to_json_text(clean_json_object(value, ("value",)))
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))

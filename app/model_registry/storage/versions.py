@@ -1,0 +1,481 @@
+"""Versions of models and their files: `model_info`, `version_files`, and the aliases that point at them.
+
+The statements are built once: building one costs more than running it.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    LargeBinary,
+    Row,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
+
+from model_registry.db_models import AliasDB, BlobDB, ModelInfoDB, VersionFileDB
+from model_registry.domain import (
+    Digest,
+    FileEntry,
+    ListPosition,
+    ModelDetails,
+    ModelInfo,
+    ModelSummary,
+    Page,
+    PublishedVersion,
+    StoredBlob,
+    StoredFile,
+    VersionRef,
+    VersionSelector,
+    VersionState,
+)
+from model_registry.storage.sql import seconds
+from model_registry.versions import Precedence
+
+FILES_SHOWN = 100
+
+_READY = ModelInfoDB.state == VersionState.READY
+_NAME = bindparam("model_name", type_=Text)
+_LABEL = bindparam("version", type_=Text)
+
+_FILES = (
+    select(VersionFileDB.path, VersionFileDB.size_bytes, VersionFileDB.sha256, VersionFileDB.media_type)
+    .where(VersionFileDB.version_id == ModelInfoDB.id)
+    .order_by(VersionFileDB.path)
+    .limit(FILES_SHOWN)
+    .correlate(ModelInfoDB)
+    .subquery()
+)
+_INFO = select(
+    *(column for column in ModelInfoDB.__table__.columns if column.name not in {"reservation", "lease_expires_at"}),
+    select(
+        func.coalesce(
+            func.json_agg(
+                func.json_build_array(
+                    _FILES.c.path, _FILES.c.size_bytes, func.encode(_FILES.c.sha256, "hex"), _FILES.c.media_type
+                )
+            ).cast(Text),
+            "[]",
+        )
+    )
+    .scalar_subquery()
+    .label("files"),
+    select(func.coalesce(func.json_agg(AliasDB.alias).cast(Text), "[]"))
+    .where(AliasDB.version_id == ModelInfoDB.id)
+    .scalar_subquery()
+    .label("alias_names"),
+)
+
+_LATEST_ORDER = (ModelInfoDB.is_prerelease, ModelInfoDB.precedence.desc(), ModelInfoDB.number.desc())
+_LATEST_ID = (
+    select(ModelInfoDB.id)
+    .where(ModelInfoDB.model_name == _NAME, _READY, ModelInfoDB.yanked_at.is_(None))
+    .order_by(*_LATEST_ORDER)
+    .limit(1)
+)
+_ALIASED_ID = select(AliasDB.version_id).where(AliasDB.model_name == _NAME, AliasDB.alias == _LABEL)
+
+_IS_LABEL = (ModelInfoDB.model_name == _NAME) & (ModelInfoDB.version == _LABEL) & _READY
+_IS_LATEST = ModelInfoDB.id == _LATEST_ID.scalar_subquery()
+_IS_ALIASED = (ModelInfoDB.id == _ALIASED_ID.scalar_subquery()) & _READY
+
+_PUBLISHED = select(
+    ModelInfoDB.id,
+    ModelInfoDB.model_name,
+    ModelInfoDB.version,
+    ModelInfoDB.digest,
+    ModelInfoDB.file_count,
+    ModelInfoDB.ready_at,
+)
+
+_AnySelect = Select[*tuple[Any, ...]]
+_AnyRow = Row[*tuple[Any, ...]]
+
+
+def _by_selector(statement: _AnySelect) -> dict[str, _AnySelect]:
+    return {
+        "label": statement.where(_IS_LABEL),
+        "latest": statement.where(_IS_LATEST),
+        "alias": statement.where(_IS_ALIASED),
+    }
+
+
+_INFO_BY = _by_selector(_INFO)
+_PUBLISHED_BY = _by_selector(_PUBLISHED)
+_INFO_BY_ID = _INFO.where(ModelInfoDB.id == bindparam("id"))
+_HAS_VISIBLE = select(ModelInfoDB.id).where(ModelInfoDB.model_name == _NAME, _READY).limit(1)
+
+_STORED_FILES = (
+    select(
+        VersionFileDB.path,
+        VersionFileDB.size_bytes,
+        VersionFileDB.sha256,
+        VersionFileDB.media_type,
+        BlobDB.storage_key,
+    )
+    .join(BlobDB, BlobDB.sha256 == VersionFileDB.sha256)
+    .where(VersionFileDB.version_id == bindparam("version_id"))
+    .order_by(VersionFileDB.path)
+)
+_STORED_FILE = _STORED_FILES.where(VersionFileDB.path == bindparam("path", type_=Text))
+
+_newest = aliased(ModelInfoDB)
+_IS_LATEST_OF_ITS_MODEL = ModelInfoDB.id == (
+    select(_newest.id)
+    .where(
+        _newest.model_name == ModelInfoDB.model_name,
+        _newest.state == VersionState.READY,
+        _newest.yanked_at.is_(None),
+    )
+    .order_by(_newest.is_prerelease, _newest.precedence.desc(), _newest.number.desc())
+    .limit(1)
+    .correlate(ModelInfoDB)
+    .scalar_subquery()
+)
+_LIST = (
+    select(
+        ModelInfoDB.model_name,
+        ModelInfoDB.version,
+        func.coalesce(_IS_LATEST_OF_ITS_MODEL, literal(False)).cast(Boolean).label("is_latest"),
+        ModelInfoDB.size_bytes,
+        ModelInfoDB.digest,
+        ModelInfoDB.created_at,
+        ModelInfoDB.precedence,
+        ModelInfoDB.number,
+    )
+    .where(_READY)
+    .order_by(ModelInfoDB.model_name, ModelInfoDB.precedence.desc(), ModelInfoDB.number.desc())
+    .limit(bindparam("limit"))
+)
+_AFTER_PRECEDENCE = bindparam("after_precedence", type_=LargeBinary)
+_AFTER_NUMBER = bindparam("after_number", type_=BigInteger)
+_LATER_IN_MODEL = or_(
+    ModelInfoDB.precedence < _AFTER_PRECEDENCE,
+    and_(ModelInfoDB.precedence == _AFTER_PRECEDENCE, ModelInfoDB.number < _AFTER_NUMBER),
+)
+_AFTER_NAME = bindparam("after_name", type_=Text)
+_LIST_AFTER = _LIST.where(
+    ModelInfoDB.model_name >= _AFTER_NAME, or_(ModelInfoDB.model_name > _AFTER_NAME, _LATER_IN_MODEL)
+)
+_LIST_OF_MODEL = _LIST.where(ModelInfoDB.model_name == _NAME)
+_LIST_OF_MODEL_AFTER = _LIST_OF_MODEL.where(_LATER_IN_MODEL)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenLabel:
+    """What stands in the way of a new version of this name."""
+
+    id: int
+    state: VersionState
+    digest: Digest | None
+    reservation: UUID | None
+    has_lapsed: bool
+
+
+class Versions:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    # Reading
+
+    async def info(self, selector: VersionSelector) -> ModelInfo | None:
+        """The ready version that the selector names."""
+        row = (await self._connection.execute(_INFO_BY[_kind(selector)], _parameters(selector))).one_or_none()
+        return None if row is None else _to_info(row)
+
+    async def info_by_id(self, version_id: int) -> ModelInfo:
+        """A version in any state."""
+        return _to_info((await self._connection.execute(_INFO_BY_ID, {"id": version_id})).one())
+
+    async def published(self, selector: VersionSelector) -> PublishedVersion | None:
+        row = (await self._connection.execute(_PUBLISHED_BY[_kind(selector)], _parameters(selector))).one_or_none()
+        if row is None:
+            return None
+        return PublishedVersion(row.id, row.model_name, row.version, Digest(row.digest), row.file_count, row.ready_at)
+
+    async def has_visible(self, model_name: str) -> bool:
+        return await self._connection.scalar(_HAS_VISIBLE, {"model_name": model_name}) is not None
+
+    async def page(self, *, model_name: str | None, after: ListPosition | None, limit: int) -> Page[ModelSummary]:
+        """Ready versions by name, then newest precedence first; `after` is where the page before ended."""
+        parameters: dict[str, object] = {"limit": limit + 1}
+        statement = _LIST if model_name is None else _LIST_OF_MODEL
+        if model_name is not None:
+            parameters["model_name"] = model_name
+        if after is not None:
+            statement = _LIST_AFTER if model_name is None else _LIST_OF_MODEL_AFTER
+            parameters |= {"after_precedence": after.precedence, "after_number": after.number}
+            if model_name is None:
+                parameters["after_name"] = after.model_name
+        rows = (await self._connection.execute(statement, parameters)).all()
+        return Page(tuple(_to_summary(row) for row in rows[:limit]), has_more=len(rows) > limit)
+
+    async def stored_files(self, version_id: int) -> Sequence[StoredFile]:
+        """All files of a version with where their bytes are, by path."""
+        rows = await self._connection.execute(_STORED_FILES, {"version_id": version_id})
+        return [_to_stored_file(row) for row in rows]
+
+    async def stored_file(self, version_id: int, path: str) -> StoredFile | None:
+        row = (await self._connection.execute(_STORED_FILE, {"version_id": version_id, "path": path})).one_or_none()
+        return None if row is None else _to_stored_file(row)
+
+    async def taken(self, ref: VersionRef) -> TakenLabel | None:
+        """The version of this name, in any state."""
+        row = (
+            await self._connection.execute(
+                select(
+                    ModelInfoDB.id,
+                    ModelInfoDB.state,
+                    ModelInfoDB.digest,
+                    ModelInfoDB.reservation,
+                    func.coalesce(ModelInfoDB.lease_expires_at < func.now(), literal(False)).label("has_lapsed"),
+                ).where(ModelInfoDB.model_name == ref.model_name, ModelInfoDB.version == ref.version)
+            )
+        ).one_or_none()
+        if row is None:
+            return None
+        digest = Digest(row.digest) if row.digest else None
+        return TakenLabel(row.id, VersionState(row.state), digest, row.reservation, row.has_lapsed)
+
+    async def aliases(self, version_id: int) -> list[str]:
+        return list(
+            await self._connection.scalars(
+                select(AliasDB.alias).where(AliasDB.version_id == version_id).order_by(AliasDB.alias).with_for_update()
+            )
+        )
+
+    # From pending to ready
+
+    async def reserve(
+        self,
+        ref: VersionRef,
+        *,
+        number: int,
+        precedence: Precedence,
+        reservation: UUID,
+        actor: str,
+        lease_seconds: float,
+    ) -> int | None:
+        """Take the label with a pending version, or return `None` where it is taken.
+
+        The unique index decides, so of any number of concurrent calls exactly one succeeds.
+        """
+        version_id: int | None = await self._connection.scalar(
+            pg_insert(ModelInfoDB)
+            .values(
+                model_name=ref.model_name,
+                version=ref.version,
+                number=number,
+                state=VersionState.PENDING,
+                reservation=reservation,
+                precedence=precedence.key,
+                is_prerelease=precedence.is_prerelease,
+                created_by=actor,
+                lease_expires_at=func.now() + seconds(lease_seconds),
+            )
+            .on_conflict_do_nothing(index_elements=[ModelInfoDB.model_name, ModelInfoDB.version])
+            .returning(ModelInfoDB.id)
+        )
+        return version_id
+
+    async def renew(self, version_id: int, lease_seconds: float) -> bool:
+        """Prolong the lease of an unfinished version, if it still lives."""
+        result = await self._connection.execute(
+            update(ModelInfoDB)
+            .where(ModelInfoDB.id == version_id, ModelInfoDB.lease_expires_at > func.now())
+            .values(lease_expires_at=func.now() + seconds(lease_seconds))
+        )
+        return result.rowcount == 1
+
+    async def lock(self, version_id: int) -> VersionState | None:
+        """The state of a version, its row held; `None` when it is gone or its lease has run out."""
+        state = await self._connection.scalar(
+            select(ModelInfoDB.state)
+            .where(
+                ModelInfoDB.id == version_id,
+                or_(ModelInfoDB.lease_expires_at.is_(None), ModelInfoDB.lease_expires_at > func.now()),
+            )
+            .with_for_update()
+        )
+        return None if state is None else VersionState(state)
+
+    async def publish(
+        self,
+        version_id: int,
+        *,
+        details: ModelDetails,
+        files: Collection[FileEntry],
+        digest: Digest,
+        file_path: str | None,
+    ) -> None:
+        """Make a version ready, with everything that it will ever be."""
+        if files:
+            await self._connection.execute(
+                insert(VersionFileDB),
+                [
+                    {
+                        "version_id": version_id,
+                        "path": file.path,
+                        "sha256": file.sha256.raw,
+                        "size_bytes": file.size_bytes,
+                        "media_type": file.media_type,
+                    }
+                    for file in files
+                ],
+            )
+        await self._connection.execute(
+            update(ModelInfoDB)
+            .where(ModelInfoDB.id == version_id)
+            .values(
+                state=VersionState.READY,
+                lease_expires_at=None,
+                ready_at=func.now(),
+                standardization_params=details.standardization_params,
+                model_params=details.model_params,
+                additional_metadata=details.additional_metadata,
+                digest=digest.raw,
+                size_bytes=sum(file.size_bytes for file in files),
+                file_count=len(files),
+                file_path=file_path,
+            )
+        )
+
+    async def drop_unfinished(self, version_id: int) -> None:
+        """Delete a version that never became ready, freeing its label."""
+        await self._connection.execute(
+            delete(ModelInfoDB).where(ModelInfoDB.id == version_id, ModelInfoDB.lease_expires_at.is_not(None))
+        )
+
+    async def lapsed(self, limit: int) -> Sequence[tuple[int, str]]:
+        """Unfinished versions past their lease, with their models' names."""
+        rows = await self._connection.execute(
+            select(ModelInfoDB.id, ModelInfoDB.model_name)
+            .where(ModelInfoDB.lease_expires_at < func.now())
+            .order_by(ModelInfoDB.lease_expires_at)
+            .limit(limit)
+        )
+        return [(row.id, row.model_name) for row in rows]
+
+    async def lock_discardable(self, version_id: int, *, only_lapsed: bool) -> bool:
+        """Hold an unfinished version's row; `False` when there is none, or its lease still lives and must not."""
+        has_lapsed = await self._connection.scalar(
+            select(ModelInfoDB.lease_expires_at < func.now())
+            .where(ModelInfoDB.id == version_id, ModelInfoDB.lease_expires_at.is_not(None))
+            .with_for_update()
+        )
+        return has_lapsed is not None and (has_lapsed or not only_lapsed)
+
+    # From ready to removed to purged
+
+    async def drop_aliases(self, version_id: int) -> None:
+        await self._connection.execute(delete(AliasDB).where(AliasDB.version_id == version_id))
+
+    async def remove(self, version_id: int, purge_after_seconds: float) -> None:
+        await self._connection.execute(
+            update(ModelInfoDB)
+            .where(ModelInfoDB.id == version_id)
+            .values(
+                state=VersionState.REMOVED,
+                removed_at=func.now(),
+                purge_after=func.now() + seconds(purge_after_seconds),
+                generation=ModelInfoDB.generation + 1,
+            )
+        )
+
+    async def due_for_purge(self, limit: int) -> Sequence[tuple[int, VersionRef]]:
+        rows = await self._connection.execute(
+            select(ModelInfoDB.id, ModelInfoDB.model_name, ModelInfoDB.version)
+            .where(ModelInfoDB.purge_after < func.now(), ModelInfoDB.purged_at.is_(None))
+            .order_by(ModelInfoDB.purge_after)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return [(row.id, VersionRef(row.model_name, row.version)) for row in rows]
+
+    async def purge(self, version_id: int) -> Collection[bytes]:
+        """Give up the files of a removed version, keeping its row; returns the digests that it referred to."""
+        digests = await self._connection.scalars(
+            delete(VersionFileDB).where(VersionFileDB.version_id == version_id).returning(VersionFileDB.sha256)
+        )
+        referred = set(digests)
+        await self._connection.execute(
+            update(ModelInfoDB)
+            .where(ModelInfoDB.id == version_id)
+            .values(purged_at=func.now(), file_path=None, generation=ModelInfoDB.generation + 1)
+        )
+        return referred
+
+
+def _kind(selector: VersionSelector) -> str:
+    if selector.is_latest:
+        return "latest"
+    return "label" if selector.alias is None else "alias"
+
+
+def _parameters(selector: VersionSelector) -> dict[str, str]:
+    return {"model_name": selector.model_name, "version": selector.alias or selector.version}
+
+
+def _to_info(row: _AnyRow) -> ModelInfo:
+    return ModelInfo(
+        id=row.id,
+        model_name=row.model_name,
+        version=row.version,
+        number=row.number,
+        state=VersionState(row.state),
+        file_path=row.file_path,
+        standardization_params=row.standardization_params,
+        model_params=row.model_params,
+        additional_metadata=row.additional_metadata,
+        description=row.description,
+        tags=row.tags,
+        digest=Digest(row.digest) if row.digest else None,
+        size_bytes=row.size_bytes,
+        file_count=row.file_count,
+        files=tuple(
+            FileEntry(path, size_bytes, Digest(bytes.fromhex(sha256)), media_type)
+            for path, size_bytes, sha256, media_type in orjson.loads(row.files)
+        ),
+        is_prerelease=row.is_prerelease,
+        yanked=row.yanked_at is not None,
+        aliases=tuple(sorted(orjson.loads(row.alias_names))),
+        created_at=row.created_at,
+        created_by=row.created_by,
+        ready_at=row.ready_at,
+        removed_at=row.removed_at,
+        purge_after=row.purge_after,
+        generation=row.generation,
+    )
+
+
+def _to_summary(row: _AnyRow) -> ModelSummary:
+    return ModelSummary(
+        row.model_name,
+        row.version,
+        row.is_latest,
+        row.size_bytes,
+        Digest(row.digest),
+        row.created_at,
+        ListPosition(row.model_name, row.precedence, row.number),
+    )
+
+
+def _to_stored_file(row: _AnyRow) -> StoredFile:
+    return StoredFile(row.path, row.media_type, StoredBlob(Digest(row.sha256), row.size_bytes, row.storage_key))

@@ -1,0 +1,231 @@
+"""Taking bytes in: from a stream, through a bounded pool of buffers, into one object.
+
+Memory does not grow with the file. Buffers are kept and used again, because the page faults of fresh ones cost
+more than the hashing.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+
+from model_registry.domain import Digest, StoredBlob
+from model_registry.errors import RegistryError, UploadTooLarge
+from model_registry.storage.blobstore import MAX_PARTS, BlobStore
+
+SLOT_BYTES = 8 * 1024**2
+PARTS_IN_FLIGHT = 4
+_INLINE_HASH_BYTES = 64 * 1024
+
+
+class Part:
+    """Up to so many slots of bytes, filled front to back."""
+
+    def __init__(self, slots: list[bytearray]) -> None:
+        self._slots = slots
+        self._length = 0
+
+    def fill(self, data: memoryview) -> int:
+        """Take as much of `data` as fits into the current slot; returns how much that was."""
+        index, offset = divmod(self._length, SLOT_BYTES)
+        taken = min(len(data), SLOT_BYTES - offset)
+        self._slots[index][offset : offset + taken] = data[:taken]
+        self._length += taken
+        return taken
+
+    @property
+    def is_full(self) -> bool:
+        return self._length == len(self._slots) * SLOT_BYTES
+
+    @property
+    def pieces(self) -> Sequence[memoryview]:
+        return [memoryview(slot)[: max(0, self._length - index * SLOT_BYTES)] for index, slot in enumerate(self._slots)]
+
+    @property
+    def slots(self) -> list[bytearray]:
+        return self._slots
+
+    def __len__(self) -> int:
+        return self._length
+
+
+class PartBuffers:
+    """The process's buffers for parts: `slots` of `SLOT_BYTES` each, made when first needed and then kept.
+
+    A part takes all the slots that it needs in one go, first come, first served, so that no two uploads ever wait
+    for each other's.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._free: list[bytearray] = []
+        self._left = slots
+        self._queue = asyncio.Lock()
+        self._returned = asyncio.Event()
+        self.max_slots_per_part = max(1, slots // PARTS_IN_FLIGHT)
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """The largest object that can pass through: every part as large as it may be."""
+        return MAX_PARTS * self.max_slots_per_part * SLOT_BYTES
+
+    def slots_for(self, size_bytes: int | None) -> int:
+        """How many slots each part of an object takes, all parts alike: `max(8 MiB, size / 10 000)`, rounded up."""
+        if size_bytes is None:
+            return 1
+        return min(self.max_slots_per_part, max(1, -(-size_bytes // (MAX_PARTS * SLOT_BYTES))))
+
+    async def take(self, slots: int) -> Part:
+        """An empty part; give it back with `release`."""
+        async with self._queue:
+            while self._left < slots:
+                self._returned.clear()
+                await self._returned.wait()
+            self._left -= slots
+        return Part([self._free.pop() if self._free else bytearray(SLOT_BYTES) for _ in range(slots)])
+
+    def release(self, part: Part) -> None:
+        self._free.extend(part.slots)
+        self._left += len(part.slots)
+        self._returned.set()
+
+
+async def store_stream(
+    chunks: AsyncIterable[bytes],
+    *,
+    key: str,
+    blobs: BlobStore,
+    buffers: PartBuffers,
+    at_most_bytes: int | None,
+    limit_bytes: int,
+    began_multipart: Callable[[str], Awaitable[None]],
+) -> StoredBlob:
+    """Write a stream to one object, hashing as it passes.
+
+    What fits into one part is a single PUT, the rest a multipart upload with a few parts in flight; the sha256 is
+    taken in a thread meanwhile.
+
+    Parameters
+    ----------
+    at_most_bytes
+        An upper bound of the length, for the size of parts; `None` means unknown, and then 10 000 parts of 8 MiB
+        (78 GiB) are the most we can take.
+    limit_bytes
+        Where `UploadTooLarge` is raised; reading stops there.
+    began_multipart
+        Called with the store's upload id before the first part is sent, to write it down.
+    """
+    slots = buffers.slots_for(at_most_bytes)
+    limit_bytes = min(limit_bytes, MAX_PARTS * slots * SLOT_BYTES)
+    size_bytes = 0
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            sender = _PartSender(key, blobs, buffers, tasks, began_multipart)
+            part = await buffers.take(slots)
+            try:
+                async for chunk in chunks:
+                    size_bytes += len(chunk)
+                    if size_bytes > limit_bytes:
+                        raise UploadTooLarge(limit_bytes)
+                    rest = memoryview(chunk)
+                    while rest:
+                        if part.is_full:
+                            full, part = part, Part([])
+                            await sender.send(full)
+                            part = await buffers.take(slots)
+                        rest = rest[part.fill(rest) :]
+                last, part = part, Part([])
+                digest = await sender.finish(last, size_bytes)
+            finally:
+                buffers.release(part)
+    except BaseExceptionGroup as group:
+        raise _cause(group) from group
+    return StoredBlob(digest, size_bytes, key)
+
+
+class _PartSender:
+    """Sends parts and hashes them, in the background and in order; owns the parts that it is given."""
+
+    def __init__(
+        self,
+        key: str,
+        blobs: BlobStore,
+        buffers: PartBuffers,
+        tasks: asyncio.TaskGroup,
+        began_multipart: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._key = key
+        self._blobs = blobs
+        self._buffers = buffers
+        self._tasks = tasks
+        self._began_multipart = began_multipart
+        self._multipart_id: str | None = None
+        self._etags: list[asyncio.Task[str]] = []
+        self._in_flight = asyncio.Semaphore(PARTS_IN_FLIGHT)
+        self._digest = hashlib.sha256()
+        self._hashed: asyncio.Task[None] | None = None
+
+    async def send(self, part: Part) -> None:
+        """Begin to send a part; waits while enough of them are on their way."""
+        try:
+            if self._multipart_id is None:
+                self._multipart_id = await self._blobs.create_multipart(self._key)
+                await self._began_multipart(self._multipart_id)
+            await self._in_flight.acquire()
+        except BaseException:
+            self._buffers.release(part)
+            raise
+        self._hashed = self._tasks.create_task(self._hash(part, after=self._hashed))
+        number = len(self._etags) + 1
+        self._etags.append(self._tasks.create_task(self._transfer(self._multipart_id, number, part, self._hashed)))
+
+    async def finish(self, part: Part, size_bytes: int) -> Digest:
+        """Send the last part and make the object whole."""
+        if self._multipart_id is None:
+            try:
+                await self._hash(part, after=None)
+                await self._blobs.put(self._key, part)
+            finally:
+                self._buffers.release(part)
+        else:
+            await self.send(part)
+            etags = [await etag for etag in self._etags]
+            await self._blobs.complete_multipart(self._key, self._multipart_id, etags, size_bytes)
+        return Digest(self._digest.digest())
+
+    async def _transfer(self, multipart_id: str, number: int, part: Part, hashed: asyncio.Task[None]) -> str:
+        try:
+            etag = await self._blobs.put_part(self._key, multipart_id, number, part)
+            await hashed
+            return etag
+        finally:
+            self._buffers.release(part)
+            self._in_flight.release()
+
+    async def _hash(self, part: Part, *, after: asyncio.Task[None] | None) -> None:
+        if after is not None:
+            await after
+        if len(part) <= _INLINE_HASH_BYTES:
+            self._update(part)
+        else:
+            await asyncio.to_thread(self._update, part)
+
+    def _update(self, part: Part) -> None:
+        for piece in part.pieces:
+            self._digest.update(piece)
+
+
+async def digest_stream(chunks: AsyncIterable[bytes], limit_bytes: int) -> StoredBlob:
+    """Only the sha256 and the length of a stream; nothing is kept, so there is no key."""
+    digest = hashlib.sha256()
+    size_bytes = 0
+    async for chunk in chunks:
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes:
+            raise UploadTooLarge(limit_bytes)
+        digest.update(chunk)
+    return StoredBlob(Digest(digest.digest()), size_bytes, "")
+
+
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error that tells what happened: ours before anybody else's."""
+    leaves = [_cause(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, RegistryError)), leaves[0])

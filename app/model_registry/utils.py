@@ -1,0 +1,228 @@
+"""Conversion and cleaning of metadata; pure functions.
+
+Metadata keeps its exact value from the request to the database and back: numbers are never squeezed through a
+double. Inside the service a JSON document is `JsonText`, the text that Postgres stores as `jsonb`.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from model_registry.errors import InvalidField
+
+MAX_DEPTH = 64
+_INT64 = range(-(2**63), 2**63)
+Loc = tuple[str | int, ...]
+
+
+class JsonText(str):
+    """A JSON document as text; `parsed` gives it as Python values."""
+
+    __slots__ = ()
+
+    @property
+    def parsed(self) -> Any:
+        return json.loads(self)
+
+
+EMPTY_OBJECT = JsonText("{}")
+
+
+def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int) -> dict[str, Any]:
+    """The JSON object in `text`, its numbers exact, or `InvalidField` that names the place.
+
+    Refused are: anything but an object, NaN and Infinity, duplicate keys, NUL and lone surrogates, nesting over
+    `MAX_DEPTH`, numbers that would take more than `max_bytes` when written out, and more than `max_bytes` in all.
+    Integers come back as `int`, other numbers as `Decimal`.
+    """
+    if len(text) > max_bytes or (isinstance(text, str) and len(text.encode("utf-8", "surrogatepass")) > max_bytes):
+        raise InvalidField(loc, f"metadata has at most {max_bytes} bytes", f"{len(text)} bytes or more")
+    try:
+        tree = json.loads(
+            text.decode() if isinstance(text, bytes) else text,
+            object_pairs_hook=_Pairs,
+            parse_int=_Number,
+            parse_float=_Number,
+            parse_constant=_Number,
+        )
+    except UnicodeDecodeError:
+        raise InvalidField(loc, "JSON is UTF-8", None) from None
+    except json.JSONDecodeError as error:
+        raise InvalidField(
+            loc, f"not JSON: {error.msg} at line {error.lineno} column {error.colno}", _near(error.doc, error.pos)
+        ) from None
+    except RecursionError:
+        raise InvalidField(loc, f"nested deeper than {MAX_DEPTH} levels") from None
+    if not isinstance(tree, _Pairs):
+        raise InvalidField(loc, "a JSON object is expected, such as {}", text[:120])
+    checked = _Checker(max_bytes).visit(tree, loc, 1)
+    assert isinstance(checked, dict)  # noqa: S101 - for the type checker; a _Pairs becomes a dict
+    return checked
+
+
+def _near(text: str, position: int) -> str:
+    return text[max(0, position - 20) : position + 20]
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object as read, duplicates and all."""
+
+
+class _Number(str):
+    """A number as written."""
+
+    __slots__ = ()
+
+
+class _Checker:
+    def __init__(self, max_bytes: int) -> None:
+        self._digits_left = max_bytes
+
+    def visit(self, node: Any, loc: Loc, depth: int) -> Any:
+        if isinstance(node, _Pairs | list) and depth > MAX_DEPTH:
+            raise InvalidField(loc, f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(node, _Pairs):
+            result: dict[str, Any] = {}
+            for key, value in node:
+                if key in result:
+                    raise InvalidField((*loc, key), "this key stands twice in one object", key)
+                self._check_text(key, loc)
+                result[key] = self.visit(value, (*loc, key), depth + 1)
+            return result
+        if isinstance(node, list):
+            return [self.visit(value, (*loc, index), depth + 1) for index, value in enumerate(node)]
+        if isinstance(node, _Number):
+            return self._number(node, loc)
+        if isinstance(node, str):
+            self._check_text(node, loc)
+        return node
+
+    def _check_text(self, text: str, loc: Loc) -> None:
+        if "\x00" in text:
+            raise InvalidField(loc, "text has no NUL character", text)
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise InvalidField(loc, "text has no lone surrogate", text)
+
+    def _number(self, written: _Number, loc: Loc) -> int | Decimal:
+        try:
+            number = Decimal(written)
+        except ArithmeticError:
+            raise InvalidField(loc, "this number's exponent is beyond all bounds", written) from None
+        if not number.is_finite():
+            raise InvalidField(loc, "JSON has no NaN and no Infinity; use null", written)
+        # jsonb keeps a number as numeric, and numeric writes every digit: 1e9999 is ten thousand of them.
+        exponent = number.as_tuple().exponent
+        assert isinstance(exponent, int)  # noqa: S101 - for the type checker; finite numbers have one
+        self._digits_left -= max(number.adjusted(), 0) + max(-exponent, 0)
+        if number.adjusted() > 1000 or exponent < -1000 or self._digits_left < 0:
+            raise InvalidField(loc, "a number has at most 1000 digits before and after the point, written out", written)
+        return _exact_integer(int(number)) if written.lstrip("-").isdigit() else number
+
+
+def _exact_integer(number: int) -> int | Decimal:
+    # orjson writes integers of 64 bits; a Decimal is written as it stands.
+    return number if number in _INT64 else Decimal(number)
+
+
+def clean_json_object(value: Mapping[Any, Any], loc: Loc) -> dict[str, Any]:
+    """Any Python mapping as plain JSON values.
+
+    NumPy scalars and arrays (whatever has `item` or `tolist`) become numbers and lists, NaN and the infinities
+    `None`, dates RFC 3339 text, keys text. Raises `InvalidField` for what has no meaning in JSON.
+    """
+    cleaned = _clean(value, loc, 1)
+    if not isinstance(cleaned, dict):
+        raise InvalidField(loc, "a mapping is expected", value)
+    return cleaned
+
+
+def _clean(value: Any, loc: Loc, depth: int) -> Any:
+    if depth > MAX_DEPTH + 1:
+        raise InvalidField(loc, f"nested deeper than {MAX_DEPTH} levels")
+    match value:
+        case Enum():
+            return _clean(value.value, loc, depth)
+        case None | bool():
+            return value
+        case str():
+            _Checker(0)._check_text(value, loc)
+            return str(value)
+        case int():
+            return _exact_integer(int(value))
+        case float():
+            return float(value) if math.isfinite(value) else None
+        case Decimal():
+            return value if value.is_finite() else None
+        case datetime():
+            return rfc3339(value)
+        case date() | UUID() | PurePath():
+            return str(value)
+        case Mapping():
+            return {_clean_key(key, loc): _clean(item, (*loc, str(key)), depth + 1) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+            return [_clean(item, (*loc, index), depth + 1) for index, item in enumerate(items)]
+    for convert in ("tolist", "item"):
+        if callable(method := getattr(value, convert, None)):
+            return _clean(method(), loc, depth)
+    raise InvalidField(loc, f"a {type(value).__name__} has no meaning in JSON", value)
+
+
+def _clean_key(key: Any, loc: Loc) -> str:
+    text = key if isinstance(key, str) else str(_clean(key, loc, 1))
+    _Checker(0)._check_text(text, loc)
+    return str(text)
+
+
+def to_json_text(value: Mapping[str, Any]) -> JsonText:
+    """Plain JSON values as text, every number exact."""
+    return JsonText(orjson.dumps(value, default=_exact).decode())
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(str(value))
+    raise TypeError(type(value).__name__)
+
+
+def canonical_json(value: Mapping[str, Any]) -> bytes:
+    """One text for one meaning: keys sorted, numbers in one form, nested `JsonText` opened."""
+    return orjson.dumps(_canonical(value), default=_exact, option=orjson.OPT_SORT_KEYS)
+
+
+def _canonical(value: Any) -> Any:
+    match value:
+        case JsonText():
+            return _canonical(json.loads(value, parse_float=Decimal, parse_int=Decimal))
+        case Decimal():
+            return _Plain(value)
+        case bool() | None | str():
+            return value
+        case int() | float():
+            return _Plain(str(value))
+        case Mapping():
+            return {str(key): _canonical(item) for key, item in value.items()}
+        case _:
+            return [_canonical(item) for item in value]
+
+
+class _Plain(Decimal):
+    """A number whose text has neither exponent nor trailing zeros."""
+
+    def __str__(self) -> str:
+        text = format(self, "f")
+        return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def rfc3339(moment: datetime) -> str:
+    """`2026-01-31T12:00:00.000000Z`; a time without a zone is taken as UTC."""
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return aware.isoformat(timespec="microseconds").replace("+00:00", "Z")

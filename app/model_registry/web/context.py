@@ -1,0 +1,38 @@
+"""What every handler gets: the services of this process, and who asks."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from model_registry.access import ANONYMOUS, Actor
+from model_registry.downloads import Downloads
+from model_registry.model_registry import ModelRegistry
+from model_registry.settings import Settings
+from model_registry.wiring import Services
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    services: Services
+    actor: Actor
+
+    @property
+    def settings(self) -> Settings:
+        return self.services.settings
+
+    @property
+    def registry(self) -> ModelRegistry:
+        return self.services.registry
+
+    @property
+    def downloads(self) -> Downloads:
+        return self.services.downloads
+
+
+async def request_context(request: Request) -> RequestContext:
+    # Async, because FastAPI runs a sync dependency in a thread. Tokens will decide the actor here.
+    return RequestContext(request.app.state.services, ANONYMOUS)
+
+
+Context = Annotated[RequestContext, Depends(request_context)]

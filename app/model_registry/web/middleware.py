@@ -1,0 +1,179 @@
+"""What surrounds every request, as plain ASGI: the base class for middleware costs more than a whole small answer."""
+
+import asyncio
+import re
+import secrets
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from model_registry.errors import shown
+from model_registry.observability import BYTES_IN, BYTES_OUT, IN_FLIGHT, REQUEST_SECONDS, REQUESTS
+from model_registry.web.problems import BadRequest, internal_error, problem_of
+
+log = structlog.get_logger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_DRAIN_BYTES = 16 * 1024**2
+_DRAIN_SECONDS = 5.0
+
+
+class Observed:
+    """Gives every request an id, one log line and its metrics, and turns what escapes into a 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        claimed = Headers(scope=scope).get("x-request-id", "")
+        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else secrets.token_hex(8)
+        scope["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started = time.perf_counter()
+        status = 0
+        received = sent = 0
+
+        async def counting_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        async def counting_send(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            sent += len(message.get("body", b""))
+            await send(message)
+
+        IN_FLIGHT.inc()
+        failed = False
+        try:
+            await self._app(scope, counting_receive, counting_send)
+        except Exception:
+            failed = True
+            log.exception("request.failed")
+            if status == 0:
+                await internal_error(scope)(scope, receive, counting_send)
+            # Otherwise the answer has begun: to return without its end makes the server cut the connection.
+        finally:
+            IN_FLIGHT.dec()
+            seconds = time.perf_counter() - started
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            # The template and not the path: the number of series must not grow with what clients ask for.
+            route = getattr(scope.get("route"), "path", "none")
+            REQUESTS.labels(method, route, str(status)).inc()
+            REQUEST_SECONDS.labels(method, route).observe(seconds)
+            BYTES_IN.inc(received)
+            BYTES_OUT.inc(sent)
+            log.info(
+                "request",
+                method=shown(scope["method"]),
+                path=shown(scope["path"]),
+                status=status,
+                milliseconds=round(seconds * 1000, 1),
+                received_bytes=received,
+                sent_bytes=sent,
+                **({"broken": True} if failed else {}),
+            )
+
+
+class EarlyAnswers:
+    """Lets a client read an answer that comes before the end of its body.
+
+    A server that closes at once resets the connection, and the client sees the reset instead of the 409. So the
+    answer goes out, a bounded amount of the body is read and thrown away, and only then the connection is closed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _has_body(scope):
+            await self._app(scope, receive, send)
+            return
+        has_begun = is_complete = False
+
+        async def watched_receive() -> Message:
+            nonlocal has_begun, is_complete
+            message = await receive()
+            has_begun = True
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                is_complete = True
+            return message
+
+        async def patient_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and not is_complete:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if not is_last or is_complete or (_waits_for_continue(scope) and not has_begun):
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            await _drain(receive)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self._app(scope, watched_receive, patient_send)
+
+
+async def _drain(receive: Receive) -> None:
+    left = _DRAIN_BYTES
+    try:
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while left > 0:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _waits_for_continue(scope: Scope) -> bool:
+    return Headers(scope=scope).get("expect", "").lower() == "100-continue"
+
+
+class Guarded:
+    """Refuses messages that are ambiguous, or meant for another host."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (complaint := _complaint(scope)):
+            await problem_of(scope, BadRequest(complaint))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _complaint(scope: Scope) -> str | None:
+    headers = Headers(scope=scope)
+    # Two ways to say where a body ends let a proxy and us disagree about it (RFC 9112, section 6.1).
+    if "transfer-encoding" in headers and "content-length" in headers:
+        return "A request has a Content-Length or a Transfer-Encoding, not both."
+    if len(headers.getlist("content-length")) > 1:
+        return "A request has one Content-Length."
+    hosts = headers.getlist("host")
+    if len(hosts) > 1:
+        return "A request has one Host."
+    allowed = scope["app"].state.services.settings.hosts
+    if allowed != ["*"] and _hostname(hosts[0] if hosts else "") not in allowed:
+        return "Host: this service does not answer for that name."
+    return None
+
+
+def _hostname(host: str) -> str:
+    return host.rsplit(":", 1)[0].lower() if not host.endswith("]") else host.lower()

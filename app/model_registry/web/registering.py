@@ -1,0 +1,129 @@
+"""`POST /register_model`: a form read as a stream, or JSON without a file."""
+
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from model_registry.domain import ModelDetails, VersionRef
+from model_registry.errors import InvalidField
+from model_registry.registration import Registered, Registration
+from model_registry.settings import Settings
+from model_registry.utils import EMPTY_OBJECT, JsonText, parse_json_object, to_json_text
+from model_registry.web.body import body_chunks, content_length, read_bounded
+from model_registry.web.context import RequestContext
+from model_registry.web.forms import FormPart, form_parts
+from model_registry.web.problems import UnsupportedMediaType
+from model_registry.web.schemas import RegisterModelIn, model_info_json
+
+_NAMES = ("model_name", "version")
+_OBJECTS = ("standardization_params", "model_params", "additional_metadata")
+_FILE = "model_file"
+_MAX_NAME_BYTES = 4096
+
+FORM = "multipart/form-data"
+JSON = "application/json"
+
+
+async def register(request: Request, context: RequestContext, idempotency_key: str | None) -> Registered:
+    """Read the request and register what it says; the version is published when this returns."""
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    registry, settings = context.registry, context.settings
+    async with registry.registration(actor=context.actor, idempotency_key=idempotency_key) as registration:
+        if media_type == FORM:
+            ref, details = await _read_form(request, content_type, registration, settings)
+        elif media_type == JSON:
+            ref, details = await _read_json(request, settings)
+        else:
+            raise UnsupportedMediaType(
+                f"Content-Type: {FORM} with a model_file, or {JSON} without one.", accepted=[FORM, JSON]
+            )
+        return await registration.publish(ref, details, lambda info: model_info_json(info).decode())
+
+
+async def _read_json(request: Request, settings: Settings) -> tuple[VersionRef, ModelDetails]:
+    body = await read_bounded(
+        request, max_bytes=settings.max_metadata_bytes, idle_timeout_seconds=settings.body_idle_timeout_seconds
+    )
+    tree = parse_json_object(body, ("body",), max_bytes=settings.max_metadata_bytes)
+    try:
+        fields = RegisterModelIn.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidField(("body", *first["loc"]), first["msg"], first["input"]) from None
+    return VersionRef(fields.model_name, fields.version), ModelDetails(
+        **{name: to_json_text(getattr(fields, name)) for name in _OBJECTS}
+    )
+
+
+async def _read_form(
+    request: Request, content_type: str, registration: Registration, settings: Settings
+) -> tuple[VersionRef, ModelDetails]:
+    form = _Form(settings.max_metadata_bytes)
+    is_reserved = False
+    async for part in form_parts(body_chunks(request, settings.body_idle_timeout_seconds), content_type):
+        if part.name != _FILE:
+            await form.take(part)
+        elif part.filename is None:
+            raise InvalidField(_FILE, "a file part is expected, with a filename", None)
+        elif part.filename == "":
+            await _expect_nothing(part)
+        else:
+            if not is_reserved and form.has_ref:
+                # Known early, a conflict costs nobody the transfer.
+                await registration.reserve(form.ref)
+                is_reserved = True
+            await registration.add_file(
+                part.filename,
+                part.chunks(),
+                media_type=part.media_type,
+                at_most_bytes=content_length(request),
+            )
+    return form.ref, form.details
+
+
+async def _expect_nothing(part: FormPart) -> None:
+    """A browser sends an empty filename where no file was chosen."""
+    async for _chunk in part.chunks():
+        raise InvalidField(_FILE, "a file needs a filename, which becomes its path in the version", "")
+
+
+class _Form:
+    """The fields that have arrived so far, each checked as it came."""
+
+    def __init__(self, max_metadata_bytes: int) -> None:
+        self._max_metadata_bytes = max_metadata_bytes
+        self._values: dict[str, Any] = {}
+
+    async def take(self, part: FormPart) -> None:
+        if part.name not in (*_NAMES, *_OBJECTS):
+            raise InvalidField(
+                part.name, f"no such field; a registration has {', '.join((*_NAMES, *_OBJECTS, _FILE))}", None
+            )
+        if part.filename is not None:
+            raise InvalidField(part.name, "a plain field is expected; only model_file is a file", part.filename)
+        if part.name in self._values:
+            raise InvalidField(part.name, "this field stands twice in the form", None)
+        if part.name in _NAMES:
+            self._values[part.name] = await part.text(_MAX_NAME_BYTES)
+        else:
+            text = await part.text(self._max_metadata_bytes)
+            # Swagger UI sends an empty field for what was left empty.
+            tree = parse_json_object(text or "{}", (part.name,), max_bytes=self._max_metadata_bytes)
+            self._values[part.name] = to_json_text(tree)
+
+    @property
+    def has_ref(self) -> bool:
+        return all(name in self._values for name in _NAMES)
+
+    @property
+    def ref(self) -> VersionRef:
+        for name in _NAMES:
+            if name not in self._values:
+                raise InvalidField(name, "this field is required", None)
+        return VersionRef(self._values["model_name"], self._values["version"])
+
+    @property
+    def details(self) -> ModelDetails:
+        return ModelDetails(**{name: JsonText(self._values.get(name, EMPTY_OBJECT)) for name in _OBJECTS})

@@ -1,0 +1,194 @@
+"""What goes over the wire: the shapes as OpenAPI shows them, and the functions that write them.
+
+Metadata is spliced in as the text that Postgres keeps, so that no number passes through a double; that is why
+answers are written by `orjson` here and not by the Pydantic classes, which only describe them. A test holds the
+two together.
+"""
+
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from model_registry.domain import FileEntry, ModelInfo, ModelSummary, VersionState
+from model_registry.utils import rfc3339
+
+DIGEST_EXAMPLE = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+TIME_EXAMPLE = "2026-01-31T12:00:00.000000Z"
+
+
+class FileOut(BaseModel):
+    path: str = Field(examples=["model.joblib"])
+    size_bytes: int = Field(examples=[1024])
+    sha256: str = Field(examples=[DIGEST_EXAMPLE])
+    media_type: str = Field(examples=["application/octet-stream"], description="As the uploader named it; metadata.")
+
+
+class ModelInfoOut(BaseModel):
+    """One version of one model."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": 1,
+                "model_name": "fraud-detector",
+                "version": "2.4.0",
+                "number": 1,
+                "state": "ready",
+                "file_path": "s3://models/blobs/0d9c2b5e-6f0e-4a51-9b6e-0a4f3a1f7c11",
+                "standardization_params": {"mean": [5.8, 3.1], "scale": [0.8, 0.4]},
+                "model_params": {"C": 1.0, "penalty": "l2"},
+                "additional_metadata": {"metrics": {"auc": 0.97}},
+                "description": None,
+                "tags": {},
+                "digest": DIGEST_EXAMPLE,
+                "size_bytes": 1024,
+                "file_count": 1,
+                "files": [
+                    {
+                        "path": "model.joblib",
+                        "size_bytes": 1024,
+                        "sha256": DIGEST_EXAMPLE,
+                        "media_type": "application/octet-stream",
+                    }
+                ],
+                "is_prerelease": False,
+                "yanked": False,
+                "aliases": ["champion"],
+                "created_at": TIME_EXAMPLE,
+                "created_by": "anonymous",
+                "ready_at": TIME_EXAMPLE,
+                "removed_at": None,
+                "purge_after": None,
+                "download_url": "/get_model/fraud-detector/2.4.0",
+            }
+        }
+    )
+
+    id: int
+    model_name: str
+    version: str
+    number: int = Field(description="1, 2, 3 … within the model; never reused.")
+    state: Literal["pending", "verifying", "ready", "removed"]
+    file_path: str | None = Field(description="`s3://bucket/key` of the only file; null with none or several.")
+    standardization_params: dict[str, Any] = Field(description="Frozen.")
+    model_params: dict[str, Any] = Field(description="Frozen.")
+    additional_metadata: dict[str, Any]
+    description: str | None
+    tags: dict[str, Any]
+    digest: str | None = Field(
+        description="sha256 of the manifest: lines `<sha256 hex>  <size>  <path>`, sorted by path bytes."
+    )
+    size_bytes: int
+    file_count: int
+    files: list[FileOut] = Field(description="The first 100, by path.")
+    is_prerelease: bool
+    yanked: bool
+    aliases: list[str]
+    created_at: str
+    created_by: str
+    ready_at: str | None
+    removed_at: str | None
+    purge_after: str | None = Field(description="Until then a removed version can be restored.")
+    download_url: str | None = Field(description="Where its bytes are, relative to this service; null where there are none to have.")
+
+
+class ModelSummaryOut(BaseModel):
+    """A row of the list."""
+
+    model_name: str = Field(examples=["fraud-detector"])
+    version: str = Field(examples=["2.4.0"])
+    is_latest: bool
+    size_bytes: int
+    digest: str = Field(examples=[DIGEST_EXAMPLE])
+    created_at: str = Field(examples=[TIME_EXAMPLE])
+
+
+class RegisterModelIn(BaseModel):
+    """A version without a file."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "model_name": "fraud-detector",
+                "version": "2.4.0",
+                "standardization_params": {"mean": [5.8, 3.1], "scale": [0.8, 0.4]},
+                "model_params": {"C": 1.0, "penalty": "l2"},
+                "additional_metadata": {"metrics": {"auc": 0.97}},
+            }
+        },
+    )
+
+    model_name: str
+    version: str
+    standardization_params: dict[str, Any] = {}
+    model_params: dict[str, Any] = {}
+    additional_metadata: dict[str, Any] = {}
+
+
+def model_info_json(info: ModelInfo) -> bytes:
+    return orjson.dumps(
+        {
+            "id": info.id,
+            "model_name": info.model_name,
+            "version": info.version,
+            "number": info.number,
+            "state": info.state,
+            "file_path": info.file_path,
+            "standardization_params": orjson.Fragment(info.standardization_params.encode()),
+            "model_params": orjson.Fragment(info.model_params.encode()),
+            "additional_metadata": orjson.Fragment(info.additional_metadata.encode()),
+            "description": info.description,
+            "tags": orjson.Fragment(info.tags.encode()),
+            "digest": info.digest and str(info.digest),
+            "size_bytes": info.size_bytes,
+            "file_count": info.file_count,
+            "files": [_file(file) for file in info.files],
+            "is_prerelease": info.is_prerelease,
+            "yanked": info.yanked,
+            "aliases": info.aliases,
+            "created_at": rfc3339(info.created_at),
+            "created_by": info.created_by,
+            "ready_at": info.ready_at and rfc3339(info.ready_at),
+            "removed_at": info.removed_at and rfc3339(info.removed_at),
+            "purge_after": info.purge_after and rfc3339(info.purge_after),
+            "download_url": _download_url(info),
+        }
+    )
+
+
+def _download_url(info: ModelInfo) -> str | None:
+    if info.state != VersionState.READY or info.file_count == 0:
+        return None
+    return f"/get_model/{info.model_name}/{info.version}"
+
+
+def model_summaries_json(items: tuple[ModelSummary, ...]) -> bytes:
+    return orjson.dumps(
+        [
+            {
+                "model_name": item.model_name,
+                "version": item.version,
+                "is_latest": item.is_latest,
+                "size_bytes": item.size_bytes,
+                "digest": str(item.digest),
+                "created_at": rfc3339(item.created_at),
+            }
+            for item in items
+        ]
+    )
+
+
+def _file(file: FileEntry) -> dict[str, Any]:
+    return {
+        "path": file.path,
+        "size_bytes": file.size_bytes,
+        "sha256": str(file.sha256),
+        "media_type": file.media_type,
+    }
+
+
+def model_info_etag(info: ModelInfo) -> str:
+    """From columns, not from the bytes; with the identity in it, so that `latest` moving on is never a 304."""
+    return f"{info.id}.{info.generation}"

@@ -1,0 +1,108 @@
+"""Builds the services of a process, once, from its settings."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from model_registry.downloads import Downloads
+from model_registry.errors import Unavailable
+from model_registry.gc import Collector
+from model_registry.migrations import head_revision
+from model_registry.model_registry import ModelRegistry
+from model_registry.registration import UploadLimits
+from model_registry.settings import ConfigurationError, Settings
+from model_registry.storage.blobstore import BlobStore
+from model_registry.storage.database import Database, DatabaseLimits
+from model_registry.storage.s3 import S3BlobStore, S3Options
+from model_registry.uploads import PartBuffers
+
+
+class SchemaOutOfDate(ConfigurationError):
+    def __init__(self, found: str | None, wanted: str) -> None:
+        super().__init__(
+            f"The database schema is at {found or 'nothing'} and this version needs {wanted}: "
+            "run `model-registry migrate` first."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    registry: ModelRegistry
+    downloads: Downloads
+    collector: Collector
+
+
+def blob_store(settings: Settings) -> S3BlobStore:
+    secret = settings.s3_secret_access_key
+    return S3BlobStore(
+        S3Options(
+            bucket=settings.s3_bucket,
+            endpoint_url=settings.s3_endpoint_url,
+            public_endpoint_url=settings.s3_public_endpoint_url,
+            region=settings.s3_region,
+            access_key_id=settings.s3_access_key_id,
+            secret_access_key=secret.get_secret_value() if secret else None,
+            max_connections=settings.s3_max_connections,
+            connect_timeout_seconds=settings.s3_connect_timeout_seconds,
+            read_timeout_seconds=settings.s3_read_timeout_seconds,
+            operation_timeout_seconds=settings.s3_operation_timeout_seconds,
+        )
+    )
+
+
+def open_database(settings: Settings) -> Database:
+    return Database(
+        settings.database_url.get_secret_value(),
+        DatabaseLimits(
+            pool_size=settings.database_pool_size,
+            pool_timeout_seconds=settings.database_pool_timeout_seconds,
+            connect_timeout_seconds=settings.database_connect_timeout_seconds,
+            statement_timeout_seconds=settings.database_statement_timeout_seconds,
+            lock_timeout_seconds=settings.database_lock_timeout_seconds,
+        ),
+    )
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Everything a process needs, connected when first used, closed at the end."""
+    database = open_database(settings)
+    try:
+        async with blob_store(settings) as blobs:
+            yield Services(
+                settings=settings,
+                database=database,
+                blobs=blobs,
+                registry=ModelRegistry(
+                    database=database,
+                    blobs=blobs,
+                    buffers=PartBuffers(settings.upload_buffer_slots),
+                    limits=UploadLimits(settings.max_upload_bytes, settings.upload_lease_seconds),
+                    purge_after_seconds=settings.purge_after_seconds,
+                ),
+                downloads=Downloads(database, blobs),
+                collector=Collector(database=database, blobs=blobs, grace_seconds=settings.gc_grace_seconds),
+            )
+    finally:
+        await database.close()
+
+
+async def check_schema(database: Database) -> None:
+    """Raise `SchemaOutOfDate` for the schema of another version, `Unavailable` when nobody can tell."""
+    found, wanted = await database.schema_revision(), head_revision()
+    if found != wanted:
+        raise SchemaOutOfDate(found, wanted)
+
+
+async def check_schema_at(settings: Settings) -> None:
+    """The same before a service is opened; a database that is away is not waited for."""
+    database = open_database(settings)
+    try:
+        await check_schema(database)
+    except Unavailable:
+        return
+    finally:
+        await database.close()

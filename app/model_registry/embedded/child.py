@@ -39,7 +39,7 @@ def main() -> NoReturn:
     prctl(PR_SET_PDEATHSIG, int(death_signal))
     if os.getppid() != int(parent):
         sys.exit("The parent ended before its child began.")
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # noqa: S606
 
 
 def become_user(user_id: int) -> None:

@@ -45,7 +45,7 @@ class Ports:
 
 def pick_ports() -> Ports:
     for _ in range(_ATTEMPTS):
-        ports = Ports(*random.sample(_RANGE, 6))  # noqa: S311 - a choice, not a secret
+        ports = Ports(*random.sample(_RANGE, 6))
         # A socket that is in the way may be somebody else's, and then weed would talk to them.
         if ports.are_free() and not any(path.exists() for path in ports.sockets()):
             return ports

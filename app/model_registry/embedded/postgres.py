@@ -23,7 +23,7 @@ class Postgres:
 
     name = "PostgreSQL"
     # Fast shutdown, then immediate shutdown, in which the postmaster kills after 5 seconds what does not end.
-    stop_signals = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 7.0))
+    stop_signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGINT, 10), (signal.SIGQUIT, 7))
 
     def __init__(self, data_dir: Path, marker: str, port: int, password: str, *, durable: bool) -> None:
         self.marker = marker
@@ -85,7 +85,7 @@ class Postgres:
         initdb += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]
         # Code point order everywhere, with upper and lower case for all of Unicode.
         initdb += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        self._run(initdb + ["--no-sync"], self._password, stopping)
+        self._run([*initdb, "--no-sync"], self._password, stopping)
         single_user = [str(self._bin / "postgres"), "--single", "-D", str(new), "postgres"]
         single_user[-1:-1] = _options({"fsync": "off", "exit_on_error": "on"})
         self._run(single_user, f"CREATE DATABASE {DATABASE};\n", stopping)

@@ -19,6 +19,7 @@ _MODE = "exec" if sys.platform == "linux" else "watch"
 # All that servers get to see of our environment: PGOPTIONS, WEED_*, AWS_* or http_proxy would change what they do.
 _INHERITED = ("PATH", "TZ", "LD_LIBRARY_PATH")
 
+_RUN_POLL_SECONDS = 0.05
 _LOG_BYTES = 8 * 1024**2
 _LEFTOVERS_END_SECONDS = 2
 _LEFTOVERS_GIVE_UP_SECONDS = 20
@@ -60,12 +61,13 @@ def spawn(
 def run(command: list[str], *, text: str, cwd: Path, log: Path, user_id: int | None, stopping: threading.Event) -> None:
     """Run a short-lived tool that reads `text`, until it has succeeded."""
     process = spawn(command, cwd=cwd, log=log, user_id=user_id, stdin=subprocess.PIPE)
-    assert process.stdin is not None
+    unsent: bytes | None = text.encode()
     try:
-        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
-            stdin.write(text.encode())
-        while process.poll() is None:
-            if stopping.wait(0.01):
+        while process.returncode is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(unsent, timeout=_RUN_POLL_SECONDS)
+            unsent = None
+            if stopping.is_set():
                 raise Stopped
     finally:
         kill(process)

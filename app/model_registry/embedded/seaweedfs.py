@@ -28,7 +28,7 @@ class SeaweedFS:
 
     name = "SeaweedFS"
     # It takes a second when all is well, and forever when its disk is full.
-    stop_signals = ((signal.SIGTERM, 10.0),)
+    stop_signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 10),)
 
     def __init__(self, data_dir: Path, marker: str, ports: Ports, access_key_id: str, secret_access_key: str) -> None:
         self.marker = marker
@@ -125,7 +125,7 @@ class SeaweedFS:
             }
         )
         host = f"host:127.0.0.1:{self._ports.s3}"
-        request = "\n".join([method, path, query, host, "", "host", "UNSIGNED-PAYLOAD"])
+        request = f"{method}\n{path}\n{query}\n{host}\n\nhost\nUNSIGNED-PAYLOAD"
         digest = hashlib.sha256(request.encode()).hexdigest()
         key = f"AWS4{self._secret_access_key}".encode()
         for word in (*scope, "\n".join(["AWS4-HMAC-SHA256", now, "/".join(scope), digest])):

@@ -9,7 +9,6 @@ import os
 import secrets
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from model_registry.embedded.errors import DataDirInUse, EmbeddedStackError, ServerFailed
 from model_registry.embedded.ports import Ports, pick_ports
@@ -163,6 +162,7 @@ class EmbeddedStack:
         )
         state = {"pid": os.getpid(), "ports": dataclasses.asdict(ports), "addresses": dataclasses.asdict(addresses)}
         _write_private(self._state_file, state)
+        self._held.callback(ports.remove_sockets)
         servers: tuple[Server, ...] = (postgres, weed)
         for server in servers:
             supervisor = Supervisor(server)
@@ -209,7 +209,7 @@ class EmbeddedStack:
 def _write_private(path: Path, content: dict[str, object]) -> None:
     """Replace a file that only its owner may read: a crash leaves the old one or the new one."""
     new = path.with_suffix(".new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(content, file, indent=2)
         file.flush()
         os.fsync(file.fileno())

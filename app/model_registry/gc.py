@@ -76,9 +76,11 @@ class Collector:
         expired = 0
         for version_id, model_name in lapsed:
             async with self._database.transaction() as tx:
+                await tx.models.lock(model_name)
                 expired += await discard_unfinished(
-                    tx, version_id, model_name, only_lapsed=True, delay_seconds=self._grace_seconds
+                    tx, version_id, only_lapsed=True, delay_seconds=self._grace_seconds
                 )
+                await tx.models.drop_if_unused(model_name)
         return expired
 
     async def _expire_uploads(self) -> int:

@@ -132,7 +132,7 @@ class Registration:
                 raise VersionExists(
                     ref.model_name, ref.version, state=taken.state, digest=str(taken.digest) if taken.digest else None
                 )
-            await discard_unfinished(tx, taken.id, ref.model_name)
+            await discard_unfinished(tx, taken.id, only_lapsed=True)
         raise VersionExists(ref.model_name, ref.version, state=VersionState.PENDING, digest=None)
 
     async def add_file(
@@ -277,7 +277,9 @@ class Registration:
     async def _give_up(self) -> None:
         async def work(tx: Transaction) -> None:
             if self._version_id is not None and self._ref is not None:
-                await discard_unfinished(tx, self._version_id, self._ref.model_name)
+                await tx.models.lock(self._ref.model_name)
+                await discard_unfinished(tx, self._version_id)
+                await tx.models.drop_if_unused(self._ref.model_name)
             await tx.uploads.give_up(self._uploads)
 
         try:
@@ -287,16 +289,14 @@ class Registration:
 
 
 async def discard_unfinished(
-    tx: Transaction, version_id: int, model_name: str, *, only_lapsed: bool = False, delay_seconds: float = 0
+    tx: Transaction, version_id: int, *, only_lapsed: bool = False, delay_seconds: float = 0
 ) -> bool:
-    """Take back a version that never became ready: its label, its uploads, and its model if nothing else uses it.
+    """Take back a version that never became ready, its label and its uploads; returns whether there was one.
 
-    Returns whether there was one to take back.
+    Hold the model's row before, and ask afterwards whether anything else uses it.
     """
-    await tx.models.lock(model_name)
     if not await tx.versions.lock_discardable(version_id, only_lapsed=only_lapsed):
         return False
     await tx.uploads.give_up(await tx.uploads.of_version(version_id), delay_seconds=delay_seconds)
     await tx.versions.drop_unfinished(version_id)
-    await tx.models.drop_if_unused(model_name)
     return True

@@ -7,22 +7,11 @@ from email.utils import format_datetime, parsedate_to_datetime
 
 from starlette.datastructures import Headers
 
-from model_registry.errors import PreconditionFailed, RegistryError
+from model_registry.errors import PreconditionFailed
+from model_registry.web.problems import RangeNotSatisfiable
 
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,19})-(\d{0,19})[ \t]*", re.IGNORECASE)
-
-
-class RangeNotSatisfiable(RegistryError):
-    """The range begins beyond the end."""
-
-    slug = "range-not-satisfiable"
-
-    def __init__(self, size_bytes: int) -> None:
-        super().__init__(
-            f"The range asks for nothing within the {size_bytes} bytes that there are.", size_bytes=size_bytes
-        )
-        self.size_bytes = size_bytes
 
 
 @dataclass(frozen=True, slots=True)

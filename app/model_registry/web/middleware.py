@@ -100,7 +100,7 @@ class EarlyAnswers:
         if scope["type"] != "http" or not _has_body(scope):
             await self._app(scope, receive, send)
             return
-        has_begun = is_complete = False
+        has_begun = is_complete = has_stalled = False
 
         async def watched_receive() -> Message:
             nonlocal has_begun, is_complete
@@ -111,10 +111,13 @@ class EarlyAnswers:
             return message
 
         async def patient_send(message: Message) -> None:
+            nonlocal has_stalled
             if message["type"] == "http.response.start" and not is_complete:
                 MutableHeaders(scope=message)["Connection"] = "close"
+                has_stalled = message["status"] == 408
             is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            if not is_last or is_complete or (_waits_for_continue(scope) and not has_begun):
+            sends_nothing = is_complete or has_stalled or (_waits_for_continue(scope) and not has_begun)
+            if not is_last or sends_nothing:
                 await send(message)
                 return
             await send({**message, "more_body": True})

@@ -25,10 +25,10 @@ from model_registry.errors import (
     VersionNotFound,
 )
 from model_registry.web import registering, transfer
-from model_registry.web.conditions import RangeNotSatisfiable, is_not_modified
+from model_registry.web.conditions import is_not_modified
 from model_registry.web.context import Context
 from model_registry.web.paging import list_position, list_token
-from model_registry.web.problems import UnsupportedMediaType, problem_responses
+from model_registry.web.problems import RangeNotSatisfiable, UnsupportedMediaType, problem_responses
 from model_registry.web.schemas import (
     DIGEST_EXAMPLE,
     ModelInfoOut,

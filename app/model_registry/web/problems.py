@@ -72,7 +72,19 @@ class BadRequest(RegistryError):
     slug = "bad-request"
 
 
-_STATUS |= {UnsupportedMediaType: 415, BadRequest: 400}
+class RangeNotSatisfiable(RegistryError):
+    """The range begins beyond the end."""
+
+    slug = "range-not-satisfiable"
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(
+            f"The range asks for nothing within the {size_bytes} bytes that there are.", size_bytes=size_bytes
+        )
+        self.size_bytes = size_bytes
+
+
+_STATUS |= {UnsupportedMediaType: 415, BadRequest: 400, RangeNotSatisfiable: 416}
 
 
 def status_of(error: RegistryError) -> int:
@@ -104,8 +116,17 @@ def problem_of(scope: Scope, error: RegistryError) -> Response:
     status = status_of(error)
     if status == 500:
         return internal_error(scope)
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Unavailable) else None
-    return problem(scope, status, error.slug, error.detail, error.members, headers)
+    return problem(scope, status, error.slug, error.detail, error.members, _headers_of(error))
+
+
+def _headers_of(error: RegistryError) -> dict[str, str] | None:
+    match error:
+        case Unavailable():
+            return {"Retry-After": str(error.retry_after_seconds)}
+        case RangeNotSatisfiable():
+            return {"Content-Range": f"bytes */{error.size_bytes}"}
+        case _:
+            return None
 
 
 def internal_error(scope: Scope) -> Response:

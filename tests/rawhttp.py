@@ -15,7 +15,7 @@ Ending = Literal["listen", "half-close", "close"]
 class RawAnswer:
     """What came back; `is_whole` is false where the connection ended inside the body."""
 
-    status: int
+    status_code: int
     headers: httpx.Headers
     content: bytes
     is_whole: bool = True
@@ -25,7 +25,7 @@ class RawAnswer:
         return self.content.decode()
 
     def json(self) -> Any:
-        return httpx.Response(self.status, content=self.content).json()
+        return httpx.Response(self.status_code, content=self.content).json()
 
 
 def message(

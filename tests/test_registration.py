@@ -17,7 +17,7 @@ from model_registry.access import ANONYMOUS
 from model_registry.db_models import EventDB, GarbageDB, ModelInfoDB, RegisteredModelDB, UploadDB
 from tests.bucket import Bucket
 from tests.conftest import Collect, RunningService, ServiceWith
-from tests.test_model_registry import WEIGHTS, as_form, register
+from tests.test_model_registry import WEIGHTS, register
 
 MIB = 1024**2
 
@@ -167,7 +167,10 @@ async def test_a_browser_form_without_a_chosen_file_registers_no_file(client: ht
 
 
 async def test_numbers_keep_their_exact_value(client: httpx.AsyncClient) -> None:
-    params = '{"big": 123456789012345678901234567890, "tiny": 0.1000000000000000055511151231257827, "e": 1e16, "u": 18446744073709551616}'
+    params = (
+        '{"big": 123456789012345678901234567890, "tiny": 0.1000000000000000055511151231257827, '
+        '"e": 1e16, "u": 18446744073709551616}'
+    )
 
     response = await client.post(
         "/register_model", data={"model_name": "exact", "version": "1", "model_params": params}, files={}
@@ -291,7 +294,7 @@ async def test_a_truncated_upload_leaves_nothing(
     bucket: Bucket,
 ) -> None:
     body = multipart([("model_name", None, b"cut"), ("version", None, b"1"), ("model_file", "f", bytes(20 * MIB))])
-    reader, writer = await asyncio.open_connection(*service.address)
+    _reader, writer = await asyncio.open_connection(*service.address)
     writer.write(
         b"POST /register_model HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b0undary\r\n"
         + f"Content-Length: {len(body)}\r\n\r\n".encode()
@@ -472,7 +475,8 @@ async def test_an_aliased_version_is_removed_only_by_force(
     version_id = (await register(client, sample_model_info)).json()["id"]
     await database_session.execute(
         text(
-            "INSERT INTO aliases (model_name, alias, version_id, updated_by) VALUES ('iris-classifier', 'champion', :id, 'x')"
+            "INSERT INTO aliases (model_name, alias, version_id, updated_by) "
+            "VALUES ('iris-classifier', 'champion', :id, 'x')"
         ),
         {"id": version_id},
     )

@@ -20,6 +20,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
 
@@ -39,6 +40,10 @@ class Xid8(UserDefinedType[int]):
 
     def get_col_spec(self, **_kwargs: Any) -> str:
         return "xid8"
+
+
+# So that Alembic recognizes the type when it compares the database with these tables.
+ischema_names["xid8"] = Xid8
 
 
 class Base(DeclarativeBase):

@@ -77,9 +77,7 @@ class Collector:
         for version_id, model_name in lapsed:
             async with self._database.transaction() as tx:
                 await tx.models.lock(model_name)
-                expired += await discard_unfinished(
-                    tx, version_id, only_lapsed=True, delay_seconds=self._grace_seconds
-                )
+                expired += await discard_unfinished(tx, version_id, only_lapsed=True, delay_seconds=self._grace_seconds)
                 await tx.models.drop_if_unused(model_name)
         return expired
 

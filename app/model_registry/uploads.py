@@ -175,7 +175,10 @@ class _PartSender:
             raise
         self._hashed = self._tasks.create_task(self._hash(part, after=self._hashed))
         number = len(self._etags) + 1
-        self._etags.append(self._tasks.create_task(self._transfer(self._multipart_id, number, part, self._hashed)))
+        transfer = self._tasks.create_task(self._transfer(self._multipart_id, number, part, self._hashed))
+        # Not in a `finally` of the task: one that is cancelled before it began never gets there.
+        transfer.add_done_callback(lambda _task: self._is_done_with(part))
+        self._etags.append(transfer)
 
     async def finish(self, part: Part, size_bytes: int) -> Digest:
         """Send the last part and make the object whole."""
@@ -192,13 +195,13 @@ class _PartSender:
         return Digest(self._digest.digest())
 
     async def _transfer(self, multipart_id: str, number: int, part: Part, hashed: asyncio.Task[None]) -> str:
-        try:
-            etag = await self._blobs.put_part(self._key, multipart_id, number, part)
-            await hashed
-            return etag
-        finally:
-            self._buffers.release(part)
-            self._in_flight.release()
+        etag = await self._blobs.put_part(self._key, multipart_id, number, part)
+        await hashed
+        return etag
+
+    def _is_done_with(self, part: Part) -> None:
+        self._buffers.release(part)
+        self._in_flight.release()
 
     async def _hash(self, part: Part, *, after: asyncio.Task[None] | None) -> None:
         if after is not None:

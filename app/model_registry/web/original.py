@@ -1,9 +1,10 @@
 """The six original endpoints."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from model_registry.domain import ModelInfo, VersionRef, VersionSelector
@@ -14,6 +15,7 @@ from model_registry.errors import (
     InvalidField,
     InvalidForm,
     InvalidPageToken,
+    LeaseLost,
     ModelNameTaken,
     ModelNotFound,
     PreconditionFailed,
@@ -26,11 +28,19 @@ from model_registry.errors import (
 )
 from model_registry.web import registering, transfer
 from model_registry.web.conditions import is_not_modified
-from model_registry.web.context import Context
+from model_registry.web.context import Context, RequestContext
 from model_registry.web.paging import list_position, list_token
-from model_registry.web.problems import RangeNotSatisfiable, UnsupportedMediaType, problem_responses
+from model_registry.web.problems import (
+    ANY_ROUTE,
+    InvalidRequest,
+    Problem,
+    RangeNotSatisfiable,
+    UnsupportedMediaType,
+    problem_responses,
+)
 from model_registry.web.schemas import (
     DIGEST_EXAMPLE,
+    TIME_EXAMPLE,
     ModelInfoOut,
     ModelSummaryOut,
     RegisterModelIn,
@@ -39,70 +49,134 @@ from model_registry.web.schemas import (
     model_summaries_json,
 )
 
-router = APIRouter(tags=["registry"])
+router = APIRouter(tags=["registry"], responses=ANY_ROUTE)
 
 JSON = "application/json"
 
+# A parameter may be left out and is never null, so there is no null in its schema.
+_Maybe = SkipJsonSchema[None]
+# The `example` of a schema fills the form of Swagger UI; its `examples` do not.
 ModelName = Annotated[
-    str, Path(description="Letters, digits, `.`, `_`, `-`; in its exact case.", examples=["fraud-detector"])
+    str, Path(description="A model's name, in its exact case.", json_schema_extra={"example": "fraud-detector"})
 ]
 ReadVersion = Annotated[
-    str, Path(description="A version label, `latest`, or `@alias`.", examples=["2.4.0", "latest", "@champion"])
+    str,
+    Path(
+        description="A version label, `latest`, or `@` and an alias, such as `@champion`.",
+        json_schema_extra={"example": "2.4.0"},
+    ),
 ]
-IfNoneMatch = Annotated[str | None, Header(description="An ETag you hold: 304 while it is still right.")]
+FilePath = Annotated[
+    str | _Maybe, Query(description="One of the version's files. Left out: the only file, or all of them as one tar.")
+]
+IfNoneMatch = Annotated[
+    str | _Maybe, Header(alias="If-None-Match", description="An ETag that you hold: 304 while it is still right.")
+]
 
-_UNAVAILABLE = Unavailable("PostgreSQL")
-_BAD_NAME = InvalidField("model_name", "a model name is 1 to 128 of letters, digits, '.', '_' and '-' …", "a b")
+_BAD_NAME = InvalidField(
+    "model_name",
+    "a model name is 1 to 128 of letters, digits, '.', '_' and '-', begins and ends with a letter or digit, "
+    "and has no '..' and no '--'",
+    "fraud detector",
+)
+_BAD_LIMIT = InvalidRequest(
+    [{"loc": ["query", "limit"], "msg": "Input should be less than or equal to 1000", "value": "5000"}]
+)
 _NO_MODEL = ModelNotFound("fraud-detector")
 _NO_VERSION = VersionNotFound("fraud-detector", "2.4.0")
 _NO_ALIAS = AliasNotFound("fraud-detector", "champion")
-_ETAG: dict[str, Any] = {"ETag": {"description": "Strong.", "schema": {"type": "string"}}}
-_MODEL_VERSION: dict[str, Any] = {
-    "X-Model-Version": {"description": "The label that the answer is about.", "schema": {"type": "string"}}
-}
-_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "What you hold is still right."}}
-_MODEL_INFO = {"description": "The version.", "model": ModelInfoOut, "headers": _ETAG | _MODEL_VERSION}
+_NO_MATCH = PreconditionFailed("If-Match: this is another version than the one you hold.", etag='"1.1"')
+_UNAVAILABLE = Unavailable("PostgreSQL")
 
-_OBJECT_FIELD = {"type": "string", "contentMediaType": JSON, "default": "{}"}
+
+def _header(description: str, example: str | int) -> dict[str, Any]:
+    schema = {"type": "integer" if isinstance(example, int) else "string"}
+    return {"description": description, "schema": schema, "example": example}
+
+
+_ETAG = {"ETag": _header("Strong.", '"1.1"')}
+_MODEL_VERSION = {"X-Model-Version": _header("The label that the answer is about.", "2.4.0")}
+_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "What you hold is still right.", "headers": _ETAG | _MODEL_VERSION}
+}
+
+_INFO_EXAMPLE = cast(dict[str, Any], ModelInfoOut.model_config["json_schema_extra"])["example"]
+_REGISTERED_EXAMPLE = _INFO_EXAMPLE | {"aliases": []}
+_REMOVED_EXAMPLE = _REGISTERED_EXAMPLE | {
+    "state": "removed",
+    "removed_at": "2026-02-28T12:00:00.000000Z",
+    "purge_after": "2026-03-07T12:00:00.000000Z",
+    "download_url": None,
+}
+_SUMMARY_EXAMPLE = {
+    "model_name": "fraud-detector",
+    "version": "2.4.0",
+    "is_latest": True,
+    "size_bytes": 1024,
+    "digest": DIGEST_EXAMPLE,
+    "created_at": TIME_EXAMPLE,
+}
+
+
+def _example(value: object) -> dict[str, Any]:
+    return {JSON: {"example": value}}
+
+
+_MODEL_INFO = {
+    "description": "The version.",
+    "model": ModelInfoOut,
+    "content": _example(_INFO_EXAMPLE),
+    "headers": _ETAG | _MODEL_VERSION,
+}
+
+
+def _object_field(description: str, example: str) -> dict[str, Any]:
+    # Without contentMediaType: Swagger UI would take the field for a file.
+    return {"type": "string", "default": "{}", "description": description, "examples": [example]}
+
+
+_FORM = {
+    "type": "object",
+    "required": ["model_name", "version", "model_file"],
+    "properties": {
+        "model_name": {
+            "type": "string",
+            "description": "Letters, digits, `.`, `_` and `-`. Unique regardless of case.",
+            "examples": ["fraud-detector"],
+        },
+        "version": {
+            "type": "string",
+            "description": "Letters, digits, `.`, `_`, `+` and `-`. Never used twice, and not `latest`.",
+            "examples": ["2.4.0"],
+        },
+        "standardization_params": _object_field(
+            "A JSON object: how inputs are prepared. Never changes.", '{"mean": [5.8, 3.1], "scale": [0.8, 0.4]}'
+        ),
+        "model_params": _object_field(
+            "A JSON object: the hyperparameters. Never changes.", '{"C": 1.0, "penalty": "l2"}'
+        ),
+        "additional_metadata": _object_field("A JSON object: whatever else there is.", '{"metrics": {"auc": 0.97}}'),
+        "model_file": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "format": "binary"},
+            "description": (
+                "The file. For several files, repeat this part: “Add string item” in Swagger UI, "
+                "`-F model_file=@a -F model_file=@b` with curl. A part's filename is its path in the version."
+            ),
+        },
+    },
+}
+# No `encoding` for model_file: with one, Swagger UI makes up a file called `blob` where none was chosen.
 _REGISTER_BODY = {
     "required": True,
     "content": {
-        registering.FORM: {
-            "schema": {
-                "type": "object",
-                "required": ["model_name", "version"],
-                "properties": {
-                    "model_name": {"type": "string", "examples": ["fraud-detector"]},
-                    "version": {"type": "string", "examples": ["2.4.0"]},
-                    "standardization_params": {
-                        **_OBJECT_FIELD,
-                        "description": "A JSON object; frozen.",
-                        "examples": ['{"mean": [5.8, 3.1], "scale": [0.8, 0.4]}'],
-                    },
-                    "model_params": {
-                        **_OBJECT_FIELD,
-                        "description": "A JSON object; frozen.",
-                        "examples": ['{"C": 1}'],
-                    },
-                    "additional_metadata": {
-                        **_OBJECT_FIELD,
-                        "description": "A JSON object.",
-                        "examples": ['{"metrics": {"auc": 0.97}}'],
-                    },
-                    "model_file": {
-                        "type": "string",
-                        "format": "binary",
-                        "description": "The file, repeated for several. Its filename is its path in the version.",
-                    },
-                },
-            },
-            "encoding": {"model_file": {"contentType": transfer.OCTET_STREAM}},
-        },
-        registering.JSON: {"schema": {"$ref": "#/components/schemas/RegisterModelIn"}},
+        registering.FORM: {"schema": _FORM},
+        registering.JSON: {"schema": {"$ref": f"#/components/schemas/{RegisterModelIn.__name__}"}},
     },
 }
-REQUEST_MODELS = (RegisterModelIn,)
-"""Request bodies that are read by hand, for the OpenAPI document."""
+REQUEST_MODELS = (RegisterModelIn, Problem)
+"""Bodies that are read or written by hand, so that FastAPI does not see their schemas."""
 
 
 @router.post(
@@ -114,18 +188,24 @@ REQUEST_MODELS = (RegisterModelIn,)
         201: {
             "description": "Registered, whole and for ever.",
             "model": ModelInfoOut,
-            "headers": {"Location": {"description": "Where to read it.", "schema": {"type": "string"}}},
+            "content": _example(_REGISTERED_EXAMPLE),
+            "headers": {"Location": _header("Where to read it.", "/get_model_info/fraud-detector/2.4.0")},
         },
         **problem_responses(
             VersionExists("fraud-detector", "2.4.0", state="ready", digest=DIGEST_EXAMPLE),
             ModelNameTaken("Fraud-Detector", "fraud-detector"),
-            UploadTooLarge(214748364800),
-            UnsupportedMediaType("Content-Type: multipart/form-data with a model_file, or application/json."),
+            LeaseLost(),
+            UploadTooLarge(200 * 1024**3),
+            UnsupportedMediaType(
+                "Content-Type: multipart/form-data with a model_file, or application/json without one.",
+                accepted=[registering.FORM, registering.JSON],
+            ),
             _BAD_NAME,
             InvalidForm("The body is no well-formed multipart/form-data: Unexpected end of multipart stream."),
-            IdempotencyKeyReused("3f0c"),
+            IdempotencyKeyReused("3f0c8a52-6f0e-4a51-9b6e-0a4f3a1f7c11"),
             Stalled(30),
             _UNAVAILABLE,
+            instance="/register_model",
         ),
     },
 )
@@ -133,13 +213,16 @@ async def register_model(
     request: Request,
     context: Context,
     idempotency_key: Annotated[
-        str | None,
+        str | _Maybe,
         Header(
+            alias="Idempotency-Key",
             min_length=1,
             max_length=255,
             pattern=r"^[\x21-\x7e]+$",
-            description="Makes a retry safe: the same key with the same registration gives the first answer again.",
-            examples=["3f0c8a52-6f0e-4a51-9b6e-0a4f3a1f7c11"],
+            description=(
+                "Makes a retry safe: the same key with the same registration gives the first answer again. "
+                "Take a new one, such as a UUID, for each registration."
+            ),
         ),
     ] = None,
 ) -> Response:
@@ -163,7 +246,15 @@ async def register_model(
     responses={
         200: _MODEL_INFO,
         **_NOT_MODIFIED,
-        **problem_responses(_NO_MODEL, _NO_VERSION, _NO_ALIAS, _BAD_NAME, _UNAVAILABLE),
+        **problem_responses(
+            _NO_MODEL,
+            _NO_VERSION,
+            _NO_ALIAS,
+            _NO_MATCH,
+            _BAD_NAME,
+            _UNAVAILABLE,
+            instance="/get_model_info/fraud-detector/2.4.0",
+        ),
     },
 )
 async def get_model_info(
@@ -177,7 +268,13 @@ async def get_model_info(
 @router.get(
     "/get_latest_model_info/{model_name}",
     summary="Everything about the latest version",
-    responses={200: _MODEL_INFO, **_NOT_MODIFIED, **problem_responses(_NO_MODEL, _BAD_NAME, _UNAVAILABLE)},
+    responses={
+        200: _MODEL_INFO,
+        **_NOT_MODIFIED,
+        **problem_responses(
+            _NO_MODEL, _NO_MATCH, _BAD_NAME, _UNAVAILABLE, instance="/get_latest_model_info/fraud-detector"
+        ),
+    },
 )
 async def get_latest_model_info(
     request: Request, context: Context, model_name: ModelName, if_none_match: IfNoneMatch = None
@@ -203,18 +300,19 @@ def _model_info(request: Request, info: ModelInfo) -> Response:
         200: {
             "description": "By name, then newest version first.",
             "model": list[ModelSummaryOut],
+            "content": _example([_SUMMARY_EXAMPLE]),
             "headers": {
-                "Link": {"description": '`<…>; rel="next"` while there is more.', "schema": {"type": "string"}}
+                "Link": _header("The next page, while there is more.", '</list_models?page_token=W1…>; rel="next"')
             },
         },
-        **problem_responses(InvalidPageToken(), _UNAVAILABLE),
+        **problem_responses(_BAD_LIMIT, InvalidPageToken(), _UNAVAILABLE, instance="/list_models"),
     },
 )
 async def list_models(
     context: Context,
     limit: Annotated[int, Query(ge=1, le=1000, description="Rows per page.")] = 100,
-    page_token: Annotated[str | None, Query(description="From the `Link` of the page before.")] = None,
-    model_name: Annotated[str | None, Query(description="Only versions of this model.")] = None,
+    page_token: Annotated[str | _Maybe, Query(description="From the `Link` of the page before.")] = None,
+    model_name: Annotated[str | _Maybe, Query(description="Only versions of this model.")] = None,
 ) -> Response:
     """Every version that can be read, page by page; pages stay right while versions are added."""
     query = [model_name]
@@ -232,56 +330,111 @@ async def list_models(
     return Response(model_summaries_json(page.items), headers=headers, media_type=JSON)
 
 
-_FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The file, or the archive.",
-        "content": {
-            transfer.OCTET_STREAM: {"schema": {"type": "string", "format": "binary"}},
-            transfer.TAR: {"schema": {"type": "string", "format": "binary"}},
-        },
-        "headers": _ETAG
-        | _MODEL_VERSION
-        | {
-            "Content-Disposition": {"schema": {"type": "string"}},
-            "Repr-Digest": {"description": "RFC 9530; of a single file.", "schema": {"type": "string"}},
-        },
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_VALIDATORS = _MODEL_VERSION | {
+    "ETag": _header("Strong; of a single file its sha256.", f'"{DIGEST_EXAMPLE.removeprefix("sha256:")}"'),
+    "Last-Modified": _header("When the version was registered.", "Sat, 31 Jan 2026 12:00:00 GMT"),
+}
+_FILE = {
+    "description": "The file, or all files as a tar archive.",
+    "content": {transfer.OCTET_STREAM: _BINARY, transfer.TAR: _BINARY},
+    "headers": _VALIDATORS
+    | {
+        "Content-Length": _header("Known beforehand, of archives too.", 1024),
+        "Content-Disposition": _header("RFC 6266.", 'attachment; filename="model.joblib"'),
+        "Accept-Ranges": _header("Ranges are taken.", "bytes"),
+        "Repr-Digest": _header("RFC 9530; of a single file.", "sha-256=:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=:"),
     },
-    206: {"description": "The range that was asked for."},
-    307: {"description": "With `redirect`: a presigned URL that needs no credentials."},
-    **_NOT_MODIFIED,
+}
+_PART = {
+    "description": "The range that was asked for.",
+    "content": _FILE["content"],
+    "headers": cast(dict[str, Any], _FILE["headers"])
+    | {"Content-Range": _header("Which part this is.", "bytes 0-99/1024")},
+}
+_FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: _FILE,
+    304: {"description": "What you hold is still right.", "headers": _VALIDATORS},
     **problem_responses(
         _NO_MODEL,
         _NO_VERSION,
         _NO_ALIAS,
-        FileNotFound("fraud-detector", "2.4.0", "model.joblib"),
-        PreconditionFailed("If-Match: this is another version than the one you hold."),
-        RangeNotSatisfiable(1024),
+        FileNotFound("fraud-detector", "2.4.0", "model.onnx"),
+        _NO_MATCH,
         _BAD_NAME,
         _UNAVAILABLE,
+        instance="/get_model/fraud-detector/2.4.0",
     ),
 }
 
 
-@router.get("/get_model/{model_name}/{version}", summary="Download a model", responses=_FILE_ANSWERS)
-@router.head("/get_model/{model_name}/{version}", summary="What a download would be", responses=_FILE_ANSWERS)
+@router.get(
+    "/get_model/{model_name}/{version}",
+    summary="Download a model",
+    response_class=Response,
+    responses={
+        **_FILE_ANSWERS,
+        206: _PART,
+        307: {
+            "description": "Only with `redirect`: to a presigned URL, which needs no credentials.",
+            "headers": {"Location": _header("Where the bytes are.", "https://s3.example.org/models/blobs/0d9c2b5e?…")},
+        },
+        **problem_responses(RangeNotSatisfiable(1024), instance="/get_model/fraud-detector/2.4.0"),
+    },
+)
 async def get_model(
     request: Request,
     context: Context,
     model_name: ModelName,
     version: ReadVersion,
     redirect: Annotated[
-        bool | None,
-        Query(description="true: 307 to storage. false: streamed by the service. Left out: as the service is set."),
+        bool | _Maybe,
+        Query(
+            description="true: 307 to storage. false: streamed by the service. Left out: as the service is set.",
+            # The page that shows this form may not follow a redirect to another host.
+            json_schema_extra={"example": False},
+        ),
     ] = None,
-    path: Annotated[str | None, Query(description="Which of several files; without it they come as one tar.")] = None,
-    range_: Annotated[str | None, Header(alias="Range", description="`bytes=…`, one range.")] = None,
+    path: FilePath = None,
+    range_: Annotated[
+        str | _Maybe, Header(alias="Range", description="One range, such as `bytes=0-99`: the answer is 206.")
+    ] = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The bytes of a version: its only file, the file at `path`, or all of them as a deterministic tar.
 
-    Resumable (`Range`, `If-Range`) and verifiable: the ETag of a file is its sha256, `Repr-Digest` says it too.
+    Resumable (`Range`, `If-Range`), conditional (`If-Match`, `If-None-Match`) and verifiable: the ETag of a file is
+    its sha256, and `Repr-Digest` says it too.
     """
-    download = await context.downloads.find(VersionSelector(model_name, version), path, actor=context.actor)
+    return await _download(request, context, VersionSelector(model_name, version), path, redirect)
+
+
+@router.head(
+    "/get_model/{model_name}/{version}",
+    summary="What a download would be",
+    response_class=Response,
+    responses={
+        # No answer to HEAD has a body, whatever its status.
+        status: {key: value for key, value in answer.items() if key != "content"}
+        for status, answer in (ANY_ROUTE | _FILE_ANSWERS).items()
+    },
+)
+async def head_model(
+    request: Request,
+    context: Context,
+    model_name: ModelName,
+    version: ReadVersion,
+    path: FilePath = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """The headers of a download, without the bytes: size, name, digest and version. Never a redirect."""
+    return await _download(request, context, VersionSelector(model_name, version), path, redirect=False)
+
+
+async def _download(
+    request: Request, context: RequestContext, selector: VersionSelector, path: str | None, redirect: bool | None
+) -> Response:
+    download = await context.downloads.find(selector, path, actor=context.actor)
     return await transfer.answer(
         request,
         context.downloads,
@@ -295,16 +448,24 @@ async def get_model(
     "/remove_model/{model_name}/{version}",
     summary="Remove a version",
     responses={
-        200: {"description": "Removed; it can be restored until `purge_after`.", "model": ModelInfoOut},
+        200: {
+            "description": "Removed; it can be restored until `purge_after`.",
+            "model": ModelInfoOut,
+            "content": _example(_REMOVED_EXAMPLE),
+        },
         **problem_responses(
-            _NO_VERSION, VersionAliased("fraud-detector", "2.4.0", ["champion"]), _BAD_NAME, _UNAVAILABLE
+            _NO_VERSION,
+            VersionAliased("fraud-detector", "2.4.0", ["champion"]),
+            _BAD_NAME,
+            _UNAVAILABLE,
+            instance="/remove_model/fraud-detector/2.4.0",
         ),
     },
 )
 async def remove_model(
     context: Context,
     model_name: ModelName,
-    version: Annotated[str, Path(description="A version label.", examples=["2.4.0"])],
+    version: Annotated[str, Path(description="A version label.", json_schema_extra={"example": "2.4.0"})],
     force: Annotated[bool, Query(description="Also when aliases point at it; they are dropped.")] = False,
 ) -> Response:
     """Hide a version. Its label stays taken for ever, so that it can never name other bytes."""

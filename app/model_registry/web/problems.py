@@ -57,7 +57,7 @@ class Problem(BaseModel):
     detail: str = Field(description="What happened here, and the way out.")
     instance: str = Field(description="The path that was asked for.")
     request_id: str = Field(description="Also in the X-Request-ID header and in the service's log.")
-    errors: list[FieldError] | None = Field(None, description="With 422: what is wrong where.")
+    errors: list[FieldError] = Field(default_factory=list, description="With 422 alone: what is wrong where.")
 
 
 class UnsupportedMediaType(RegistryError):
@@ -70,6 +70,27 @@ class BadRequest(RegistryError):
     """Known to HTTP alone: a message that breaks the rules of HTTP itself."""
 
     slug = "bad-request"
+
+
+class InvalidRequest(Invalid):
+    """Known to HTTP alone: a parameter that is missing, or of the wrong type or size."""
+
+    slug = "invalid-request"
+
+    def __init__(self, errors: list[dict[str, Any]]) -> None:
+        detail = "; ".join(f"{'.'.join(str(step) for step in error['loc'])}: {error['msg']}" for error in errors)
+        super().__init__(detail, errors=errors)
+
+
+class InternalError(RegistryError):
+    """A bug of ours: no internals in the answer, the traceback in the log under the same request id."""
+
+    slug = "internal-error"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The service failed in a way it did not expect; the log has the details under this request id."
+        )
 
 
 class RangeNotSatisfiable(RegistryError):
@@ -100,16 +121,27 @@ def problem(
     members: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    body = {
-        **(members or {}),
+    body = _body(status, slug, detail, members, shown(scope.get("path", "")), scope.get("request_id", ""))
+    return Response(orjson.dumps(body, default=str), status, headers, MEDIA_TYPE)
+
+
+def _body(
+    status: int, slug: str, detail: str, members: dict[str, Any] | None, instance: object, request_id: str
+) -> dict[str, Any]:
+    standard = {
         "type": f"urn:model-registry:problem:{slug}",
-        "title": slug.replace("-", " ").capitalize(),
+        "title": _title(slug),
         "status": status,
         "detail": detail,
-        "instance": shown(scope.get("path", "")),
-        "request_id": scope.get("request_id", ""),
+        "instance": instance,
+        "request_id": request_id,
     }
-    return Response(orjson.dumps(body, default=str), status, headers, MEDIA_TYPE)
+    # The standard members come first, and no other takes their place.
+    return standard | (members or {}) | standard
+
+
+def _title(slug: str) -> str:
+    return slug.replace("-", " ").capitalize()
 
 
 def problem_of(scope: Scope, error: RegistryError) -> Response:
@@ -130,13 +162,8 @@ def _headers_of(error: RegistryError) -> dict[str, str] | None:
 
 
 def internal_error(scope: Scope) -> Response:
-    """A bug of ours: no internals in the answer, the traceback in the log under the same request id."""
-    return problem(
-        scope,
-        500,
-        "internal-error",
-        "The service failed in a way it did not expect; the log has the details under this request id.",
-    )
+    error = InternalError()
+    return problem(scope, 500, error.slug, error.detail)
 
 
 async def _on_registry_error(request: Request, error: Exception) -> Response:
@@ -152,8 +179,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
         {"loc": [shown(step) for step in item["loc"]], "msg": item["msg"], "value": shown(item.get("input"))}
         for item in error.errors()
     ]
-    detail = "; ".join(f"{'.'.join(str(step) for step in item['loc'])}: {item['msg']}" for item in errors)
-    return problem(request.scope, 422, "invalid-request", detail, {"errors": errors})
+    return problem_of(request.scope, InvalidRequest(errors))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -177,26 +203,26 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
 
 
-def problem_responses(*examples: RegistryError) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses, one for each status, with an example for each error."""
+def problem_responses(*examples: RegistryError, instance: str = "/…") -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses, one for each status, with an example for each error as a request to `instance` gets it."""
     responses: dict[int | str, dict[str, Any]] = {}
     for error in examples:
         status = status_of(error)
-        entry = responses.setdefault(
-            status, {"model": Problem, "description": "", "content": {MEDIA_TYPE: {"examples": {}}}}
-        )
-        summary = (type(error).__doc__ or error.slug.replace("-", " ").capitalize()).splitlines()[0]
-        entry["description"] += ("; " if entry["description"] else "") + f"`{error.slug}`"
+        content = {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}, "examples": {}}
+        entry = responses.setdefault(status, {"description": "", "content": {MEDIA_TYPE: content}})
+        entry["description"] += (", " if entry["description"] else "") + f"`{error.slug}`"
         entry["content"][MEDIA_TYPE]["examples"][error.slug] = {
-            "summary": summary,
-            "value": {
-                **error.members,
-                "type": f"urn:model-registry:problem:{error.slug}",
-                "title": error.slug.replace("-", " ").capitalize(),
-                "status": status,
-                "detail": error.detail,
-                "instance": "/…",
-                "request_id": "9f86d081884c7d65",
-            },
+            "summary": _title(error.slug),
+            "value": _body(status, error.slug, error.detail, error.members, instance, "9f86d081884c7d65"),
         }
+        if headers := _headers_of(error):
+            entry["headers"] = {
+                name: {"schema": {"type": "string"}, "example": value} for name, value in headers.items()
+            }
     return responses
+
+
+ANY_ROUTE = problem_responses(
+    BadRequest("A request has a Content-Length or a Transfer-Encoding, not both."), InternalError()
+)
+"""What every route may answer."""

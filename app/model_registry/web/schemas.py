@@ -90,7 +90,9 @@ class ModelInfoOut(BaseModel):
     ready_at: str | None
     removed_at: str | None
     purge_after: str | None = Field(description="Until then a removed version can be restored.")
-    download_url: str | None = Field(description="Where its bytes are, relative to this service; null where there are none to have.")
+    download_url: str | None = Field(
+        description="Where its bytes are, relative to this service; null where there are none to have."
+    )
 
 
 class ModelSummaryOut(BaseModel):

@@ -68,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_tags=TAGS,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=docs.operation_id,
         lifespan=lifespan,
         middleware=[
             Middleware(StartsInOneSentence),

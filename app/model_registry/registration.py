@@ -31,6 +31,10 @@ from model_registry.versions import precedence
 
 log = structlog.get_logger(__name__)
 
+_PUBLISH_PATIENCE_SECONDS = 10
+_giving_up: set[asyncio.Task[None]] = set()
+"""Held here, because the event loop itself keeps only weak references to its tasks."""
+
 Render = Callable[[ModelInfo], str]
 
 
@@ -199,7 +203,8 @@ class Registration:
         async def work(tx: Transaction) -> str:
             return await self._publish(tx, ref, details, meaning, render)
 
-        answer = await self._database.run(work)
+        # All the bytes have arrived by now: worth waiting for a database that is just being restarted.
+        answer = await self._database.run(work, patience_seconds=_PUBLISH_PATIENCE_SECONDS)
         self._is_published = True
         log.info(
             "version.registered",
@@ -285,7 +290,17 @@ class Registration:
         try:
             await self._database.run(work)
         except Unavailable:
-            log.warning("registration.left_to_the_collector", version_id=self._version_id)
+            # So that a client that tries again does not wait for the lease.
+            log.warning("registration.given_up_later", version_id=self._version_id)
+            later = asyncio.create_task(self._database.run(work, patience_seconds=self._limits.lease_seconds))
+            _giving_up.add(later)
+            later.add_done_callback(_forget)
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    _giving_up.discard(task)
+    if not task.cancelled() and task.exception() is not None:
+        log.warning("registration.left_to_the_collector", reason=str(task.exception()))
 
 
 async def discard_unfinished(

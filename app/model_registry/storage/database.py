@@ -1,6 +1,8 @@
 """The connection pool, and the two ways to use it: a transaction, or a read without one."""
 
 import asyncio
+import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,7 +27,6 @@ from model_registry.utils import JsonText, clean_json_object, to_json_text
 
 T = TypeVar("T")
 
-_TRIES = 3
 # Classes of SQLSTATE (PostgreSQL manual, appendix A) that say "not now" rather than "not so".
 _TRANSIENT = ("08", "53", "57", "40", "55P03", "25006", "25P03")
 
@@ -120,19 +121,22 @@ class Database:
             async with self._reader.connect() as connection:
                 yield Transaction(connection)
 
-    async def run(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[Transaction], Awaitable[T]], *, patience_seconds: float = 0.5) -> T:
         """`work` in a transaction, again from the start when the connection broke or a deadlock was resolved.
 
         A lost reply to COMMIT cannot be told from a commit that never arrived, so `work` must be idempotent.
+        `patience_seconds` is how long a server that is away is waited for, before the caller gets `Unavailable`.
         """
-        for attempt in range(1, _TRIES + 1):
+        deadline = time.monotonic() + patience_seconds
+        for attempt in itertools.count(1):
             try:
                 async with self.transaction() as tx:
                     return await work(tx)
             except Unavailable as error:
-                if attempt == _TRIES or not isinstance(error.__cause__, DBAPIError):
+                pause = min(0.05 * 2**attempt, 1)
+                if not _is_worth_another_try(error.__cause__) or time.monotonic() + pause > deadline:
                     raise
-                await asyncio.sleep(0.05 * attempt)
+                await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
     async def ping(self) -> None:
@@ -170,6 +174,14 @@ def _is_transient(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith((*_TRANSIENT, "28", "3D"))
     return isinstance(error, PoolTimeout | OSError | TimeoutError | asyncpg.InterfaceError)
+
+
+def _is_worth_another_try(cause: BaseException | None) -> bool:
+    """Not where a wait has just run out: for a free connection, a lock, or a statement."""
+    if isinstance(cause, DBAPIError):
+        state = getattr(cause.orig, "sqlstate", None) or ""
+        return cause.connection_invalidated or state.startswith(("08", "40", "57P"))
+    return isinstance(cause, OSError | asyncpg.PostgresError | asyncpg.InterfaceError)
 
 
 def _serialize(value: Any) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, cast
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import WithJsonSchema
 from starlette.responses import Response
 
 from model_registry.domain import ModelInfo, VersionRef, VersionSelector
@@ -52,9 +52,10 @@ from model_registry.web.schemas import (
 router = APIRouter(tags=["registry"], responses=ANY_ROUTE)
 
 JSON = "application/json"
+_KEY = r"^[\x21-\x7e]+$"
 
 # A parameter may be left out and is never null, so there is no null in its schema.
-_Maybe = SkipJsonSchema[None]
+_STRING = WithJsonSchema({"type": "string"})
 # The `example` of a schema fills the form of Swagger UI; its `examples` do not.
 ModelName = Annotated[
     str, Path(description="A model's name, in its exact case.", json_schema_extra={"example": "fraud-detector"})
@@ -67,10 +68,14 @@ ReadVersion = Annotated[
     ),
 ]
 FilePath = Annotated[
-    str | _Maybe, Query(description="One of the version's files. Left out: the only file, or all of them as one tar.")
+    str | None,
+    _STRING,
+    Query(description="One of the version's files. Left out: the only file, or all of them as one tar."),
 ]
 IfNoneMatch = Annotated[
-    str | _Maybe, Header(alias="If-None-Match", description="An ETag that you hold: 304 while it is still right.")
+    str | None,
+    _STRING,
+    Header(alias="If-None-Match", description="An ETag that you hold: 304 while it is still right."),
 ]
 
 _BAD_NAME = InvalidField(
@@ -175,6 +180,18 @@ _REGISTER_BODY = {
         registering.JSON: {"schema": {"$ref": f"#/components/schemas/{RegisterModelIn.__name__}"}},
     },
 }
+_REGISTER_SAMPLE = {
+    "lang": "Shell",
+    "label": "curl",
+    "source": """\
+curl http://localhost:8000/register_model \\
+  -F model_name=fraud-detector \\
+  -F version=2.4.0 \\
+  -F 'model_params={"C": 1.0, "penalty": "l2"}' \\
+  -F 'additional_metadata={"metrics": {"auc": 0.97}}' \\
+  -F model_file=@model.joblib""",
+}
+"""For ReDoc, which makes up no sample of a form."""
 REQUEST_MODELS = (RegisterModelIn, Problem)
 """Bodies that are read or written by hand, so that FastAPI does not see their schemas."""
 
@@ -183,7 +200,7 @@ REQUEST_MODELS = (RegisterModelIn, Problem)
     "/register_model",
     status_code=201,
     summary="Register a version of a model",
-    openapi_extra={"requestBody": _REGISTER_BODY},
+    openapi_extra={"requestBody": _REGISTER_BODY, "x-codeSamples": [_REGISTER_SAMPLE]},
     responses={
         201: {
             "description": "Registered, whole and for ever.",
@@ -213,12 +230,13 @@ async def register_model(
     request: Request,
     context: Context,
     idempotency_key: Annotated[
-        str | _Maybe,
+        str | None,
+        WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 255, "pattern": _KEY}),
         Header(
             alias="Idempotency-Key",
             min_length=1,
             max_length=255,
-            pattern=r"^[\x21-\x7e]+$",
+            pattern=_KEY,
             description=(
                 "Makes a retry safe: the same key with the same registration gives the first answer again. "
                 "Take a new one, such as a UUID, for each registration."
@@ -311,8 +329,8 @@ def _model_info(request: Request, info: ModelInfo) -> Response:
 async def list_models(
     context: Context,
     limit: Annotated[int, Query(ge=1, le=1000, description="Rows per page.")] = 100,
-    page_token: Annotated[str | _Maybe, Query(description="From the `Link` of the page before.")] = None,
-    model_name: Annotated[str | _Maybe, Query(description="Only versions of this model.")] = None,
+    page_token: Annotated[str | None, _STRING, Query(description="From the `Link` of the page before.")] = None,
+    model_name: Annotated[str | None, _STRING, Query(description="Only versions of this model.")] = None,
 ) -> Response:
     """Every version that can be read, page by page; pages stay right while versions are added."""
     query = [model_name]
@@ -388,16 +406,14 @@ async def get_model(
     model_name: ModelName,
     version: ReadVersion,
     redirect: Annotated[
-        bool | _Maybe,
-        Query(
-            description="true: 307 to storage. false: streamed by the service. Left out: as the service is set.",
-            # The page that shows this form may not follow a redirect to another host.
-            json_schema_extra={"example": False},
-        ),
+        bool | None,
+        # false is what Swagger UI begins with: its page may not follow a redirect to another host.
+        WithJsonSchema({"type": "boolean", "example": False}),
+        Query(description="true: 307 to storage. false: streamed by the service. Left out: as the service is set."),
     ] = None,
     path: FilePath = None,
     range_: Annotated[
-        str | _Maybe, Header(alias="Range", description="One range, such as `bytes=0-99`: the answer is 206.")
+        str | None, _STRING, Header(alias="Range", description="One range, such as `bytes=0-99`: the answer is 206.")
     ] = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:

@@ -203,6 +203,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
 
 
+_HEADERS = {"Retry-After": "Seconds to wait.", "Content-Range": "How many bytes there are."}
+
+
 def problem_responses(*examples: RegistryError, instance: str = "/…") -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses, one for each status, with an example for each error as a request to `instance` gets it."""
     responses: dict[int | str, dict[str, Any]] = {}
@@ -217,7 +220,8 @@ def problem_responses(*examples: RegistryError, instance: str = "/…") -> dict[
         }
         if headers := _headers_of(error):
             entry["headers"] = {
-                name: {"schema": {"type": "string"}, "example": value} for name, value in headers.items()
+                name: {"description": _HEADERS[name], "schema": {"type": "string"}, "example": value}
+                for name, value in headers.items()
             }
     return responses
 

@@ -91,6 +91,8 @@ class Database:
             pool_pre_ping=True,
             # Every use below ends its own transaction, so there is nothing left to reset.
             pool_reset_on_return=None,
+            # Errors end up in the log; what people registered must not.
+            hide_parameters=True,
             json_serializer=_serialize,
             json_deserializer=JsonText,
             connect_args={

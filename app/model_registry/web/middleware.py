@@ -19,6 +19,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _DRAIN_BYTES = 16 * 1024**2
 _DRAIN_SECONDS = 5.0
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Observed:
@@ -74,7 +75,9 @@ class Observed:
             REQUEST_SECONDS.labels(method, route).observe(seconds)
             BYTES_IN.inc(received)
             BYTES_OUT.inc(sent)
-            log.info(
+            # Probes come every few seconds and say nothing while all is well.
+            write = log.debug if route in _PROBES and status < 400 else log.info
+            write(
                 "request",
                 method=shown(scope["method"]),
                 path=shown(scope["path"]),

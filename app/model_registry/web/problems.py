@@ -3,6 +3,7 @@
 from typing import Any
 
 import orjson
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +25,8 @@ from model_registry.errors import (
     Unavailable,
     shown,
 )
+
+log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -170,6 +173,9 @@ async def _on_registry_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RegistryError)  # noqa: S101 - registered for this class
     if status_of(error) == 500:
         raise error
+    if isinstance(error, Unavailable):
+        # The answer names no internals, so the operator finds them here.
+        log.warning("request.unavailable", what=error.detail, cause=repr(error.__cause__))
     return problem_of(request.scope, error)
 
 

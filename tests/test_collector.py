@@ -166,7 +166,7 @@ async def test_a_download_that_began_survives_the_purge(service_with: ServiceWit
 async def test_old_idempotency_keys_are_forgotten(
     client: httpx.AsyncClient, database_session: AsyncSession, collect: Collect
 ) -> None:
-    await register(client, {"model_name": "m", "version": "1"}, **{"Idempotency-Key": "old"})
+    await register(client, {"model_name": "m", "version": "1"}, key="old")
     await database_session.execute(text("UPDATE idempotency SET created_at = now() - interval '8 days'"))
     await database_session.commit()
 

@@ -21,8 +21,10 @@ def as_form(info: dict[str, Any]) -> dict[str, str]:
 
 
 async def register(
-    client: httpx.AsyncClient, info: dict[str, Any], files: dict[str, bytes] | None = None, **headers: str
+    client: httpx.AsyncClient, info: dict[str, Any], files: dict[str, bytes] | None = None, *, key: str | None = None
 ) -> httpx.Response:
+    """Register by form; `key` is the Idempotency-Key."""
+    headers = {"Idempotency-Key": key} if key else {}
     parts = [("model_file", (path, content)) for path, content in (files or {"model.bin": WEIGHTS}).items()]
     return await client.post("/register_model", data=as_form(info), files=parts, headers=headers)
 

@@ -204,8 +204,8 @@ async def test_json_registers_a_version_without_a_file(
 async def test_a_retry_with_its_idempotency_key_gets_the_first_answer(
     client: httpx.AsyncClient, sample_model_info: dict[str, Any], collect: Collect, bucket: Bucket
 ) -> None:
-    first = await register(client, sample_model_info, {"m": WEIGHTS}, **{"Idempotency-Key": "job-17"})
-    again = await register(client, sample_model_info, {"m": WEIGHTS}, **{"Idempotency-Key": "job-17"})
+    first = await register(client, sample_model_info, {"m": WEIGHTS}, key="job-17")
+    again = await register(client, sample_model_info, {"m": WEIGHTS}, key="job-17")
 
     assert (first.status_code, again.status_code) == (201, 201)
     assert again.content == first.content
@@ -227,9 +227,9 @@ async def test_a_retry_with_its_idempotency_key_gets_the_first_answer(
 async def test_an_idempotency_key_with_another_meaning_is_refused(
     client: httpx.AsyncClient, sample_model_info: dict[str, Any], change: dict[str, Any]
 ) -> None:
-    await register(client, sample_model_info, **{"Idempotency-Key": "job-17"})
+    await register(client, sample_model_info, key="job-17")
 
-    response = await register(client, sample_model_info | change, **{"Idempotency-Key": "job-17"})
+    response = await register(client, sample_model_info | change, key="job-17")
 
     assert response.status_code == 422
     assert response.json()["type"] == "urn:model-registry:problem:idempotency-key-reused"
@@ -239,20 +239,19 @@ async def test_an_idempotency_key_with_another_meaning_is_refused(
 async def test_an_idempotency_key_with_another_file_is_refused(
     client: httpx.AsyncClient, sample_model_info: dict[str, Any]
 ) -> None:
-    await register(client, sample_model_info, {"m": b"one"}, **{"Idempotency-Key": "job-17"})
+    await register(client, sample_model_info, {"m": b"one"}, key="job-17")
 
-    response = await register(client, sample_model_info, {"m": b"two"}, **{"Idempotency-Key": "job-17"})
+    response = await register(client, sample_model_info, {"m": b"two"}, key="job-17")
 
     assert response.status_code == 422
 
 
 async def test_what_is_compared_is_meaning_and_not_bytes(client: httpx.AsyncClient) -> None:
-    key = {"Idempotency-Key": "k"}
     one = {"model_name": "m", "version": "1", "model_params": '{"a": 1, "b": [0.50, 2]}'}
     two = {"model_name": "m", "version": "1", "model_params": '{ "b":[5e-1,2.0] ,"a":1.0}'}
-    first = await register(client, one, **key)
+    first = await register(client, one, key="k")
 
-    again = await register(client, two, **key)
+    again = await register(client, two, key="k")
 
     assert (again.status_code, again.content) == (201, first.content)
 
@@ -260,9 +259,9 @@ async def test_what_is_compared_is_meaning_and_not_bytes(client: httpx.AsyncClie
 async def test_a_fresh_key_does_not_turn_a_duplicate_into_a_success(
     client: httpx.AsyncClient, sample_model_info: dict[str, Any]
 ) -> None:
-    first = await register(client, sample_model_info, **{"Idempotency-Key": "job-17"})
+    first = await register(client, sample_model_info, key="job-17")
 
-    response = await register(client, sample_model_info, **{"Idempotency-Key": "job-18"})
+    response = await register(client, sample_model_info, key="job-18")
 
     assert response.status_code == 409
     assert response.json()["digest"] == first.json()["digest"]
@@ -271,15 +270,13 @@ async def test_a_fresh_key_does_not_turn_a_duplicate_into_a_success(
 async def test_concurrent_twins_with_one_key_give_one_version(
     client: httpx.AsyncClient, sample_model_info: dict[str, Any]
 ) -> None:
-    responses = await asyncio.gather(
-        *(register(client, sample_model_info, **{"Idempotency-Key": "twin"}) for _ in range(10))
-    )
+    responses = await asyncio.gather(*(register(client, sample_model_info, key="twin") for _ in range(10)))
 
     statuses = [response.status_code for response in responses]
     assert statuses.count(201) >= 1
     assert set(statuses) <= {201, 409}
     assert len({response.content for response in responses if response.status_code == 201}) == 1
-    final = await register(client, sample_model_info, **{"Idempotency-Key": "twin"})
+    final = await register(client, sample_model_info, key="twin")
     assert final.status_code == 201
 
 
@@ -507,8 +504,9 @@ async def test_pages_stay_right_while_versions_are_added(client: httpx.AsyncClie
         await client.post("/register_model", json={"model_name": "a-new-one", "version": f"{len(seen)}"})
         url = response.links.get("next", {}).get("url")
 
-    strip = lambda rows: [(row["model_name"], row["version"]) for row in rows]  # noqa: E731
-    assert strip(seen) == strip(everything)
+    assert [(row["model_name"], row["version"]) for row in seen] == [
+        (row["model_name"], row["version"]) for row in everything
+    ]
 
 
 async def test_the_list_of_one_model_holds_only_its_versions(client: httpx.AsyncClient) -> None:

@@ -6,7 +6,7 @@ SeaweedFS is the real thing; moto is quick but checks no signature, so what need
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from uuid import uuid4
 
 import httpx
@@ -238,7 +238,7 @@ async def test_a_store_that_never_answers_is_unavailable_at_the_deadline(silent_
         operation_timeout_seconds=0.5,
     )
     async with S3BlobStore(options) as store:
-        calls = {
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
             "put": lambda: store.put("k", body(bytes(MIB))),
             "put_part": lambda: store.put_part("k", "u", 1, body(bytes(MIB))),
             "size": lambda: store.size("k"),

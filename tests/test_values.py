@@ -230,7 +230,8 @@ def test_a_refusal_names_the_place_and_the_rule(text: str, place: list[str | int
     with pytest.raises(InvalidField) as caught:
         parse_json_object(text, ("f",), max_bytes=MIB)
 
-    (error,) = caught.value.members["errors"]  # type: ignore[misc]
+    errors: Any = caught.value.members["errors"]
+    (error,) = errors
     assert error["loc"] == place
     assert rule in error["msg"]
 

@@ -348,7 +348,7 @@ async def list_models(
     return Response(model_summaries_json(page.items), headers=headers, media_type=JSON)
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BINARY = {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}
 _VALIDATORS = _MODEL_VERSION | {
     "ETag": _header("Strong; of a single file its sha256.", f'"{DIGEST_EXAMPLE.removeprefix("sha256:")}"'),
     "Last-Modified": _header("When the version was registered.", "Sat, 31 Jan 2026 12:00:00 GMT"),

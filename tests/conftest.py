@@ -20,6 +20,7 @@ from model_registry.db_models import Base
 from model_registry.embedded import EmbeddedStack, StackAddresses
 from model_registry.gc import Collected, Collector
 from model_registry.migrations import migrate
+from model_registry.protocol import BoundedHttp
 from model_registry.settings import PREFIX, Settings
 from model_registry.storage.s3 import S3BlobStore
 from model_registry.wiring import Services, blob_store
@@ -110,7 +111,10 @@ async def running(settings: Settings) -> AsyncIterator[RunningService]:
     app = create_app(settings)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    config = uvicorn.Config(
+        app, http=BoundedHttp, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
     server.capture_signals = _without_signals  # type: ignore[method-assign]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:

@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_registry.db_models import Base
-from model_registry.names import DistinctPaths
+from model_registry.names import MAX_FILES, DistinctPaths
 from tests.bucket import Bucket
 from tests.conftest import Collect, RunningService, ServiceWith
 from tests.rawhttp import Ending, RawAnswer, message, send
@@ -506,6 +507,25 @@ def test_the_check_of_many_deep_paths_takes_little_memory() -> None:
     tracemalloc.stop()
     # A hundred thousand of them are allowed in one version.
     assert peak / 300 < 16 * 1024
+
+
+@pytest.mark.parametrize("step", ["renew", "close", "give_up", "garbage"])
+async def test_a_registration_of_as_many_files_as_are_allowed_can_be_ended(
+    service: RunningService, fresh: None, step: str
+) -> None:
+    # PostgreSQL takes 32,767 parameters a statement; MAX_FILES of them would only take longer to fail.
+    ids = [uuid4() for _ in range(min(MAX_FILES, 33_000))]
+
+    async with service.services.database.transaction() as tx:
+        match step:
+            case "renew":
+                await tx.uploads.renew(ids, 10)
+            case "close":
+                await tx.uploads.close(ids)
+            case "give_up":
+                await tx.uploads.give_up(ids)
+            case _:
+                await tx.garbage.add({str(each_id) for each_id in ids}, delay_seconds=0)
 
 
 async def test_a_file_without_a_filename_is_refused(client: httpx.AsyncClient, registry: Registry) -> None:
@@ -1114,7 +1134,7 @@ async def test_an_idempotency_key_against_the_rule_is_refused(
     for body, content_type in ((WHOLE, FORM), (JSON_BODY, JSON)):
         answer = await send(service.address, raw_post(body, f"Idempotency-Key: {wrong}", content_type=content_type))
 
-        assert_problem(answer, 422, names="idempotency-key")
+        assert_problem(answer, 422, names="Idempotency-Key")
     await registry.assert_unchanged()
 
 
@@ -1550,6 +1570,29 @@ async def test_a_body_that_stalls_is_given_up(service_with: ServiceWith, registr
 
     assert_problem(answer, 408, slug="request-timeout")
     await registry.assert_unchanged()
+
+
+async def test_uploads_that_stall_do_not_keep_others_from_uploading(
+    service_with: ServiceWith, client: httpx.AsyncClient
+) -> None:
+    service = await service_with(upload_buffer_slots=4)
+    stalled = []
+    for version in range(4):
+        _, writer = await asyncio.open_connection(*service.address)
+        begun = form(field("model_name", "slow"), field("version", f"v{version}"), file(), end=False)
+        writer.write(raw_post(begun, length=MEBIBYTE))
+        await writer.drain()
+        stalled.append(writer)
+    await asyncio.sleep(0.5)
+
+    try:
+        answer = await send(service.address, raw_post(WHOLE), timeout_seconds=5)
+    finally:
+        for writer in stalled:
+            writer.close()
+
+    assert answer is not None
+    assert answer.status_code in {201, 503}, answer.text
 
 
 async def test_a_socket_that_never_finishes_its_headers_is_closed(service: RunningService) -> None:

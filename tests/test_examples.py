@@ -134,11 +134,9 @@ def test_what_the_readme_names_is_there() -> None:
     named = [ROOT / link for link in re.findall(r"\]\(([^)#:]+)\)", README)]
     folder = ROOT
     for line in tree.splitlines():
-        if not line.startswith(" "):
-            folder = ROOT
-        named.append(folder / line.split()[0])
-        if not line.startswith(" "):
-            folder = named[-1]
+        is_inside = line.startswith(" ")
+        named.append((folder if is_inside else ROOT) / line.split()[0])
+        folder = folder if is_inside else named[-1]
     targets = set(re.findall(r"^make (\w+)", README, re.MULTILINE))
     makefile = (ROOT / "Makefile").read_text()
 

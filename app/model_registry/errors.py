@@ -5,6 +5,7 @@ name that clients match on, `members` are the facts that a protocol adds to its 
 """
 
 import reprlib
+from decimal import Decimal
 from typing import ClassVar
 
 
@@ -12,7 +13,15 @@ def shown(value: object) -> object:
     """A value as an error repeats it: short and printable, whatever it was."""
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = value if isinstance(value, str) else reprlib.repr(value)
+    match value:
+        case str():
+            text = value
+        case Decimal():
+            text = str(value)
+        case dict() | list():
+            text = "an object" if isinstance(value, dict) else "a list"
+        case _:
+            text = reprlib.repr(value)
     clipped = text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
     return clipped.encode("utf-8", "backslashreplace").decode()
 

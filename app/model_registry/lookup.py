@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 from model_registry.domain import VersionSelector
-from model_registry.errors import AliasNotFound, ModelNotFound, VersionNotFound
+from model_registry.errors import AliasNotFound, ModelNotFound, NotFound, VersionNotFound
 from model_registry.storage.database import Transaction
 
 T = TypeVar("T")
@@ -11,11 +11,16 @@ T = TypeVar("T")
 
 async def found(tx: Transaction, selector: VersionSelector, result: T | None) -> T:
     """The result, or the error that says which part of the selector names nothing."""
-    if result is not None:
-        return result
+    if result is None:
+        raise await missing(tx, selector)
+    return result
+
+
+async def missing(tx: Transaction, selector: VersionSelector) -> NotFound:
+    """Which part of the selector it is that names nothing."""
     if not await tx.versions.has_visible(selector.model_name):
         existing = await tx.models.existing_name(selector.model_name)
-        raise ModelNotFound(selector.model_name, existing if existing != selector.model_name else None)
+        return ModelNotFound(selector.model_name, existing if existing != selector.model_name else None)
     if selector.alias is not None:
-        raise AliasNotFound(selector.model_name, selector.alias)
-    raise VersionNotFound(selector.model_name, selector.version)
+        return AliasNotFound(selector.model_name, selector.alias)
+    return VersionNotFound(selector.model_name, selector.version)

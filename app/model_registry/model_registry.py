@@ -17,8 +17,8 @@ from model_registry.domain import (
     VersionSelector,
     VersionState,
 )
-from model_registry.errors import VersionAliased, VersionNotFound
-from model_registry.lookup import found
+from model_registry.errors import VersionAliased
+from model_registry.lookup import found, missing
 from model_registry.names import check_model_name
 from model_registry.registration import Registration, UploadLimits
 from model_registry.storage.blobstore import BlobStore
@@ -119,7 +119,7 @@ class ModelRegistry:
         async with self._database.transaction() as tx:
             taken = await tx.versions.taken(ref)
             if taken is None or await tx.versions.lock(taken.id) != VersionState.READY:
-                raise VersionNotFound(ref.model_name, ref.version)
+                raise await missing(tx, VersionSelector(ref.model_name, ref.version))
             aliases = await tx.versions.aliases(taken.id)
             if aliases and not force:
                 raise VersionAliased(ref.model_name, ref.version, aliases)

@@ -3,6 +3,7 @@
 Every check returns the name itself, or raises `InvalidField` with the rule and the value.
 """
 
+import bisect
 import re
 import unicodedata
 
@@ -62,9 +63,10 @@ def check_path(path: str, loc: tuple[str | int, ...] | str = "path") -> str:
         raise InvalidField(loc, "a path has no control characters, nor any that reorder text", path)
     if "\\" in path:
         raise InvalidField(loc, "a path has no backslash; folders are separated by '/'", path)
-    if path.startswith("/") or _DRIVE.match(path):
+    segments = path.split("/")
+    if path.startswith("/") or any(_DRIVE.match(segment) for segment in segments):
         raise InvalidField(loc, "a path is relative: no leading '/' and no drive letter", path)
-    if any(segment in {"", ".", ".."} for segment in path.split("/")):
+    if any(segment in {"", ".", ".."} for segment in segments):
         raise InvalidField(loc, "a path has no empty, '.' or '..' segment", path)
     if not unicodedata.is_normalized("NFC", path):
         raise InvalidField(loc, "a path is in Unicode normal form C", path)
@@ -76,7 +78,7 @@ class DistinctPaths:
 
     def __init__(self) -> None:
         self._files: dict[str, str] = {}
-        self._folders: dict[str, str] = {}
+        self._sorted: list[str] = []
 
     def add(self, path: str, loc: tuple[str | int, ...] | str = "path") -> str:
         """Check a path by itself and against those added before; returns it."""
@@ -86,10 +88,22 @@ class DistinctPaths:
         folded = path.casefold()
         if twin := self._files.get(folded):
             raise InvalidField(loc, f"no two paths are equal regardless of case, as {twin!r} is", path)
-        parents = [folded[:index] for index, char in enumerate(folded) if char == "/"]
-        clash = self._folders.get(folded) or next((self._files[up] for up in parents if up in self._files), None)
-        if clash:
+        if clash := self._inside(folded) or self._above(folded):
             raise InvalidField(loc, f"no path is both a file and a folder, as with {clash!r}", path)
         self._files[folded] = path
-        self._folders.update((parent, path) for parent in parents)
+        bisect.insort(self._sorted, folded)
         return path
+
+    def _inside(self, folded: str) -> str | None:
+        """A file that has this path as a folder: the first one at or after it and a slash, if any."""
+        index = bisect.bisect_left(self._sorted, f"{folded}/")
+        if index < len(self._sorted) and self._sorted[index].startswith(f"{folded}/"):
+            return self._files[self._sorted[index]]
+        return None
+
+    def _above(self, folded: str) -> str | None:
+        """A file that is a folder of this path."""
+        while folded := folded.rpartition("/")[0]:
+            if folded in self._files:
+                return self._files[folded]
+        return None

@@ -11,6 +11,7 @@ import structlog
 
 from model_registry.access import Actor
 from model_registry.domain import (
+    Digest,
     Event,
     ModelDetails,
     ModelInfo,
@@ -178,19 +179,10 @@ class Registration:
         if self._version_id is None and self._conflict is None:
             await self.reserve(ref)
         digest = manifest_digest(file.entry for file in self._files)
-        meaning = hashlib.sha256(
-            canonical_json(
-                {
-                    "model_name": ref.model_name,
-                    "version": ref.version,
-                    "standardization_params": details.standardization_params,
-                    "model_params": details.model_params,
-                    "additional_metadata": details.additional_metadata,
-                    "digest": digest.hex,
-                }
-            )
-        ).digest()
+        meaning = b""
         if self._key is not None:
+            # In a thread: large metadata takes longer than the event loop may stall.
+            meaning = await asyncio.to_thread(_meaning, ref, details, digest)
             async with self._database.reading() as tx:
                 first = await tx.idempotency.find(self._actor.name, self._key)
             if first is not None:
@@ -295,6 +287,19 @@ class Registration:
             later = asyncio.create_task(self._database.run(work, patience_seconds=self._limits.lease_seconds))
             _giving_up.add(later)
             later.add_done_callback(_forget)
+
+
+def _meaning(ref: VersionRef, details: ModelDetails, digest: Digest) -> bytes:
+    """What a registration is, whatever the bytes that said it."""
+    fields = {
+        "model_name": ref.model_name,
+        "version": ref.version,
+        "standardization_params": details.standardization_params,
+        "model_params": details.model_params,
+        "additional_metadata": details.additional_metadata,
+        "digest": digest.hex,
+    }
+    return hashlib.sha256(canonical_json(fields)).digest()
 
 
 def _forget(task: asyncio.Task[None]) -> None:

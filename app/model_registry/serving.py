@@ -16,6 +16,7 @@ from uvicorn.supervisors import ChangeReload, Multiprocess
 from model_registry.embedded import EmbeddedStack, StackAddresses
 from model_registry.migrations import migrate
 from model_registry.observability import configure_logging
+from model_registry.protocol import BoundedHttp
 from model_registry.settings import PREFIX, ConfigurationError, load_settings
 from model_registry.wiring import check_schema_at
 
@@ -90,6 +91,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def _config(grace_seconds: int, *, reload: bool = False, workers: int = 1) -> uvicorn.Config:
     return uvicorn.Config(
         _APP,
+        http=BoundedHttp,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

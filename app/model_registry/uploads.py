@@ -9,12 +9,22 @@ import hashlib
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 
 from model_registry.domain import Digest, StoredBlob
-from model_registry.errors import RegistryError, UploadTooLarge
+from model_registry.errors import RegistryError, Unavailable, UploadTooLarge
 from model_registry.storage.blobstore import MAX_PARTS, BlobStore
 
 SLOT_BYTES = 8 * 1024**2
 PARTS_IN_FLIGHT = 4
-_INLINE_HASH_BYTES = 64 * 1024
+SMALL_BYTES = 64 * 1024
+_WAIT_SECONDS = 30
+
+
+class AllBuffersBusy(Unavailable):
+    """More uploads are going on than the process has buffers for."""
+
+    slug = "all-buffers-busy"
+
+    def __init__(self) -> None:
+        super().__init__("A free upload buffer", retry_after_seconds=10)
 
 
 class Part:
@@ -48,6 +58,20 @@ class Part:
         return self._length
 
 
+class _Small:
+    """A whole object that never needed a buffer of the pool."""
+
+    def __init__(self, content: bytearray) -> None:
+        self._content = content
+
+    @property
+    def pieces(self) -> Sequence[memoryview]:
+        return [memoryview(self._content)]
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+
 class PartBuffers:
     """The process's buffers for parts: `slots` of `SLOT_BYTES` each, made when first needed and then kept.
 
@@ -74,12 +98,15 @@ class PartBuffers:
         return min(self.max_slots_per_part, max(1, -(-size_bytes // (MAX_PARTS * SLOT_BYTES))))
 
     async def take(self, slots: int) -> Part:
-        """An empty part; give it back with `release`."""
-        async with self._queue:
-            while self._left < slots:
-                self._returned.clear()
-                await self._returned.wait()
-            self._left -= slots
+        """An empty part; give it back with `release`. Raises `AllBuffersBusy` after half a minute."""
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS), self._queue:
+                while self._left < slots:
+                    self._returned.clear()
+                    await self._returned.wait()
+                self._left -= slots
+        except TimeoutError:
+            raise AllBuffersBusy from None
         return Part([self._free.pop() if self._free else bytearray(SLOT_BYTES) for _ in range(slots)])
 
     def release(self, part: Part) -> None:
@@ -116,15 +143,24 @@ async def store_stream(
     slots = buffers.slots_for(at_most_bytes)
     limit_bytes = min(limit_bytes, MAX_PARTS * slots * SLOT_BYTES)
     size_bytes = 0
+    # A buffer is taken only once there is something to fill it with: clients that begin and then say nothing,
+    # however many, keep nobody from uploading.
+    beginning = bytearray()
     try:
         async with asyncio.TaskGroup() as tasks:
             sender = _PartSender(key, blobs, buffers, tasks, began_multipart)
-            part = await buffers.take(slots)
+            part = Part([])
             try:
                 async for chunk in chunks:
                     size_bytes += len(chunk)
                     if size_bytes > limit_bytes:
                         raise UploadTooLarge(limit_bytes)
+                    if size_bytes <= SMALL_BYTES:
+                        beginning += chunk
+                        continue
+                    if not part.slots:
+                        part = await buffers.take(slots)
+                        part.fill(memoryview(beginning))
                     rest = memoryview(chunk)
                     while rest:
                         if part.is_full:
@@ -132,8 +168,12 @@ async def store_stream(
                             await sender.send(full)
                             part = await buffers.take(slots)
                         rest = rest[part.fill(rest) :]
-                last, part = part, Part([])
-                digest = await sender.finish(last, size_bytes)
+                if size_bytes <= SMALL_BYTES:
+                    digest = Digest(hashlib.sha256(beginning).digest())
+                    await blobs.put(key, _Small(beginning))
+                else:
+                    last, part = part, Part([])
+                    digest = await sender.finish(last, size_bytes)
             finally:
                 buffers.release(part)
     except BaseExceptionGroup as group:
@@ -206,14 +246,8 @@ class _PartSender:
     async def _hash(self, part: Part, *, after: asyncio.Task[None] | None) -> None:
         if after is not None:
             await after
-        if len(part) <= _INLINE_HASH_BYTES:
-            self._update(part)
-        else:
-            await asyncio.to_thread(self._update, part)
-
-    def _update(self, part: Part) -> None:
         for piece in part.pieces:
-            self._digest.update(piece)
+            await asyncio.to_thread(self._digest.update, piece)
 
 
 async def digest_stream(chunks: AsyncIterable[bytes], limit_bytes: int) -> StoredBlob:

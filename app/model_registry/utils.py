@@ -6,6 +6,7 @@ double. Inside the service a JSON document is `JsonText`, the text that Postgres
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -20,6 +21,7 @@ from model_registry.errors import InvalidField
 
 MAX_DEPTH = 64
 _INT64 = range(-(2**63), 2**63)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Loc = tuple[str | int, ...]
 
 
@@ -36,11 +38,14 @@ class JsonText(str):
 EMPTY_OBJECT = JsonText("{}")
 
 
-def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int) -> dict[str, Any]:
+NOT_AN_OBJECT = "a JSON object is expected, such as {}"
+
+
+def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     """The JSON object in `text`, its numbers exact, or `InvalidField` that names the place.
 
     Refused are: anything but an object, NaN and Infinity, duplicate keys, NUL and lone surrogates, nesting over
-    `MAX_DEPTH`, numbers that would take more than `max_bytes` when written out, and more than `max_bytes` in all.
+    `max_depth`, numbers that would take more than `max_bytes` when written out, and more than `max_bytes` in all.
     Integers come back as `int`, other numbers as `Decimal`.
     """
     if len(text) > max_bytes or (isinstance(text, str) and len(text.encode("utf-8", "surrogatepass")) > max_bytes):
@@ -57,13 +62,15 @@ def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int) -> dict[st
         raise InvalidField(loc, "JSON is UTF-8", None) from None
     except json.JSONDecodeError as error:
         raise InvalidField(
-            loc, f"not JSON: {error.msg} at line {error.lineno} column {error.colno}", _near(error.doc, error.pos)
+            loc,
+            f"not JSON: {error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}",
+            _near(error.doc, error.pos),
         ) from None
     except RecursionError:
-        raise InvalidField(loc, f"nested deeper than {MAX_DEPTH} levels") from None
+        raise InvalidField(loc, f"nested deeper than {max_depth} levels") from None
     if not isinstance(tree, _Pairs):
-        raise InvalidField(loc, "a JSON object is expected, such as {}", text[:120])
-    checked = _Checker(max_bytes).visit(tree, loc, 1)
+        raise InvalidField(loc, NOT_AN_OBJECT, bytes(text[:120]).decode() if isinstance(text, bytes) else text)
+    checked = _Checker(max_bytes, max_depth).visit(tree, (None, loc), 1)
     assert isinstance(checked, dict)  # noqa: S101 - for the type checker; a _Pairs becomes a dict
     return checked
 
@@ -82,49 +89,71 @@ class _Number(str):
     __slots__ = ()
 
 
+_Place = tuple["_Place | None", Any]
+"""Where the walk is: the place outside, and the step from there. Made into a `Loc` only for an error."""
+
+
+def _loc(place: _Place | None) -> Loc:
+    steps: list[str | int] = []
+    while place is not None:
+        outer, step = place
+        if outer is None:
+            return (*step, *reversed(steps))
+        steps.append(step)
+        place = outer
+    return tuple(steps)
+
+
 class _Checker:
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_depth: int) -> None:
         self._digits_left = max_bytes
+        self._max_depth = max_depth
 
-    def visit(self, node: Any, loc: Loc, depth: int) -> Any:
-        if isinstance(node, _Pairs | list) and depth > MAX_DEPTH:
-            raise InvalidField(loc, f"nested deeper than {MAX_DEPTH} levels")
-        if isinstance(node, _Pairs):
-            result: dict[str, Any] = {}
-            for key, value in node:
-                if key in result:
-                    raise InvalidField((*loc, key), "this key stands twice in one object", key)
-                self._check_text(key, loc)
-                result[key] = self.visit(value, (*loc, key), depth + 1)
-            return result
-        if isinstance(node, list):
-            return [self.visit(value, (*loc, index), depth + 1) for index, value in enumerate(node)]
-        if isinstance(node, _Number):
-            return self._number(node, loc)
-        if isinstance(node, str):
-            self._check_text(node, loc)
-        return node
+    def visit(self, node: Any, place: _Place, depth: int) -> Any:
+        kind = type(node)
+        if kind is _Number:
+            return self._number(node, place)
+        if kind is str:
+            _check_text(node, place)
+            return node
+        if kind is not _Pairs and kind is not list:
+            return node
+        if depth > self._max_depth:
+            raise InvalidField(_loc(place), f"nested deeper than {self._max_depth} levels")
+        if kind is list:
+            return [self.visit(value, (place, index), depth + 1) for index, value in enumerate(node)]
+        result: dict[str, Any] = {}
+        for key, value in node:
+            if key in result:
+                raise InvalidField(_loc((place, key)), "this key stands twice in one object", key)
+            _check_text(key, place)
+            result[key] = self.visit(value, (place, key), depth + 1)
+        return result
 
-    def _check_text(self, text: str, loc: Loc) -> None:
-        if "\x00" in text:
-            raise InvalidField(loc, "text has no NUL character", text)
-        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-            raise InvalidField(loc, "text has no lone surrogate", text)
-
-    def _number(self, written: _Number, loc: Loc) -> int | Decimal:
+    def _number(self, written: _Number, place: _Place) -> int | Decimal:
+        if len(written) < 19 and written.isdigit():
+            return int(written)
         try:
             number = Decimal(written)
         except ArithmeticError:
-            raise InvalidField(loc, "this number's exponent is beyond all bounds", written) from None
+            raise InvalidField(_loc(place), "this number's exponent is beyond all bounds", written) from None
         if not number.is_finite():
-            raise InvalidField(loc, "JSON has no NaN and no Infinity; use null", written)
+            raise InvalidField(_loc(place), "JSON has no NaN and no Infinity; use null", written)
         # jsonb keeps a number as numeric, and numeric writes every digit: 1e9999 is ten thousand of them.
         exponent = number.as_tuple().exponent
         assert isinstance(exponent, int)  # noqa: S101 - for the type checker; finite numbers have one
         self._digits_left -= max(number.adjusted(), 0) + max(-exponent, 0)
         if number.adjusted() > 1000 or exponent < -1000 or self._digits_left < 0:
-            raise InvalidField(loc, "a number has at most 1000 digits before and after the point, written out", written)
+            rule = "a number has at most 1000 digits before and after the point, written out"
+            raise InvalidField(_loc(place), rule, written)
         return _exact_integer(int(number)) if written.lstrip("-").isdigit() else number
+
+
+def _check_text(text: str, place: _Place) -> None:
+    if "\x00" in text:
+        raise InvalidField(_loc(place), "text has no NUL character", text)
+    if not text.isascii() and _SURROGATE.search(text):
+        raise InvalidField(_loc(place), "text has no lone surrogate", text)
 
 
 def _exact_integer(number: int) -> int | Decimal:
@@ -153,7 +182,7 @@ def _clean(value: Any, loc: Loc, depth: int) -> Any:
         case None | bool():
             return value
         case str():
-            _Checker(0)._check_text(value, loc)
+            _check_text(value, (None, loc))
             return str(value)
         case int():
             return _exact_integer(int(value))
@@ -178,7 +207,7 @@ def _clean(value: Any, loc: Loc, depth: int) -> Any:
 
 def _clean_key(key: Any, loc: Loc) -> str:
     text = key if isinstance(key, str) else str(_clean(key, loc, 1))
-    _Checker(0)._check_text(text, loc)
+    _check_text(text, (None, loc))
     return str(text)
 
 

@@ -101,7 +101,8 @@ follows_the_readme() {
   sed -n '/^## First model/,/^## From/p' "$work/checkout/README.md" |
     awk '/^```sh$/ { shown = 1; next } /^```/ { shown = 0 } shown' | sed "s|http://localhost:8000|$api|g" >commands
   grep --count '^curl' commands
-  bash -euo pipefail commands >answers
+  echo no-progress-meter >.curlrc
+  CURL_HOME=. bash -euo pipefail commands >answers
   grep 'version-exists' answers
   cmp fetched.bin model.bin && cmp direct.bin model.bin
 }

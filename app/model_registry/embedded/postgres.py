@@ -131,9 +131,16 @@ def _unprivileged_user() -> int | None:
 
 
 def _give(folder: Path, user_id: int) -> None:
-    for parent, _, files in os.walk(folder):
-        for name in (".", *files):
-            os.chown(Path(parent, name), user_id, -1, follow_symlinks=False)
+    """Change the owner of all files in a folder, which belong to root if root has copied it."""
+    try:
+        for parent, _, files in os.walk(folder):
+            for name in (".", *files):
+                os.chown(Path(parent, name), user_id, -1, follow_symlinks=False)
+    except PermissionError as error:
+        raise EmbeddedStackError(
+            f"PostgreSQL refuses to run as root, and root may not give {folder} to user {user_id} here: "
+            "start as an ordinary user instead."
+        ) from error
 
 
 def _options(settings: dict[str, str]) -> list[str]:

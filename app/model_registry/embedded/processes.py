@@ -15,6 +15,7 @@ from model_registry.embedded.errors import EmbeddedStackError, ServerFailed
 _CHILD = Path(__file__).with_name("child.py")
 # Linux can signal a process when its parent dies. Elsewhere the shim remains and watches.
 _MODE = "exec" if sys.platform == "linux" else "watch"
+_HAS_PROC = sys.platform == "linux"
 
 # All that servers get to see of our environment: PGOPTIONS, WEED_*, AWS_* or http_proxy would change what they do.
 _INHERITED = ("PATH", "TZ", "LD_LIBRARY_PATH")
@@ -107,7 +108,7 @@ def end_leftovers(marker: str) -> None:
 
 def command_line(pid: int) -> str:
     """What `ps` shows for a process; empty if there is none, or only a zombie."""
-    if sys.platform == "linux":
+    if _HAS_PROC:
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
@@ -117,7 +118,7 @@ def command_line(pid: int) -> str:
 
 
 def _mentioning(marker: str) -> list[int]:
-    if sys.platform == "linux":
+    if _HAS_PROC:
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
         return [pid for pid in pids if marker in command_line(pid)]
     shown = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, check=True)

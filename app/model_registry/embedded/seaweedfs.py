@@ -29,7 +29,7 @@ class SeaweedFS:
     name = "SeaweedFS"
     # It takes a second, but sometimes waits half a minute for an idle connection of its own, and forever when its disk
     # is full. What it has acknowledged is with the kernel already, so the kill that follows loses nothing.
-    stop_signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 3),)
+    stop_signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 2),)
 
     def __init__(self, data_dir: Path, marker: str, ports: Ports, access_key_id: str, secret_access_key: str) -> None:
         self.marker = marker
@@ -49,7 +49,7 @@ class SeaweedFS:
         self._folder.mkdir(exist_ok=True)
         # weed keeps the options of its last run here and would go on using those that we no longer pass.
         (self._folder / "mini.options").unlink(missing_ok=True)
-        self._ports.remove_sockets()
+        self.remove_sockets()
 
     def spawn(self) -> subprocess.Popen[bytes]:
         megabytes, count = _volumes(shutil.disk_usage(self._folder).total)
@@ -75,8 +75,8 @@ class SeaweedFS:
             "s3.port.lance": 0,
             "s3.autoCreateBucket": "false",
             "master.telemetry": "false",
-            # The volume server reports all there is to know. A master that resumes is not the leader for its first 10 ms,
-            # and a volume server that asks within them asks again 5 seconds later.
+            # The volume server tells it all there is to know. A master that resumes leads nobody for its first 10 ms,
+            # and a volume server that calls within them calls again 5 seconds later.
             "master.resumeState": "false",
             "master.volumeSizeLimitMB": megabytes,
             "volume.max": count,
@@ -95,6 +95,12 @@ class SeaweedFS:
                 "AWS_SECRET_ACCESS_KEY": self._secret_access_key,
             },
         )
+
+    def remove_sockets(self) -> None:
+        """Remove what weed does not always remove itself; a socket in the way of a backup makes some tools fail."""
+        self._ports.remove_sockets()
+        for path in self._folder.glob("*.sock"):
+            path.unlink(missing_ok=True)
 
     def is_ready(self) -> bool:
         """Create the bucket, which is a second faster than to let weed do it, and see that it takes an object."""

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,8 @@ from model_registry.embedded.seaweedfs import BUCKET, REGION, SeaweedFS
 from model_registry.embedded.supervisor import Server, Supervisor
 
 _ATTEMPTS = 3
+_LOCK_SECONDS = 0.3
+_FREE_PORTS_SECONDS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +114,21 @@ class EmbeddedStack:
             raise EmbeddedStackError(f"Cannot keep data in {self._data_dir}: {error.strerror}.") from error
 
     def _lock_data_dir(self) -> None:
-        """Hold the directory for as long as we live; the servers do not inherit the lock."""
+        """Hold the directory for as long as we live; the servers do not inherit the lock.
+
+        A process that was just killed may hold it for some milliseconds more.
+        """
         descriptor = os.open(self._data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         file = self._held.enter_context(os.fdopen(descriptor, "r+"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataDirInUse(self._data_dir, file.read().strip()) from None
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DataDirInUse(self._data_dir, file.read().strip()) from None
+                time.sleep(0.02)
         file.truncate(0)
         file.write(f"pid {os.getpid()}\n")
         file.flush()
@@ -162,7 +173,7 @@ class EmbeddedStack:
         )
         state = {"pid": os.getpid(), "ports": dataclasses.asdict(ports), "addresses": dataclasses.asdict(addresses)}
         _write_private(self._state_file, state)
-        self._held.callback(ports.remove_sockets)
+        self._held.callback(weed.remove_sockets)
         servers: tuple[Server, ...] = (postgres, weed)
         for server in servers:
             supervisor = Supervisor(server)
@@ -188,13 +199,18 @@ class EmbeddedStack:
         return _Credentials(**json.loads(path.read_text()))
 
     def _choose_ports(self) -> Ports:
-        """The ports of the last run, if nobody else has taken them."""
+        """The ports of the last run, if nobody else has them; a process that was just killed has them for a moment."""
         try:
             last = Ports(**json.loads(self._state_file.read_text())["ports"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return pick_ports()
         last.remove_sockets()
-        return last if last.are_free() else pick_ports()
+        deadline = time.monotonic() + _FREE_PORTS_SECONDS
+        while not last.are_free():
+            if time.monotonic() > deadline:
+                return pick_ports()
+            time.sleep(0.02)
+        return last
 
     def _marker(self, server: type[Postgres | SeaweedFS]) -> str:
         """What the command lines of our servers have in common; the same after a move, another one in a copy."""

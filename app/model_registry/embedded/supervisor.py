@@ -17,9 +17,9 @@ log = logging.getLogger("model_registry.embedded")
 _START_SECONDS = 60
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 0.1
-_STEADY_SECONDS = 30
+_STEADY_SECONDS = 10
 _FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 10.0
+_LONGEST_PAUSE_SECONDS = 3.0
 
 
 class Server(Protocol):

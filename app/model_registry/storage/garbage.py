@@ -3,12 +3,12 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import GarbageDB
-from model_registry.storage.sql import seconds
+from model_registry.storage.sql import among, array, seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +24,20 @@ class Garbage:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def add(self, storage_keys: Collection[str], *, delay_seconds: float, is_upload: bool = False) -> None:
+    async def add(self, storage_keys: Collection[str], *, delay_seconds: float) -> None:
         """Queue keys, in the transaction that drops the last reference to them."""
-        if storage_keys:
-            await self._connection.execute(
-                insert(GarbageDB)
-                .values(
-                    [
-                        {
-                            "storage_key": key,
-                            "is_upload": is_upload,
-                            "not_before": func.now() + seconds(delay_seconds),
-                        }
-                        for key in storage_keys
-                    ]
-                )
-                .on_conflict_do_nothing()
+        await self._connection.execute(
+            insert(GarbageDB)
+            .from_select(
+                ["storage_key", "is_upload", "not_before"],
+                select(
+                    func.unnest(array(storage_keys, GarbageDB.storage_key.type)),
+                    literal(False),
+                    func.now() + seconds(delay_seconds),
+                ),
             )
+            .on_conflict_do_nothing()
+        )
 
     async def claim(self, limit: int, claim_seconds: float) -> list[GarbageItem]:
         """Take what is due; another collector gets it only when we have not deleted it within `claim_seconds`."""
@@ -61,4 +58,4 @@ class Garbage:
 
     async def remove(self, storage_keys: Collection[str]) -> None:
         """Forget keys whose objects are gone."""
-        await self._connection.execute(delete(GarbageDB).where(GarbageDB.storage_key.in_(storage_keys)))
+        await self._connection.execute(delete(GarbageDB).where(among(GarbageDB.storage_key, storage_keys)))

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import GarbageDB, UploadDB
 from model_registry.domain import NewUpload
-from model_registry.storage.sql import seconds
+from model_registry.storage.sql import among, seconds
 
 
 class Uploads:
@@ -37,7 +37,7 @@ class Uploads:
         """Prolong the leases that still live; returns how many did."""
         result = await self._connection.execute(
             update(UploadDB)
-            .where(UploadDB.id.in_(upload_ids), UploadDB.lease_expires_at > func.now())
+            .where(among(UploadDB.id, upload_ids), UploadDB.lease_expires_at > func.now())
             .values(lease_expires_at=func.now() + seconds(lease_seconds))
         )
         return result.rowcount
@@ -45,7 +45,7 @@ class Uploads:
     async def close(self, upload_ids: Sequence[UUID]) -> int:
         """End the uploads whose objects a version shows from now on; returns how many were still alive."""
         result = await self._connection.execute(
-            delete(UploadDB).where(UploadDB.id.in_(upload_ids), UploadDB.lease_expires_at > func.now())
+            delete(UploadDB).where(among(UploadDB.id, upload_ids), UploadDB.lease_expires_at > func.now())
         )
         return result.rowcount
 
@@ -53,7 +53,7 @@ class Uploads:
         """End uploads whose objects nobody will show: their keys become garbage."""
         gone = (
             delete(UploadDB)
-            .where(UploadDB.id.in_(upload_ids))
+            .where(among(UploadDB.id, upload_ids))
             .returning(UploadDB.storage_key, UploadDB.multipart_id)
             .cte("gone")
         )

@@ -46,7 +46,7 @@ from model_registry.domain import (
     VersionSelector,
     VersionState,
 )
-from model_registry.storage.sql import seconds
+from model_registry.storage.sql import BATCH, array, seconds
 from model_registry.versions import Precedence
 
 FILES_SHOWN = 100
@@ -326,19 +326,20 @@ class Versions:
         file_path: str | None,
     ) -> None:
         """Make a version ready, with everything that it will ever be."""
-        if files:
+        entries = list(files)
+        for start in range(0, len(entries), BATCH):
+            batch = entries[start : start + BATCH]
             await self._connection.execute(
-                insert(VersionFileDB),
-                [
-                    {
-                        "version_id": version_id,
-                        "path": file.path,
-                        "sha256": file.sha256.raw,
-                        "size_bytes": file.size_bytes,
-                        "media_type": file.media_type,
-                    }
-                    for file in files
-                ],
+                insert(VersionFileDB).from_select(
+                    ["version_id", "path", "sha256", "size_bytes", "media_type"],
+                    select(
+                        literal(version_id),
+                        func.unnest(array([file.path for file in batch], Text())),
+                        func.unnest(array([file.sha256.raw for file in batch], LargeBinary())),
+                        func.unnest(array([file.size_bytes for file in batch], BigInteger())),
+                        func.unnest(array([file.media_type for file in batch], Text())),
+                    ),
+                )
             )
         await self._connection.execute(
             update(ModelInfoDB)

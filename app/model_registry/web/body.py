@@ -43,6 +43,7 @@ def content_length(request: Request) -> int | None:
     announced = request.headers.get("content-length")
     if announced is None:
         return None
+    announced = announced.strip()
     if not (announced.isascii() and announced.isdigit()):
         raise BadRequest("Content-Length: a plain decimal number is expected.")
     return int(announced)

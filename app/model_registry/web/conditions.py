@@ -86,9 +86,9 @@ def _matches(tags: str, etag: str, *, strongly: bool) -> bool:
 def _date(headers: Headers, name: str) -> datetime | None:
     try:
         parsed = parsedate_to_datetime(headers[name])
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
     except (KeyError, ValueError, IndexError, OverflowError):
-        return None
-    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+        return None  # a date that is none is ignored
 
 
 def _whole_seconds(moment: datetime) -> datetime:

@@ -13,7 +13,6 @@ from multipart import (
     MultipartSegment,
     ParserLimitReached,
     PushMultipartParser,
-    content_disposition_unquote,
     parse_options_header,
 )
 
@@ -22,30 +21,27 @@ from model_registry.names import MAX_FILES
 
 MAX_HEADER_BYTES = 8 * 1024
 _MAX_PARTS = MAX_FILES + 100
-_MAX_PREAMBLE_BYTES = 64 * 1024
-_Events = AsyncGenerator[MultipartSegment | bytes | None, None]
+_MAX_SILENT_BYTES = 128 * 1024
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
-_EXTENDED_FILENAME = re.compile(r";[ \t]*filename\*[ \t]*=[ \t]*utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
+_PARAMETER = re.compile(r';[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*("(?:\\.|[^"\\])*"|[^\s";]*)[ \t]*')
+_IDENTITY = frozenset({"", "7bit", "8bit", "binary", "identity"})
+_Events = AsyncGenerator[MultipartSegment | bytes | None, None]
 
 
 class FormPart:
     """A field, or a file where `filename` is not `None`; the name is as the client sent it, to the letter."""
 
     def __init__(self, segment: MultipartSegment, events: _Events) -> None:
-        disposition = segment.header("Content-Disposition") or ""
-        kind, options = parse_options_header(disposition, unquote=_literal)
+        headers = _part_headers(segment)
+        kind, options = _disposition(headers.get("content-disposition", ""))
         if kind != "form-data" or "name" not in options:
             raise InvalidForm("Every part needs a Content-Disposition: form-data with a name.")
-        if sum(len(name) + len(value) for name, value in segment.headerlist) > MAX_HEADER_BYTES:
-            raise InvalidForm(f"The headers of a part have at most {MAX_HEADER_BYTES} bytes.")
-        self.name: str = options["name"]
-        self.filename: str | None = options.get("filename")
-        if extended := _EXTENDED_FILENAME.search(disposition):
-            try:
-                self.filename = unquote_to_bytes(extended[1]).decode()
-            except UnicodeDecodeError:
-                raise InvalidForm("filename*: the percent-encoded bytes are not UTF-8.") from None
-        declared = (segment.header("Content-Type") or "").partition(";")[0].strip()
+        self.name = options["name"]
+        self.filename = options.get("filename*", options.get("filename"))
+        for header in ("content-transfer-encoding", "content-encoding"):
+            if headers.get(header, "").lower() not in _IDENTITY:
+                raise InvalidField(self.name, f"a part is sent as it is, without a {header.title()}", headers[header])
+        declared = headers.get("content-type", "").partition(";")[0].strip()
         self.media_type = declared.lower() if _MEDIA_TYPE.fullmatch(declared) else "application/octet-stream"
         self._events = events
         self._is_consumed = False
@@ -72,10 +68,48 @@ class FormPart:
             raise InvalidField(self.name, f"text is UTF-8; byte {error.start} is not", None) from None
 
 
-def _literal(value: str, _is_filename: bool) -> str:
-    # Without the part of the library that takes C:\x for x, as one browser long ago wanted it.
-    literal: str = content_disposition_unquote(value)
-    return literal
+def _part_headers(segment: MultipartSegment) -> dict[str, str]:
+    if sum(len(name) + len(value) for name, value in segment.headerlist) > MAX_HEADER_BYTES:
+        raise InvalidForm(f"The headers of a part have at most {MAX_HEADER_BYTES} bytes.")
+    headers = {name.lower(): value.strip() for name, value in segment.headerlist}
+    if len(headers) < len(segment.headerlist):
+        raise InvalidForm("A part has each header once.")
+    return headers
+
+
+def _disposition(header: str) -> tuple[str, dict[str, str]]:
+    """The kind and the parameters, each once and to the letter.
+
+    Not by the form library, whose own parser takes `C:\\x` for `x`, as one browser long ago wanted it, and the last
+    of several names for the name.
+    """
+    kind, semicolon, rest = header.partition(";")
+    parameters = (semicolon + rest).rstrip("; \t")
+    options: dict[str, str] = {}
+    position = 0
+    while position < len(parameters):
+        found = _PARAMETER.match(parameters, position)
+        if found is None or found[1].lower() in options:
+            raise InvalidForm(f"Content-Disposition: not well-formed, or a parameter twice: {shown(header)}")
+        options[found[1].lower()] = _unquoted(found[1].lower(), found[2])
+        position = found.end()
+    return kind.strip().lower(), options
+
+
+def _unquoted(name: str, value: str) -> str:
+    if name.endswith("*"):
+        charset, _, encoded = value.partition("'")
+        try:
+            if charset.lower() == "utf-8":
+                return unquote_to_bytes(encoded.partition("'")[2]).decode()
+        except UnicodeDecodeError:
+            pass
+        raise InvalidForm(f"{name}: percent-encoded UTF-8 is expected (RFC 8187), not {shown(value)}")
+    if not value.startswith('"'):
+        return value
+    # What browsers escape, and how (WHATWG HTML, "multipart/form-data encoding algorithm"); and an older way.
+    literal = value[1:-1].replace('\\"', '"')
+    return literal.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
 
 
 def boundary_of(content_type: str) -> str:
@@ -99,14 +133,15 @@ async def form_parts(body: AsyncIterator[bytes], content_type: str) -> AsyncIter
 
 async def _events(body: AsyncIterator[bytes], boundary: str) -> _Events:
     parser = PushMultipartParser(boundary, max_header_size=MAX_HEADER_BYTES, max_segment_count=_MAX_PARTS)
-    preamble_bytes: int | None = 0
+    silent_bytes = 0
     try:
         async for chunk in body:
+            silent_bytes += len(chunk)
             for event in parser.parse(chunk):
-                preamble_bytes = None
+                silent_bytes = 0
                 yield event
-            if preamble_bytes is not None and (preamble_bytes := preamble_bytes + len(chunk)) > _MAX_PREAMBLE_BYTES:
-                raise InvalidForm("The body does not begin with the boundary that the Content-Type names.")
+            if silent_bytes > _MAX_SILENT_BYTES:
+                raise InvalidForm(f"The body has more than {_MAX_SILENT_BYTES} bytes that belong to no part.")
         parser.close()
     except ParserLimitReached as error:
         raise InvalidForm(f"The form goes beyond a limit: {_words(error)}.") from None
@@ -115,4 +150,5 @@ async def _events(body: AsyncIterator[bytes], boundary: str) -> _Events:
 
 
 def _words(error: MultipartError) -> str:
-    return str(shown(str(error.args[0]))).rstrip(".")
+    words = str(error.args[0]).rstrip(".")
+    return "it ends before its last boundary" if "Unexpected end" in words else str(shown(words))

@@ -11,11 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_registry.errors import shown
 from model_registry.observability import BYTES_IN, BYTES_OUT, IN_FLIGHT, REQUEST_SECONDS, REQUESTS
-from model_registry.web.problems import BadRequest, internal_error, problem_of
+from model_registry.web.problems import BadRequest, NoSuchRoute, internal_error, problem_of
 
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_HTTP_VERSIONS = frozenset({"1.0", "1.1", "2"})
+_SINGLE = ("content-length", "host", "content-type", "content-encoding", "transfer-encoding", "idempotency-key")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _DRAIN_BYTES = 16 * 1024**2
 _DRAIN_SECONDS = 5.0
@@ -159,24 +161,33 @@ class Guarded:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (complaint := _complaint(scope)):
-            await problem_of(scope, BadRequest(complaint))(scope, receive, send)
-            return
+        if scope["type"] == "http":
+            if complaint := _complaint(scope):
+                await problem_of(scope, BadRequest(complaint))(scope, receive, send)
+                return
+            # Decoded it would be one more segment, and name something else than the client meant.
+            if b"%2f" in scope.get("raw_path", b"").lower():
+                await problem_of(scope, NoSuchRoute())(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
 
 def _complaint(scope: Scope) -> str | None:
     headers = Headers(scope=scope)
-    # Two ways to say where a body ends let a proxy and us disagree about it (RFC 9112, section 6.1).
-    if "transfer-encoding" in headers and "content-length" in headers:
-        return "A request has a Content-Length or a Transfer-Encoding, not both."
-    if len(headers.getlist("content-length")) > 1:
-        return "A request has one Content-Length."
-    hosts = headers.getlist("host")
-    if len(hosts) > 1:
-        return "A request has one Host."
+    version = scope["http_version"]
+    if version not in _HTTP_VERSIONS:
+        return "This service speaks HTTP/1.1."
+    for name in _SINGLE:
+        if len(headers.getlist(name)) > 1:
+            return f"A request has one {name.title()}."
+    coding = headers.get("transfer-encoding")
+    # Two ways to say where a body ends let a proxy and us disagree about it (RFC 9112, section 6).
+    if coding is not None and ("content-length" in headers or coding.lower() != "chunked" or version == "1.0"):
+        return "Transfer-Encoding: only `chunked`, in HTTP/1.1, and without a Content-Length."
+    if version == "1.1" and "host" not in headers:
+        return "A request of HTTP/1.1 has a Host."
     allowed = scope["app"].state.services.settings.hosts
-    if allowed != ["*"] and _hostname(hosts[0] if hosts else "") not in allowed:
+    if allowed != ["*"] and _hostname(headers.get("host", "")) not in allowed:
         return "Host: this service does not answer for that name."
     return None
 

@@ -4,7 +4,6 @@ from typing import Annotated, Any, cast
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request
-from pydantic import WithJsonSchema
 from starlette.responses import Response
 
 from model_registry.domain import ModelInfo, VersionRef, VersionSelector
@@ -52,10 +51,7 @@ from model_registry.web.schemas import (
 router = APIRouter(tags=["registry"], responses=ANY_ROUTE)
 
 JSON = "application/json"
-_KEY = r"^[\x21-\x7e]+$"
 
-# A parameter may be left out and is never null, so there is no null in its schema.
-_STRING = WithJsonSchema({"type": "string"})
 # The `example` of a schema fills the form of Swagger UI; its `examples` do not.
 ModelName = Annotated[
     str, Path(description="A model's name, in its exact case.", json_schema_extra={"example": "fraud-detector"})
@@ -69,12 +65,10 @@ ReadVersion = Annotated[
 ]
 FilePath = Annotated[
     str | None,
-    _STRING,
     Query(description="One of the version's files. Left out: the only file, or all of them as one tar."),
 ]
 IfNoneMatch = Annotated[
     str | None,
-    _STRING,
     Header(alias="If-None-Match", description="An ETag that you hold: 304 while it is still right."),
 ]
 
@@ -135,32 +129,35 @@ _MODEL_INFO = {
 }
 
 
-def _object_field(description: str, example: str) -> dict[str, Any]:
-    # Without contentMediaType: Swagger UI would take the field for a file.
-    return {"type": "string", "default": "{}", "description": description, "examples": [example]}
+_FORM_EXAMPLE = {
+    "model_name": "fraud-detector",
+    "version": "2.4.0",
+    "standardization_params": '{"mean": [5.8, 3.1], "scale": [0.8, 0.4]}',
+    "model_params": '{"C": 1.0, "penalty": "l2"}',
+    "additional_metadata": '{"metrics": {"auc": 0.97}}',
+}
+
+
+def _form_field(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    # Objects without contentMediaType: Swagger UI would take the field for a file.
+    return {"type": "string", "description": description, "examples": [_FORM_EXAMPLE[name]], **schema}
 
 
 _FORM = {
     "type": "object",
     "required": ["model_name", "version", "model_file"],
     "properties": {
-        "model_name": {
-            "type": "string",
-            "description": "Letters, digits, `.`, `_` and `-`. Unique regardless of case.",
-            "examples": ["fraud-detector"],
-        },
-        "version": {
-            "type": "string",
-            "description": "Letters, digits, `.`, `_`, `+` and `-`. Never used twice, and not `latest`.",
-            "examples": ["2.4.0"],
-        },
-        "standardization_params": _object_field(
-            "A JSON object: how inputs are prepared. Never changes.", '{"mean": [5.8, 3.1], "scale": [0.8, 0.4]}'
+        "model_name": _form_field("model_name", "Letters, digits, `.`, `_` and `-`. Unique regardless of case."),
+        "version": _form_field(
+            "version", "Letters, digits, `.`, `_`, `+` and `-`. Never used twice, and not `latest`."
         ),
-        "model_params": _object_field(
-            "A JSON object: the hyperparameters. Never changes.", '{"C": 1.0, "penalty": "l2"}'
+        "standardization_params": _form_field(
+            "standardization_params", "A JSON object: how inputs are prepared. Never changes.", default="{}"
         ),
-        "additional_metadata": _object_field("A JSON object: whatever else there is.", '{"metrics": {"auc": 0.97}}'),
+        "model_params": _form_field("model_params", "A JSON object: the hyperparameters. Never changes.", default="{}"),
+        "additional_metadata": _form_field(
+            "additional_metadata", "A JSON object: whatever else there is.", default="{}"
+        ),
         "model_file": {
             "type": "array",
             "minItems": 1,
@@ -176,7 +173,7 @@ _FORM = {
 _REGISTER_BODY = {
     "required": True,
     "content": {
-        registering.FORM: {"schema": _FORM},
+        registering.FORM: {"schema": _FORM, "example": _FORM_EXAMPLE | {"model_file": ["(bytes)"]}},
         registering.JSON: {"schema": {"$ref": f"#/components/schemas/{RegisterModelIn.__name__}"}},
     },
 }
@@ -191,7 +188,7 @@ curl http://localhost:8000/register_model \\
   -F 'additional_metadata={"metrics": {"auc": 0.97}}' \\
   -F model_file=@model.joblib""",
 }
-"""For ReDoc, which makes up no sample of a form."""
+"""For ReDoc, which shows a form as if it were JSON."""
 REQUEST_MODELS = (RegisterModelIn, Problem)
 """Bodies that are read or written by hand, so that FastAPI does not see their schemas."""
 
@@ -218,7 +215,7 @@ REQUEST_MODELS = (RegisterModelIn, Problem)
                 accepted=[registering.FORM, registering.JSON],
             ),
             _BAD_NAME,
-            InvalidForm("The body is no well-formed multipart/form-data: Unexpected end of multipart stream."),
+            InvalidForm("The body is no well-formed multipart/form-data: it ends before its last boundary."),
             IdempotencyKeyReused("3f0c8a52-6f0e-4a51-9b6e-0a4f3a1f7c11"),
             Stalled(30),
             _UNAVAILABLE,
@@ -231,12 +228,11 @@ async def register_model(
     context: Context,
     idempotency_key: Annotated[
         str | None,
-        WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 255, "pattern": _KEY}),
         Header(
             alias="Idempotency-Key",
             min_length=1,
             max_length=255,
-            pattern=_KEY,
+            pattern=r"^[\x21-\x7e]+$",
             description=(
                 "Makes a retry safe: the same key with the same registration gives the first answer again. "
                 "Take a new one, such as a UUID, for each registration."
@@ -329,8 +325,8 @@ def _model_info(request: Request, info: ModelInfo) -> Response:
 async def list_models(
     context: Context,
     limit: Annotated[int, Query(ge=1, le=1000, description="Rows per page.")] = 100,
-    page_token: Annotated[str | None, _STRING, Query(description="From the `Link` of the page before.")] = None,
-    model_name: Annotated[str | None, _STRING, Query(description="Only versions of this model.")] = None,
+    page_token: Annotated[str | None, Query(description="From the `Link` of the page before.")] = None,
+    model_name: Annotated[str | None, Query(description="Only versions of this model.")] = None,
 ) -> Response:
     """Every version that can be read, page by page; pages stay right while versions are added."""
     query = [model_name]
@@ -407,13 +403,15 @@ async def get_model(
     version: ReadVersion,
     redirect: Annotated[
         bool | None,
-        # false is what Swagger UI begins with: its page may not follow a redirect to another host.
-        WithJsonSchema({"type": "boolean", "example": False}),
-        Query(description="true: 307 to storage. false: streamed by the service. Left out: as the service is set."),
+        Query(
+            description="true: 307 to storage. false: streamed by the service. Left out: as the service is set.",
+            # Swagger UI's page may not follow a redirect to another host.
+            json_schema_extra={"example": False},
+        ),
     ] = None,
     path: FilePath = None,
     range_: Annotated[
-        str | None, _STRING, Header(alias="Range", description="One range, such as `bytes=0-99`: the answer is 206.")
+        str | None, Header(alias="Range", description="One range, such as `bytes=0-99`: the answer is 206.")
     ] = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:

@@ -46,7 +46,7 @@ _STATUS: dict[type[RegistryError], int] = {
 class FieldError(BaseModel):
     loc: list[str | int] = Field(description="The way to the value, from the outside in.")
     msg: str = Field(description="The rule that it breaks.")
-    value: Any = Field(None, description="The value as it arrived, shortened.")
+    value: Any = Field(description="The value as it arrived, shortened; null where it would not help.")
 
 
 class Problem(BaseModel):
@@ -94,6 +94,15 @@ class InternalError(RegistryError):
         super().__init__(
             "The service failed in a way it did not expect; the log has the details under this request id."
         )
+
+
+class NoSuchRoute(NotFound):
+    """Known to HTTP alone: a path that leads nowhere."""
+
+    slug = "no-such-route"
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing at this path; /docs shows what there is.")
 
 
 class RangeNotSatisfiable(RegistryError):
@@ -190,9 +199,10 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+    if error.status_code == 404:
+        return problem_of(request.scope, NoSuchRoute())
     slug, detail = {
-        404: ("no-such-route", "There is nothing at this path; /docs shows what there is."),
-        405: ("method-not-allowed", f"This path does not take {request.method}; see the Allow header."),
+        405: ("method-not-allowed", f"This path does not take {shown(request.method)}; see the Allow header."),
     }.get(error.status_code, ("http-error", str(error.detail)))
     return problem(request.scope, error.status_code, slug, detail, headers=dict(error.headers or {}))
 
@@ -232,7 +242,5 @@ def problem_responses(*examples: RegistryError, instance: str = "/…") -> dict[
     return responses
 
 
-ANY_ROUTE = problem_responses(
-    BadRequest("A request has a Content-Length or a Transfer-Encoding, not both."), InternalError()
-)
+ANY_ROUTE = problem_responses(BadRequest("A request has one Host."), InternalError())
 """What every route may answer."""

@@ -1,25 +1,28 @@
 """`POST /register_model`: a form read as a stream, or JSON without a file."""
 
+import asyncio
+from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.requests import Request
 
 from model_registry.domain import ModelDetails, VersionRef
 from model_registry.errors import InvalidField
 from model_registry.registration import Registered, Registration
 from model_registry.settings import Settings
-from model_registry.utils import EMPTY_OBJECT, JsonText, parse_json_object, to_json_text
+from model_registry.utils import EMPTY_OBJECT, MAX_DEPTH, NOT_AN_OBJECT, JsonText, Loc, parse_json_object, to_json_text
 from model_registry.web.body import body_chunks, content_length, read_bounded
 from model_registry.web.context import RequestContext
 from model_registry.web.forms import FormPart, form_parts
 from model_registry.web.problems import UnsupportedMediaType
-from model_registry.web.schemas import RegisterModelIn, model_info_json
+from model_registry.web.schemas import model_info_json
 
 _NAMES = ("model_name", "version")
 _OBJECTS = ("standardization_params", "model_params", "additional_metadata")
 _FILE = "model_file"
 _MAX_NAME_BYTES = 4096
+_INLINE_PARSE_BYTES = 16 * 1024
+_NO_SUCH_FIELD = f"no such field; a registration has {', '.join((*_NAMES, *_OBJECTS, _FILE))}"
 
 FORM = "multipart/form-data"
 JSON = "application/json"
@@ -46,25 +49,32 @@ async def _read_json(request: Request, settings: Settings) -> tuple[VersionRef, 
     body = await read_bounded(
         request, max_bytes=settings.max_metadata_bytes, idle_timeout_seconds=settings.body_idle_timeout_seconds
     )
-    tree = parse_json_object(body, ("body",), max_bytes=settings.max_metadata_bytes)
-    try:
-        fields = RegisterModelIn.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidField(("body", *first["loc"]), first["msg"], first["input"]) from None
-    return VersionRef(fields.model_name, fields.version), ModelDetails(
-        **{name: to_json_text(getattr(fields, name)) for name in _OBJECTS}
-    )
+    # The body is one level above the documents in it.
+    tree = await _parsed(body, ("body",), settings.max_metadata_bytes, max_depth=MAX_DEPTH + 1)
+    for name, value in tree.items():
+        expected = str if name in _NAMES else dict
+        if name not in (*_NAMES, *_OBJECTS):
+            raise InvalidField(("body", name), _NO_SUCH_FIELD, value)
+        if not isinstance(value, expected):
+            raise InvalidField(("body", name), "text is expected" if expected is str else NOT_AN_OBJECT, value)
+    fields = _Fields(tree | {name: to_json_text(tree[name]) for name in _OBJECTS if name in tree})
+    return fields.ref, fields.details
+
+
+async def _parsed(text: str | bytes, loc: Loc, max_bytes: int, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+    """In a thread where it takes longer than the event loop may stall."""
+    parse = partial(parse_json_object, text, loc, max_bytes=max_bytes, max_depth=max_depth)
+    return parse() if len(text) < _INLINE_PARSE_BYTES else await asyncio.to_thread(parse)
 
 
 async def _read_form(
     request: Request, content_type: str, registration: Registration, settings: Settings
 ) -> tuple[VersionRef, ModelDetails]:
-    form = _Form(settings.max_metadata_bytes)
+    form = _Fields({})
     is_reserved = False
     async for part in form_parts(body_chunks(request, settings.body_idle_timeout_seconds), content_type):
         if part.name != _FILE:
-            await form.take(part)
+            await form.take(part, settings.max_metadata_bytes)
         elif part.filename is None:
             raise InvalidField(_FILE, "a file part is expected, with a filename", None)
         elif part.filename == "":
@@ -89,18 +99,15 @@ async def _expect_nothing(part: FormPart) -> None:
         raise InvalidField(_FILE, "a file needs a filename, which becomes its path in the version", "")
 
 
-class _Form:
+class _Fields:
     """The fields that have arrived so far, each checked as it came."""
 
-    def __init__(self, max_metadata_bytes: int) -> None:
-        self._max_metadata_bytes = max_metadata_bytes
-        self._values: dict[str, Any] = {}
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
 
-    async def take(self, part: FormPart) -> None:
+    async def take(self, part: FormPart, max_bytes: int) -> None:
         if part.name not in (*_NAMES, *_OBJECTS):
-            raise InvalidField(
-                part.name, f"no such field; a registration has {', '.join((*_NAMES, *_OBJECTS, _FILE))}", None
-            )
+            raise InvalidField(part.name or "''", _NO_SUCH_FIELD)
         if part.filename is not None:
             raise InvalidField(part.name, "a plain field is expected; only model_file is a file", part.filename)
         if part.name in self._values:
@@ -108,10 +115,9 @@ class _Form:
         if part.name in _NAMES:
             self._values[part.name] = await part.text(_MAX_NAME_BYTES)
         else:
-            text = await part.text(self._max_metadata_bytes)
+            text = await part.text(max_bytes)
             # Swagger UI sends an empty field for what was left empty.
-            tree = parse_json_object(text or "{}", (part.name,), max_bytes=self._max_metadata_bytes)
-            self._values[part.name] = to_json_text(tree)
+            self._values[part.name] = to_json_text(await _parsed(text or "{}", (part.name,), max_bytes))
 
     @property
     def has_ref(self) -> bool:

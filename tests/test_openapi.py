@@ -1,0 +1,315 @@
+"""The OpenAPI document: complete, valid, and true of what the service answers."""
+
+import copy
+import json
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute, iter_route_contexts
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from model_registry.api import create_app
+from model_registry.web.problems import MEDIA_TYPE
+from tests.conftest import RunningService
+from tests.rawhttp import message, send
+from tests.test_model_registry import WEIGHTS, register
+
+APP = create_app()
+DOCUMENT = APP.openapi()
+JSON = "application/json"
+PROBLEM = {"$ref": "#/components/schemas/Problem"}
+OPERATIONS = {
+    operation["operationId"]: (method, path, operation)
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+}
+REQUEST_BODIES = [
+    pytest.param(media, id=f"{name}: {media_type}")
+    for name, (_, _, operation) in OPERATIONS.items()
+    for media_type, media in operation.get("requestBody", {}).get("content", {}).items()
+]
+RESPONSE_BODIES = [
+    pytest.param(int(status), media_type, media, id=f"{name}: {status} {media_type}")
+    for name, (_, _, operation) in OPERATIONS.items()
+    for status, response in operation["responses"].items()
+    for media_type, media in response.get("content", {}).items()
+]
+EVERYWHERE = {400, 500}
+STATUSES = {
+    "register_model": {201, 408, 409, 413, 415, 422, 503},
+    "get_model_info": {200, 304, 404, 412, 422, 503},
+    "get_latest_model_info": {200, 304, 404, 412, 422, 503},
+    "list_models": {200, 422, 503},
+    "get_model": {200, 206, 304, 307, 404, 412, 416, 422, 503},
+    "head_model": {200, 304, 404, 412, 422, 503},
+    "remove_model": {200, 404, 409, 422, 503},
+    "healthz": {200},
+    "readyz": {200, 503},
+    "metrics": {200},
+    "version": {200},
+}
+FRAUD = {"model_name": "fraud-detector", "version": "2.4.0"}
+INFO = "/get_model_info/fraud-detector/2.4.0"
+FILE = "/get_model/fraud-detector/2.4.0"
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema itself, where it is a reference to one."""
+    if reference := schema.get("$ref"):
+        named: dict[str, Any] = DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]]
+        return named
+    return schema
+
+
+def examples_of(media: dict[str, Any]) -> list[Any]:
+    """Of a body: beside its schema, or in it."""
+    schema = resolved(media["schema"])
+    by_name = [example["value"] for example in media.get("examples", {}).values()]
+    return by_name + [holder["example"] for holder in (media, schema) if "example" in holder]
+
+
+def faults(instance: object, schema: dict[str, Any], *, exactly: bool = False) -> list[str]:
+    """What the schema has against a value; `exactly`: members that it leaves out or does not name are faults too."""
+    components = copy.deepcopy(DOCUMENT["components"])
+    if exactly:
+        for component in components["schemas"].values():
+            if "additionalProperties" not in component:
+                component["additionalProperties"] = False
+                component["required"] = list(component["properties"])
+    validator = OAS31Validator(schema | {"components": components})
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(instance)]
+
+
+def schema_of(operation_id: str, status: int, media_type: str = JSON) -> dict[str, Any]:
+    schema: dict[str, Any] = OPERATIONS[operation_id][2]["responses"][str(status)]["content"][media_type]["schema"]
+    return schema
+
+
+def problem_examples(operation_id: str) -> dict[str, dict[str, Any]]:
+    """By slug."""
+    return {
+        slug: example["value"]
+        for response in OPERATIONS[operation_id][2]["responses"].values()
+        for slug, example in response.get("content", {}).get(MEDIA_TYPE, {}).get("examples", {}).items()
+    }
+
+
+async def register_fraud(client: httpx.AsyncClient, key: str | None = None) -> httpx.Response:
+    return await register(client, FRAUD, {"model.joblib": WEIGHTS}, key=key)
+
+
+async def test_the_document_is_valid_openapi(client: httpx.AsyncClient) -> None:
+    served = (await client.get("/openapi.json")).json()
+
+    assert served == json.loads(json.dumps(DOCUMENT))
+    assert served["openapi"].startswith("3.1")
+    assert [str(error) for error in OpenAPIV31SpecValidator(served).iter_errors()] == []
+
+
+def test_every_route_is_in_the_document_under_the_name_of_its_handler() -> None:
+    routes = [route for route in iter_route_contexts(APP.routes) if isinstance(route.original_route, APIRoute)]
+
+    described = {(path, method): name for name, (method, path, _) in OPERATIONS.items()}
+
+    assert described == {
+        (route.path_format, method.lower()): route.name
+        for route in routes
+        if route.include_in_schema
+        for method in route.methods or ()
+    }
+    # Names are how generated clients call these, so none may change by accident.
+    assert set(STATUSES) <= set(OPERATIONS)
+
+
+@pytest.mark.parametrize("operation_id", OPERATIONS)
+def test_every_operation_is_described(operation_id: str) -> None:
+    _, _, operation = OPERATIONS[operation_id]
+
+    assert operation["summary"]
+    assert operation["description"]
+    tags = {tag["name"]: tag["description"] for tag in DOCUMENT["tags"]}
+    assert operation["tags"]
+    assert all(tags[tag] for tag in operation["tags"])
+    for parameter in operation.get("parameters", []):
+        assert parameter["description"]
+        # No null in it: a parameter can be left out, and is never null.
+        assert isinstance(parameter["schema"]["type"], str)
+        if parameter["in"] == "path":
+            assert parameter["schema"]["example"], "Swagger UI fills its form from here"
+        if parameter["in"] == "header":
+            assert parameter["name"].istitle()
+    assert all(response["description"] for response in operation["responses"].values())
+
+
+@pytest.mark.parametrize("operation_id", STATUSES)
+def test_every_status_is_described(operation_id: str) -> None:
+    _, _, operation = OPERATIONS[operation_id]
+
+    assert {int(status) for status in operation["responses"]} == STATUSES[operation_id] | EVERYWHERE
+
+
+@pytest.mark.parametrize("media", REQUEST_BODIES)
+def test_every_request_body_has_an_example_that_fits(media: dict[str, Any]) -> None:
+    examples = examples_of(media)
+
+    assert examples
+    for example in examples:
+        assert faults(example, media["schema"]) == []
+        assert example.keys() == resolved(media["schema"])["properties"].keys()
+
+
+@pytest.mark.parametrize(("status", "media_type", "media"), RESPONSE_BODIES)
+def test_every_response_body_has_an_example_that_fits(status: int, media_type: str, media: dict[str, Any]) -> None:
+    examples = examples_of(media)
+
+    assert examples
+    for example in examples:
+        assert faults(example, media["schema"], exactly=True) == []
+    if status >= 400:
+        assert media_type == MEDIA_TYPE
+        assert media["schema"] == PROBLEM
+        for example in examples:
+            assert example["status"] == status
+            assert example["type"].startswith("urn:model-registry:problem:")
+            assert not example["detail"].startswith("None")
+
+
+def test_every_problem_is_described_with_its_body_where_there_is_one() -> None:
+    for method, _, operation in OPERATIONS.values():
+        for status, response in operation["responses"].items():
+            has_no_body = method == "head" or 300 <= int(status) < 400
+            assert ("content" not in response) is has_no_body, f"{method} {operation['operationId']} {status}"
+            if int(status) >= 400 and not has_no_body:
+                assert list(response["content"]) == [MEDIA_TYPE]
+
+
+async def test_the_examples_of_the_form_register_a_version(client: httpx.AsyncClient) -> None:
+    content = OPERATIONS["register_model"][2]["requestBody"]["content"]
+    form = content["multipart/form-data"]["schema"]
+    fields = {name: field["examples"][0] for name, field in form["properties"].items() if name != "model_file"}
+
+    as_form = await client.post(
+        "/register_model",
+        data=fields,
+        files=[("model_file", ("model.joblib", WEIGHTS)), ("model_file", ("labels.txt", b"ok\nfraud\n"))],
+    )
+    for example in examples_of(content[JSON]):
+        as_json = await client.post("/register_model", json=example | {"version": "2.5.0"})
+        assert (as_json.status_code, as_json.text[:1]) == (201, "{"), as_json.text
+
+    assert (as_form.status_code, as_form.json()["file_count"]) == (201, 2)
+    # The service names its fields where it refuses another one.
+    refused = await client.post("/register_model", data={"colour": "red"}, files={"model_file": b""})
+    assert refused.json()["detail"].endswith(f"a registration has {', '.join(form['properties'])}")
+
+
+async def test_answers_have_exactly_the_fields_that_are_described(client: httpx.AsyncClient) -> None:
+    registered = await register_fraud(client)
+    answers = {
+        "register_model": registered,
+        "get_model_info": await client.get(INFO),
+        "get_latest_model_info": await client.get("/get_latest_model_info/fraud-detector"),
+        "list_models": await client.get("/list_models"),
+        "remove_model": await client.delete("/remove_model/fraud-detector/2.4.0"),
+        "healthz": await client.get("/healthz"),
+        "readyz": await client.get("/readyz"),
+        "version": await client.get("/version"),
+    }
+
+    for operation_id, answer in answers.items():
+        assert answer.headers["content-type"] == JSON
+        assert answer.status_code in STATUSES[operation_id]
+        assert answer.json()
+        schema = schema_of(operation_id, answer.status_code)
+        assert faults(answer.json(), schema, exactly=True) == [], operation_id
+
+
+async def test_answers_have_the_headers_that_are_described(client: httpx.AsyncClient) -> None:
+    registered = await register_fraud(client)
+    etag = (await client.get(FILE)).headers["etag"]
+    answers = {
+        "register_model": [registered],
+        "get_model_info": [
+            await client.get(INFO),
+            await client.get(INFO, headers={"If-None-Match": "*"}),
+        ],
+        "get_latest_model_info": [await client.get("/get_latest_model_info/fraud-detector")],
+        "get_model": [
+            await client.get(FILE),
+            await client.get(FILE, headers={"Range": "bytes=0-9"}),
+            await client.get(FILE, headers={"If-None-Match": etag}),
+            await client.get(FILE, headers={"Range": "bytes=99999-"}),
+            await client.get(FILE, params={"redirect": "true"}),
+        ],
+        "head_model": [await client.head(FILE), await client.head(FILE, headers={"If-None-Match": etag})],
+    }
+
+    seen = {(operation_id, answer.status_code) for operation_id, group in answers.items() for answer in group}
+    assert {status for operation_id, status in seen if operation_id == "get_model"} == {200, 206, 304, 307, 416}
+    for operation_id, group in answers.items():
+        for answer in group:
+            described = OPERATIONS[operation_id][2]["responses"][str(answer.status_code)]["headers"]
+            missing = [name for name in described if name not in answer.headers]
+            assert missing == [], f"{operation_id} {answer.status_code}"
+
+
+async def test_problems_read_as_their_examples_do(client: httpx.AsyncClient, service: RunningService) -> None:
+    """Word for word: the examples are written by hand where the service finds its words while it runs."""
+    key = "3f0c8a52-6f0e-4a51-9b6e-0a4f3a1f7c11"
+    post = client.post
+    await register_fraud(client, key)
+    bad_form = {"content-type": "multipart/form-data; boundary=b"}
+    reused = await post("/register_model", json={**FRAUD, "version": "3"}, headers={"Idempotency-Key": key})
+    answers = {
+        "register_model": [
+            await register_fraud(client),
+            await post("/register_model", json={"model_name": "Fraud-Detector", "version": "1"}),
+            await post("/register_model", content=b"x", headers={"content-type": "text/plain"}),
+            await post("/register_model", json={"model_name": "fraud detector", "version": "1"}),
+            await post("/register_model", content=b"--b\r\n", headers=bad_form),
+            reused,
+        ],
+        "get_model_info": [
+            await client.get("/get_model_info/fraud%20detector/2.4.0"),
+            await client.get("/get_model_info/fraud-detector/@champion"),
+            await client.get(INFO, headers={"If-Match": '"0"'}),
+        ],
+        "list_models": [
+            await client.get("/list_models", params={"limit": 5000}),
+            await client.get("/list_models", params={"page_token": "x"}),
+        ],
+        "get_model": [
+            await client.get(FILE, params={"path": "model.onnx"}),
+            await client.get(FILE, headers={"Range": "bytes=99999-"}),
+            await client.get("/get_model/alexnet/1"),
+        ],
+        "remove_model": [await client.delete("/remove_model/fraud-detector/9")],
+    }
+
+    two_hosts = await send(service.address, message("GET", "/list_models", ["Host: a", "Host: b", "Connection: close"]))
+
+    assert two_hosts is not None
+    assert words(two_hosts.json()) == words(problem_examples("list_models")["bad-request"])
+    for operation_id, group in answers.items():
+        examples = problem_examples(operation_id)
+        for answer in group:
+            assert answer.headers["content-type"] == MEDIA_TYPE
+            assert faults(answer.json(), PROBLEM) == []
+            slug = answer.json()["type"].rpartition(":")[2]
+            assert answer.status_code in STATUSES[operation_id] | EVERYWHERE
+            assert words(answer.json()) == words(examples[slug]), slug
+
+
+def words(problem: dict[str, Any]) -> dict[str, Any]:
+    """A problem without what differs from one occasion to the next."""
+    said = {name: value for name, value in problem.items() if name not in {"instance", "request_id"}}
+    said |= dict.fromkeys(said.keys() & {"digest", "etag", "size_bytes"})
+    for name in ("model_name", "version"):
+        if name in said:
+            said["detail"] = said["detail"].replace(repr(said[name]), name)
+            said[name] = None
+    if "size_bytes" in said:
+        said["detail"] = "".join(char for char in said["detail"] if not char.isdigit())
+    return said

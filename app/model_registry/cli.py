@@ -1,6 +1,7 @@
 """`model-registry …`: parses, calls, prints. What a command needs is imported when it runs."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -104,6 +105,7 @@ def openapi() -> None:
 
 def main() -> NoReturn:
     """The console script: what is wrong with the set-up is one sentence, not a traceback."""
+    warnings.formatwarning = lambda message, *_rest: f"warning: {message}\n"
     try:
         app()
     except ModuleNotFoundError as error:
@@ -111,7 +113,7 @@ def main() -> NoReturn:
     except Exception as error:
         if not type(error).__module__.startswith("model_registry."):
             raise
-        _fail(str(error))
+        _fail(f"{error} ({error.__cause__})" if error.__cause__ else str(error))
     sys.exit(0)
 
 

@@ -96,8 +96,8 @@ class Unavailable(RegistryError):
 
     slug = "unavailable"
 
-    def __init__(self, what: str, *, retry_after_seconds: int = 2) -> None:
-        super().__init__(f"{what} cannot be reached at the moment; try again.", unavailable=what)
+    def __init__(self, what: str, *, detail: str | None = None, retry_after_seconds: int = 2) -> None:
+        super().__init__(detail or f"{what} cannot be used at the moment; try again.", unavailable=what)
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -207,7 +207,7 @@ class VersionExists(Conflict):
 
     def __init__(self, model_name: str, version: str, *, state: str, digest: str | None) -> None:
         held = {
-            "removed": "was removed, and a label is never used twice; register another version or restore this one",
+            "removed": "was removed, and a label is never used twice; register another version",
             "pending": "is being registered by another request; wait for it, or register another version",
             "verifying": "is being registered by another request; wait for it, or register another version",
         }.get(state, "exists, and a version never changes; register another version")

@@ -64,7 +64,7 @@ class Collector:
             try:
                 await self.collect()
             except Unavailable as error:
-                log.warning("gc.skipped", reason=error.detail)
+                log.warning("gc.skipped", reason=error.detail, cause=repr(error.__cause__))
             except Exception:
                 log.exception("gc.failed")
             await asyncio.sleep(interval_seconds)
@@ -89,15 +89,24 @@ class Collector:
 
     async def _purge_versions(self) -> int:
         """Removed versions past their time: their files go, their rows stay, so that no label is used twice."""
+        purged = 0
+        while await self._purge_one():
+            purged += 1
+        return purged
+
+    async def _purge_one(self) -> bool:
+        # One to a transaction: blobs are locked in digest order, and a second version would begin that order anew.
         async with self._database.transaction() as tx:
-            due = await tx.versions.due_for_purge(_BATCH)
-            for version_id, ref in due:
-                digests = await tx.versions.purge(version_id)
-                keys = await tx.blobs.drop_unreferenced(digests)
-                # Somebody may still be reading by a URL that was signed a moment ago.
-                await tx.garbage.add(keys, delay_seconds=self._grace_seconds)
-                await tx.events.record(Event(SYSTEM.name, "version.purged", ref.model_name, ref.version))
-        return len(due)
+            due = await tx.versions.due_for_purge()
+            if due is None:
+                return False
+            version_id, ref = due
+            digests = await tx.versions.purge(version_id)
+            keys = await tx.blobs.drop_unreferenced(digests)
+            # Somebody may still be reading by a URL that was signed a moment ago.
+            await tx.garbage.add(keys, delay_seconds=self._grace_seconds)
+            await tx.events.record(Event(SYSTEM.name, "version.purged", ref.model_name, ref.version))
+            return True
 
     async def _delete_garbage(self) -> int:
         deleted = 0

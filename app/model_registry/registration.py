@@ -33,6 +33,8 @@ from model_registry.versions import precedence
 log = structlog.get_logger(__name__)
 
 _PUBLISH_PATIENCE_SECONDS = 10
+_LATE_SECONDS = 300
+"""A write that timed out here may still be done by the store: its key is deleted only when that must be over."""
 _giving_up: set[asyncio.Task[None]] = set()
 """Held here, because the event loop itself keeps only weak references to its tasks."""
 
@@ -90,14 +92,14 @@ class Registration:
     async def __aenter__(self) -> "Registration":
         return self
 
-    async def __aexit__(self, *_error: object) -> None:
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
         if not self._is_published and (self._version_id is not None or self._uploads):
             # A caller that was cancelled still cleans up.
-            await asyncio.shield(self._give_up())
+            await asyncio.shield(self._give_up(_LATE_SECONDS if isinstance(error, Unavailable) else 0))
 
     async def reserve(self, ref: VersionRef) -> None:
         """Take the label, before any byte moves.
@@ -271,13 +273,13 @@ class Registration:
                 raise LeaseLost
             yield chunk
 
-    async def _give_up(self) -> None:
+    async def _give_up(self, delay_seconds: float) -> None:
         async def work(tx: Transaction) -> None:
             if self._version_id is not None and self._ref is not None:
                 await tx.models.lock(self._ref.model_name)
-                await discard_unfinished(tx, self._version_id)
+                await discard_unfinished(tx, self._version_id, delay_seconds=delay_seconds)
                 await tx.models.drop_if_unused(self._ref.model_name)
-            await tx.uploads.give_up(self._uploads)
+            await tx.uploads.give_up(self._uploads, delay_seconds=delay_seconds)
 
         try:
             await self._database.run(work)

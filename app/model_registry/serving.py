@@ -147,14 +147,14 @@ def _welcome(url: str, addresses: StackAddresses, data_dir: Path) -> str:
 Model Registry is ready.
 
   Swagger UI   {url}/docs
-  API          {url}   (docs as text: {url}/redoc)
+  ReDoc        {url}/redoc
   Data         {data_dir.resolve()}   (PostgreSQL, S3 and their logs; delete it to start afresh)
 
 Try, in another terminal:
 
   curl -F model_name=demo -F version=1.0.0 -F model_file=@README.md {url}/register_model
   curl {url}/get_latest_model_info/demo
-  curl -OJ {url}/get_model/demo/latest
+  curl -o copy.md {url}/get_model/demo/latest
 
 Ctrl-C stops everything and keeps the data.
 """

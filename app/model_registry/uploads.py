@@ -24,7 +24,11 @@ class AllBuffersBusy(Unavailable):
     slug = "all-buffers-busy"
 
     def __init__(self) -> None:
-        super().__init__("A free upload buffer", retry_after_seconds=10)
+        super().__init__(
+            "All upload buffers",
+            detail="More uploads are going on than this service has buffers for; try again.",
+            retry_after_seconds=10,
+        )
 
 
 class Part:
@@ -177,7 +181,8 @@ async def store_stream(
             finally:
                 buffers.release(part)
     except BaseExceptionGroup as group:
-        raise _cause(group) from group
+        error = _cause(group)
+        raise error from error.__cause__
     return StoredBlob(digest, size_bytes, key)
 
 

@@ -41,11 +41,11 @@ EMPTY_OBJECT = JsonText("{}")
 NOT_AN_OBJECT = "a JSON object is expected, such as {}"
 
 
-def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int, depth: int = 1) -> dict[str, Any]:
     """The JSON object in `text`, its numbers exact, or `InvalidField` that names the place.
 
     Refused are: anything but an object, NaN and Infinity, duplicate keys, NUL and lone surrogates, nesting over
-    `max_depth`, numbers that would take more than `max_bytes` when written out, and more than `max_bytes` in all.
+    `MAX_DEPTH` (the object itself is at `depth`), numbers that would take more than `max_bytes` when written out, and more than `max_bytes` in all.
     Integers come back as `int`, other numbers as `Decimal`.
     """
     if len(text) > max_bytes or (isinstance(text, str) and len(text.encode("utf-8", "surrogatepass")) > max_bytes):
@@ -67,10 +67,10 @@ def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int, max_depth:
             _near(error.doc, error.pos),
         ) from None
     except RecursionError:
-        raise InvalidField(loc, f"nested deeper than {max_depth} levels") from None
+        raise InvalidField(loc, f"nested deeper than {MAX_DEPTH} levels") from None
     if not isinstance(tree, _Pairs):
         raise InvalidField(loc, NOT_AN_OBJECT, bytes(text[:120]).decode() if isinstance(text, bytes) else text)
-    checked = _Checker(max_bytes, max_depth).visit(tree, (None, loc), 1)
+    checked = _Checker(max_bytes).visit(tree, (None, loc), depth)
     assert isinstance(checked, dict)  # noqa: S101 - for the type checker; a _Pairs becomes a dict
     return checked
 
@@ -105,9 +105,8 @@ def _loc(place: _Place | None) -> Loc:
 
 
 class _Checker:
-    def __init__(self, max_bytes: int, max_depth: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self._digits_left = max_bytes
-        self._max_depth = max_depth
 
     def visit(self, node: Any, place: _Place, depth: int) -> Any:
         kind = type(node)
@@ -118,8 +117,8 @@ class _Checker:
             return node
         if kind is not _Pairs and kind is not list:
             return node
-        if depth > self._max_depth:
-            raise InvalidField(_loc(place), f"nested deeper than {self._max_depth} levels")
+        if depth > MAX_DEPTH:
+            raise InvalidField(_loc(place), f"nested deeper than {MAX_DEPTH} levels")
         if kind is list:
             return [self.visit(value, (place, index), depth + 1) for index, value in enumerate(node)]
         result: dict[str, Any] = {}

@@ -29,7 +29,13 @@ def head_revision() -> str:
 
 
 def migrate(database_url: str) -> None:
-    """Bring the schema to the newest revision. Safe to run again, and in several places at once."""
+    """Bring the schema to the newest revision. Safe to run again, and in several places at once.
+
+    Raises `Unavailable` when the database is out of reach.
+    """
     from alembic import command
 
-    command.upgrade(alembic_config(database_url), "head")
+    from model_registry.storage.database import translated
+
+    with translated():
+        command.upgrade(alembic_config(database_url), "head")

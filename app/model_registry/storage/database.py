@@ -3,8 +3,8 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from model_registry.utils import JsonText, clean_json_object, to_json_text
 T = TypeVar("T")
 
 # Classes of SQLSTATE (PostgreSQL manual, appendix A) that say "not now" rather than "not so".
-_TRANSIENT = ("08", "53", "57", "40", "55P03", "25006", "25P03")
+_TRANSIENT = ("08", "28", "3D", "40", "53", "57", "55P03", "25006", "25P03")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +112,14 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """READ COMMITTED; commits at the end, rolls back on any error. Wait for nothing else inside."""
-        with _Translated():
+        with translated():
             async with self._engine.begin() as connection:
                 yield Transaction(connection)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Transaction]:
         """One statement at a time, without a transaction around it (a third of the cost for a single read)."""
-        with _Translated():
+        with translated():
             async with self._reader.connect() as connection:
                 yield Transaction(connection)
 
@@ -158,15 +158,15 @@ class Database:
         await self._engine.dispose()
 
 
-class _Translated:
-    """Turns "PostgreSQL is away or too busy" into `Unavailable`; leaves bugs and domain errors alone."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if error is not None and _is_transient(error):
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns "PostgreSQL is away, too busy or closed to us" into `Unavailable`; leaves bugs and domain errors alone."""
+    try:
+        yield
+    except Exception as error:
+        if _is_transient(error):
             raise Unavailable("PostgreSQL") from error
+        raise
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -174,7 +174,7 @@ def _is_transient(error: BaseException) -> bool:
         state = getattr(error.orig, "sqlstate", None) or ""
         return error.connection_invalidated or state.startswith(_TRANSIENT) or isinstance(error.orig, OSError)
     if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "").startswith((*_TRANSIENT, "28", "3D"))
+        return (error.sqlstate or "").startswith(_TRANSIENT)
     return isinstance(error, PoolTimeout | OSError | TimeoutError | asyncpg.InterfaceError)
 
 

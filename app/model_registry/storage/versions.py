@@ -400,15 +400,18 @@ class Versions:
             )
         )
 
-    async def due_for_purge(self, limit: int) -> Sequence[tuple[int, VersionRef]]:
-        rows = await self._connection.execute(
-            select(ModelInfoDB.id, ModelInfoDB.model_name, ModelInfoDB.version)
-            .where(ModelInfoDB.purge_after < func.now(), ModelInfoDB.purged_at.is_(None))
-            .order_by(ModelInfoDB.purge_after)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        return [(row.id, VersionRef(row.model_name, row.version)) for row in rows]
+    async def due_for_purge(self) -> tuple[int, VersionRef] | None:
+        """A removed version whose time has come, its row held; those that other collectors hold are left out."""
+        row = (
+            await self._connection.execute(
+                select(ModelInfoDB.id, ModelInfoDB.model_name, ModelInfoDB.version)
+                .where(ModelInfoDB.purge_after < func.now(), ModelInfoDB.purged_at.is_(None))
+                .order_by(ModelInfoDB.purge_after)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+        ).one_or_none()
+        return None if row is None else (row.id, VersionRef(row.model_name, row.version))
 
     async def purge(self, version_id: int) -> Collection[bytes]:
         """Give up the files of a removed version, keeping its row; returns the digests that it referred to."""

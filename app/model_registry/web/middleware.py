@@ -16,6 +16,7 @@ from model_registry.web.problems import BadRequest, NoSuchRoute, internal_error,
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_MAX_HEADERS = 200
 _HTTP_VERSIONS = frozenset({"1.0", "1.1", "2"})
 _SINGLE = ("content-length", "host", "content-type", "content-encoding", "transfer-encoding", "idempotency-key")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -174,6 +175,8 @@ class Guarded:
 
 def _complaint(scope: Scope) -> str | None:
     headers = Headers(scope=scope)
+    if len(scope["headers"]) > _MAX_HEADERS:
+        return f"A request has at most {_MAX_HEADERS} headers."
     version = scope["http_version"]
     if version not in _HTTP_VERSIONS:
         return "This service speaks HTTP/1.1."

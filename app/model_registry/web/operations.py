@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable
 
 import orjson
+import structlog
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
@@ -16,6 +17,8 @@ from model_registry.migrations import head_revision
 from model_registry.settings import ConfigurationError
 from model_registry.web.problems import problem
 from model_registry.wiring import Services, check_schema
+
+log = structlog.get_logger(__name__)
 
 router = APIRouter(tags=["operations"])
 
@@ -76,6 +79,7 @@ async def _timed(check: Awaitable[None]) -> Check:
         async with asyncio.timeout(2):
             await check
     except (Unavailable, ConfigurationError) as error:
+        log.warning("check.failed", reason=str(error), cause=repr(error.__cause__))
         detail = str(error)
     except TimeoutError:
         detail = "No answer within 2 seconds."

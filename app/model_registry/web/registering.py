@@ -10,7 +10,7 @@ from model_registry.domain import ModelDetails, VersionRef
 from model_registry.errors import InvalidField
 from model_registry.registration import Registered, Registration
 from model_registry.settings import Settings
-from model_registry.utils import EMPTY_OBJECT, MAX_DEPTH, NOT_AN_OBJECT, JsonText, Loc, parse_json_object, to_json_text
+from model_registry.utils import EMPTY_OBJECT, NOT_AN_OBJECT, JsonText, Loc, parse_json_object, to_json_text
 from model_registry.web.body import body_chunks, content_length, read_bounded
 from model_registry.web.context import RequestContext
 from model_registry.web.forms import FormPart, form_parts
@@ -49,8 +49,8 @@ async def _read_json(request: Request, settings: Settings) -> tuple[VersionRef, 
     body = await read_bounded(
         request, max_bytes=settings.max_metadata_bytes, idle_timeout_seconds=settings.body_idle_timeout_seconds
     )
-    # The body is one level above the documents in it.
-    tree = await _parsed(body, ("body",), settings.max_metadata_bytes, max_depth=MAX_DEPTH + 1)
+    # At depth 0, because the documents in it are at 1.
+    tree = await _parsed(body, ("body",), settings.max_metadata_bytes, depth=0)
     for name, value in tree.items():
         expected = str if name in _NAMES else dict
         if name not in (*_NAMES, *_OBJECTS):
@@ -61,9 +61,9 @@ async def _read_json(request: Request, settings: Settings) -> tuple[VersionRef, 
     return fields.ref, fields.details
 
 
-async def _parsed(text: str | bytes, loc: Loc, max_bytes: int, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+async def _parsed(text: str | bytes, loc: Loc, max_bytes: int, *, depth: int = 1) -> dict[str, Any]:
     """In a thread where it takes longer than the event loop may stall."""
-    parse = partial(parse_json_object, text, loc, max_bytes=max_bytes, max_depth=max_depth)
+    parse = partial(parse_json_object, text, loc, max_bytes=max_bytes, depth=depth)
     return parse() if len(text) < _INLINE_PARSE_BYTES else await asyncio.to_thread(parse)
 
 

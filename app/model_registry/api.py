@@ -8,8 +8,6 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -82,21 +80,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(operations.router)
     docs.install(app)
     problems.install(app)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: docs.openapi(app, original.REQUEST_MODELS)  # type: ignore[method-assign]
     return app
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title, version=app.version, description=app.description, tags=app.openapi_tags, routes=app.routes
-        )
-        _, definitions = models_json_schema(
-            [(model, "validation") for model in original.REQUEST_MODELS], ref_template="#/components/schemas/{model}"
-        )
-        document["components"]["schemas"] |= definitions["$defs"]
-        app.openapi_schema = document
-    return app.openapi_schema
 
 
 @contextlib.contextmanager

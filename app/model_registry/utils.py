@@ -45,7 +45,8 @@ def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int, depth: int
     """The JSON object in `text`, its numbers exact, or `InvalidField` that names the place.
 
     Refused are: anything but an object, NaN and Infinity, duplicate keys, NUL and lone surrogates, nesting over
-    `MAX_DEPTH` (the object itself is at `depth`), numbers that would take more than `max_bytes` when written out, and more than `max_bytes` in all.
+    `MAX_DEPTH` (the object itself is at `depth`), numbers that would take more than `max_bytes` when written out, and
+    more than `max_bytes` in all.
     Integers come back as `int`, other numbers as `Decimal`.
     """
     if len(text) > max_bytes or (isinstance(text, str) and len(text.encode("utf-8", "surrogatepass")) > max_bytes):

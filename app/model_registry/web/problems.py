@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import compile_path
 from starlette.types import Scope
 
 from model_registry.errors import (
@@ -204,7 +205,21 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     slug, detail = {
         405: ("method-not-allowed", f"This path does not take {shown(request.method)}; see the Allow header."),
     }.get(error.status_code, ("http-error", str(error.detail)))
-    return problem(request.scope, error.status_code, slug, detail, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods_at(request) | set(headers.get("Allow", "").split(", ")) - {""}))
+    return problem(request.scope, error.status_code, slug, detail, headers=headers)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """All methods of a path: the router itself names only those of the first route that it found."""
+    paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
+    return {
+        method.upper()
+        for template, methods in paths.items()
+        if compile_path(template)[0].match(request.scope["path"])
+        for method in methods
+    }
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:

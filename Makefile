@@ -32,9 +32,13 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock: ## Renew requirements.lock from pyproject.toml
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-	  --no-emit-index-url --no-emit-find-links --all-extras --group dev pyproject.toml -o requirements.lock --upgrade
+LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+  --no-emit-index-url --no-emit-find-links
+
+lock: ## Renew the locks from pyproject.toml: everything, the server alone, and what builds the wheel
+	$(LOCK) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock
+	$(LOCK) -c requirements.lock --extra server pyproject.toml -o requirements-server.lock
+	echo hatchling | $(LOCK) -c requirements.lock - -o requirements-build.lock
 
 format: install ## Put the code in form
 	$(BIN)/ruff check --fix .

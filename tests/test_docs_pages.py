@@ -244,3 +244,9 @@ async def test_the_watch_on_a_page_sees_what_it_should(
         assert any("request to another host: https://example.org/x.png" in trouble for trouble in visit.troubles)
         assert any(trouble.startswith("console: ") for trouble in visit.troubles)
         assert any(trouble.startswith("page error: ") and "boo" in trouble for trouble in visit.troubles)
+
+
+async def test_the_front_door_leads_to_the_docs(client: httpx.AsyncClient) -> None:
+    response = await client.get("/")
+
+    assert (response.status_code, response.headers["location"]) == (307, "/docs")

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ async def test_numbers_of_a_model_count_up_without_gaps_under_concurrency(client
     assert sorted(response.json()["number"] for response in responses) == list(range(1, 31))
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_a_conflict_is_answered_before_the_file_is_read(
     client: httpx.AsyncClient, service: RunningService, tmp_path: Path
 ) -> None:

@@ -86,7 +86,7 @@ def healthcheck(
     url: Annotated[str, typer.Option(help="The service to ask.")] = "http://127.0.0.1:8000",
 ) -> None:
     """Exit with 0 if the service is ready, with 1 and its answer if not."""
-    from model_registry.maintenance import readiness
+    from model_registry.healthcheck import readiness
 
     is_ready, answer = readiness(url)
     typer.echo(answer)

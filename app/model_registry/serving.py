@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
+import structlog
 import uvicorn
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
@@ -19,6 +20,8 @@ from model_registry.observability import configure_logging
 from model_registry.protocol import BoundedHttp
 from model_registry.settings import PREFIX, ConfigurationError, load_settings
 from model_registry.wiring import check_schema_at
+
+log = structlog.get_logger(__name__)
 
 _APP = "model_registry.api:app"
 _DEVELOPMENT_GRACE_SECONDS = 3
@@ -36,6 +39,7 @@ def serve(host: str, port: int, workers: int) -> None:
     signal.signal(signal.SIGTERM, _leave)
     with contextlib.suppress(KeyboardInterrupt), _listen(host, port) as listener:
         config = _config(settings.shutdown_grace_seconds, workers=workers)
+        log.info("serving", url=f"http://{_for_people(host)}:{listener.getsockname()[1]}", workers=workers)
         if workers > 1:
             Multiprocess(config, sockets=[listener]).run()
         else:

@@ -16,7 +16,7 @@ PREFIX = "MODEL_REGISTRY_"
 
 # Kubernetes tells every pod about the Services around it; for one called model-registry these look like settings:
 # MODEL_REGISTRY_SERVICE_HOST, MODEL_REGISTRY_SERVICE_PORT_HTTP, MODEL_REGISTRY_PORT_8000_TCP_ADDR.
-_KUBERNETES = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_KUBERNETES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _OF_THE_CLIENT = frozenset({"URL"})
 
 
@@ -31,7 +31,9 @@ class UnknownSettingWarning(UserWarning):
 class Settings(BaseSettings):
     """Settings of the service; `docs/settings.md` and `.env.example` list them, and a test keeps the three in step."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     database_url: SecretStr = Field(
         description="PostgreSQL, as postgresql://user:password@host:5432/database.",
@@ -94,13 +96,6 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json for collectors.")
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _empty_means_default(cls, value: Any, info: Any) -> Any:
-        if value == "":
-            return cls.model_fields[info.field_name].get_default()
-        return value
-
     @field_validator("database_url")
     @classmethod
     def _is_postgresql(cls, value: SecretStr) -> SecretStr:
@@ -147,8 +142,9 @@ def _unknown(names: Iterable[str]) -> list[str]:
 
 
 def _suggestion(name: str) -> str:
-    near = difflib.get_close_matches(name, [PREFIX + field.upper() for field in Settings.model_fields], n=1)
-    hint = f"; did you mean {near[0]}?" if near else "; docs/settings.md lists them all."
+    short = name[len(PREFIX) :]
+    near = difflib.get_close_matches(short, [field.upper() for field in Settings.model_fields], n=1)
+    hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; docs/settings.md lists them all."
     return f"{name}, which is no setting{hint}"
 
 

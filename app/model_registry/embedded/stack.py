@@ -118,20 +118,19 @@ class EmbeddedStack:
 
         A process that was just killed may hold it for some milliseconds more.
         """
-        descriptor = os.open(self._data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        file = self._held.enter_context(os.fdopen(descriptor, "r+"))
+        lock = os.open(self._data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._held.callback(os.close, lock)
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise DataDirInUse(self._data_dir, file.read().strip()) from None
+                    raise DataDirInUse(self._data_dir, os.pread(lock, 100, 0).decode().strip()) from None
                 time.sleep(0.02)
-        file.truncate(0)
-        file.write(f"pid {os.getpid()}\n")
-        file.flush()
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"pid {os.getpid()}\n".encode(), 0)
 
     def _start_servers(self) -> StackAddresses:
         credentials = self._credentials()

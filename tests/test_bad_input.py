@@ -1264,7 +1264,6 @@ async def test_a_redirect_or_a_force_that_is_neither_true_nor_false_is_refused(
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/nothing",
         "/get_model_info",
         "/get_model_info/fraud",

@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 _APP = "model_registry.api:app"
 _DEVELOPMENT_GRACE_SECONDS = 3
+_BACKLOG = 2048
 
 
 class CannotServe(ConfigurationError):
@@ -58,14 +59,19 @@ def develop(host: str, port: int, data_dir: Path, *, reload: bool, say: Callable
         migrate(load_settings().database_url.get_secret_value())
         url = f"http://{_for_people(host)}:{listener.getsockname()[1]}"
         address_file = data_dir / "address"
-        address_file.write_text(f"{url}\n")
+        address_file.unlink(missing_ok=True)  # of a run that was killed
         cleanup.callback(address_file.unlink, missing_ok=True)
         config = _config(_DEVELOPMENT_GRACE_SECONDS, reload=reload)
+
+        def announce() -> None:
+            address_file.write_text(f"{url}\n")
+            say(_welcome(url, data_dir))
+
         if reload:
-            say(_welcome(url, addresses, data_dir))
+            announce()
             ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
         else:
-            _run(_AnnouncingServer(config, lambda: say(_welcome(url, addresses, data_dir))), listener)
+            _run(_AnnouncingServer(config, announce), listener)
 
 
 def _leave(_signal: int, _frame: object) -> NoReturn:
@@ -84,6 +90,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        # From here on clients wait until we are ready, and are not refused.
+        listener.listen(_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
             f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port, or --port 0 for any."
@@ -146,7 +154,7 @@ def _for_people(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _welcome(url: str, addresses: StackAddresses, data_dir: Path) -> str:
+def _welcome(url: str, data_dir: Path) -> str:
     return f"""
 Model Registry is ready.
 

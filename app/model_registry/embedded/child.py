@@ -89,13 +89,17 @@ def keep_only(capability: int) -> None:
 
 def watch(parent: int, death_signal: int, command: list[str]) -> NoReturn:
     """Be the server's parent: pass signals on, and send it `death_signal` when our own parent is gone."""
-    server = os.posix_spawn(command[0], command, os.environ)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+    # Held back for now, so that none ends us before it can reach the server.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    server = os.posix_spawn(command[0], command, os.environ, setsigmask=())
 
     def forward(signal_number: int, frame: FrameType | None) -> None:
         os.kill(server, signal_number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+    for number in signals:
         signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     while True:
         ended, status = os.waitpid(server, os.WNOHANG)
         if ended:

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from model_registry.embedded.errors import EmbeddedNotInstalled, EmbeddedStackError
-from model_registry.embedded.processes import command_line, rotate, run, spawn
+from model_registry.embedded.processes import StopSignals, command_line, rotate, run, spawn
 
 USER = "model_registry"
 DATABASE = "model_registry"
@@ -23,7 +23,7 @@ class Postgres:
 
     name = "PostgreSQL"
     # Fast shutdown, then immediate shutdown, in which the postmaster kills after 5 seconds what does not end.
-    stop_signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGINT, 10), (signal.SIGQUIT, 7))
+    stop_signals: StopSignals = ((signal.SIGINT, 10), (signal.SIGQUIT, 7))
 
     def __init__(self, data_dir: Path, marker: str, port: int, password: str, *, durable: bool) -> None:
         self.marker = marker
@@ -44,11 +44,17 @@ class Postgres:
         rotate(self.log)
         for half_made in self._data_dir.glob("postgres.new-*"):
             shutil.rmtree(half_made, ignore_errors=True)
-        if not self._cluster.exists():
-            self._create(stopping)
-        if self._user_id is not None and self._cluster.stat().st_uid != self._user_id:
-            _give(self._cluster, self._user_id)
-        self._forget_last_pid()
+        try:
+            if not self._cluster.exists():
+                self._create(stopping)
+            if self._user_id is not None and self._cluster.stat().st_uid != self._user_id:
+                _give(self._cluster, self._user_id)
+            self._forget_last_pid()
+        except PermissionError as error:
+            raise EmbeddedStackError(
+                f"PostgreSQL's data are out of reach ({error.strerror}: {error.filename}): start as the user whom they "
+                "belong to, and as root only with its usual capabilities."
+            ) from error
 
     def spawn(self) -> subprocess.Popen[bytes]:
         settings = {
@@ -86,8 +92,8 @@ class Postgres:
         # Code point order everywhere, with upper and lower case for all of Unicode.
         initdb += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         self._run([*initdb, "--no-sync"], self._password, stopping)
-        single_user = [str(self._bin / "postgres"), "--single", "-D", str(new), "postgres"]
-        single_user[-1:-1] = _options({"fsync": "off", "exit_on_error": "on"})
+        single_user = [str(self._bin / "postgres"), "--single", "-D", str(new)]
+        single_user += [*_options({"fsync": "off", "exit_on_error": "on"}), "postgres"]
         self._run(single_user, f"CREATE DATABASE {DATABASE};\n", stopping)
         if self._durable:
             self._run([str(self._bin / "initdb"), "-D", str(new), "--sync-only"], "", stopping)
@@ -127,20 +133,21 @@ def _binaries() -> Path:
 
 def _unprivileged_user() -> int | None:
     """Whom PostgreSQL runs as if we are root; initdb wants a user that has a name."""
-    return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam("nobody").pw_uid
+    except KeyError:
+        raise EmbeddedStackError(
+            "PostgreSQL refuses to run as root, and there is no user nobody here: start as an ordinary user instead."
+        ) from None
 
 
 def _give(folder: Path, user_id: int) -> None:
     """Change the owner of all files in a folder, which belong to root if root has copied it."""
-    try:
-        for parent, _, files in os.walk(folder):
-            for name in (".", *files):
-                os.chown(Path(parent, name), user_id, -1, follow_symlinks=False)
-    except PermissionError as error:
-        raise EmbeddedStackError(
-            f"PostgreSQL refuses to run as root, and root may not give {folder} to user {user_id} here: "
-            "start as an ordinary user instead."
-        ) from error
+    for parent, _, files in os.walk(folder):
+        for name in (".", *files):
+            os.chown(Path(parent, name), user_id, -1, follow_symlinks=False)
 
 
 def _options(settings: dict[str, str]) -> list[str]:

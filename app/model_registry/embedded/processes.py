@@ -26,6 +26,10 @@ _LEFTOVERS_END_SECONDS = 2
 _LEFTOVERS_GIVE_UP_SECONDS = 20
 
 
+# How to ask a server to end, kindest first, with the seconds that each request is given.
+StopSignals = tuple[tuple[signal.Signals, float], ...]
+
+
 class Stopped(Exception):
     """Not a failure: the stack was told to stop in the meantime."""
 

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from model_registry.embedded.errors import EmbeddedNotInstalled
 from model_registry.embedded.ports import Ports
-from model_registry.embedded.processes import rotate, spawn
+from model_registry.embedded.processes import StopSignals, rotate, spawn
 
 BUCKET = "models"
 REGION = "us-east-1"
@@ -29,7 +29,7 @@ class SeaweedFS:
     name = "SeaweedFS"
     # It takes a second, but sometimes waits half a minute for an idle connection of its own, and forever when its disk
     # is full. What it has acknowledged is with the kernel already, so the kill that follows loses nothing.
-    stop_signals: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGTERM, 2),)
+    stop_signals: StopSignals = ((signal.SIGTERM, 2),)
 
     def __init__(self, data_dir: Path, marker: str, ports: Ports, access_key_id: str, secret_access_key: str) -> None:
         self.marker = marker
@@ -49,12 +49,15 @@ class SeaweedFS:
         self._folder.mkdir(exist_ok=True)
         # weed keeps the options of its last run here and would go on using those that we no longer pass.
         (self._folder / "mini.options").unlink(missing_ok=True)
-        self.remove_sockets()
 
     def spawn(self) -> subprocess.Popen[bytes]:
         megabytes, count = _volumes(shutil.disk_usage(self._folder).total)
         options = {
-            "dir": self._folder,
+            # Paths are relative to the working directory: a comma would separate two directories, and the path of a
+            # socket may have some 100 bytes.
+            "dir": ".",
+            "filer.localSocket": "filer.sock",
+            "s3.localSocket": "s3.sock",
             # A mere label of the one volume server there is.
             "rack": self.marker,
             "ip": "127.0.0.1",
@@ -64,9 +67,6 @@ class SeaweedFS:
             "filer.port": self._ports.filer,
             "s3.port": self._ports.s3,
             "admin.port": self._ports.admin,
-            # Relative to the working directory, because a socket's path may have some 100 bytes.
-            "filer.localSocket": "filer.sock",
-            "s3.localSocket": "s3.sock",
             # The filer's own HTTP interface asks nobody for credentials and allows every web page (CORS).
             "disableHttp": "true",
             "webdav": "false",
@@ -97,7 +97,7 @@ class SeaweedFS:
         )
 
     def remove_sockets(self) -> None:
-        """Remove what weed does not always remove itself; a socket in the way of a backup makes some tools fail."""
+        """Remove what weed leaves at its end; some tools cannot copy a directory with a socket in it."""
         self._ports.remove_sockets()
         for path in self._folder.glob("*.sock"):
             path.unlink(missing_ok=True)
@@ -146,9 +146,9 @@ class SeaweedFS:
 def _volumes(disk_bytes: int) -> tuple[int, int]:
     """Size in MiB and number of the files that hold all objects, so that the disk is the limit and not they.
 
-    weed's own defaults end at 80 GiB or less. Nothing is allocated beforehand, so more than fit does no harm, and half
-    empty ones need it. At least 1 GiB each: with small ones, weed opened new ones faster than it filled them, and ran
-    out. At most some 400, because each is two open files.
+    Together they hold twice what the disk does, for there is garbage in them; nothing is allocated beforehand. At least
+    1 GiB each: weed opens small ones faster than it fills them, and in 80 of 64 MiB there was no room for 3 GB. Rarely
+    more than 400, because each is two open files.
     """
     megabytes = max(1024, disk_bytes // _MIB // 200)
     return megabytes, max(80, 2 * disk_bytes // _MIB // megabytes)

@@ -203,7 +203,6 @@ class EmbeddedStack:
             last = Ports(**json.loads(self._state_file.read_text())["ports"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return pick_ports()
-        last.remove_sockets()
         deadline = time.monotonic() + _FREE_PORTS_SECONDS
         while not last.are_free():
             if time.monotonic() > deadline:

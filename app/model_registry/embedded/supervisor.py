@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import signal
 import subprocess
 import threading
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from model_registry.embedded.errors import EmbeddedStackError, ServerFailed
-from model_registry.embedded.processes import Stopped, end_leftovers, how_it_ended, kill
+from model_registry.embedded.processes import Stopped, StopSignals, end_leftovers, how_it_ended, kill
 
 log = logging.getLogger("model_registry.embedded")
 
@@ -27,8 +26,7 @@ class Server(Protocol):
     log: Path
     # In the command line of each of its processes, and of no other process on this machine.
     marker: str
-    # How to ask it to end, kindest first, with the seconds that each request is given.
-    stop_signals: tuple[tuple[signal.Signals, float], ...]
+    stop_signals: StopSignals
 
     def prepare(self, stopping: threading.Event) -> None:
         """Make the data ready for a start; called before each one, with no process of the server alive."""

@@ -38,6 +38,7 @@ from model_registry.embedded import (
     postgres,
     seaweedfs,
 )
+from model_registry.embedded.ports import Ports
 from model_registry.embedded.supervisor import Supervisor
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks at processes through /proc")
@@ -77,8 +78,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def data_dir(template: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(template, tmp_path / "data")
+def data_dir(template: Path, tmp_path: Path) -> Iterator[Path]:
+    data_dir = shutil.copytree(template, tmp_path / "data")
+    yield data_dir
+    remove_sockets(data_dir)
 
 
 @dataclasses.dataclass
@@ -380,6 +383,7 @@ def test_an_ordinary_user_needs_nothing_special() -> None:
         assert not [pid for pid in pids if command_line(pid)]
         parent.send_signal(signal.SIGINT)
         parent.communicate(timeout=20)
+        remove_sockets(Path(home) / "data")
 
 
 @only_root
@@ -506,6 +510,12 @@ def python_for_everybody() -> str:
             ).returncode:
                 return python
     pytest.skip(f"no Python {version} with our packages that user nobody can run")
+
+
+def remove_sockets(data_dir: Path) -> None:
+    """Remove from /tmp what the next start would, if there were one."""
+    with contextlib.suppress(FileNotFoundError):
+        Ports(**json.loads((data_dir / "stack.json").read_text())["ports"]).remove_sockets()
 
 
 def write(addresses: StackAddresses) -> None:

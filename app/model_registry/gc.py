@@ -46,16 +46,29 @@ class Collector:
         self._grace_seconds = grace_seconds
 
     async def collect(self) -> Collected:
-        """One run over everything that is due. Safe to interrupt anywhere and to repeat."""
-        collected = Collected(
-            expired_versions=await self._expire_versions(),
-            expired_uploads=await self._expire_uploads(),
-            purged_versions=await self._purge_versions(),
-            deleted_objects=await self._delete_garbage(),
-            forgotten_keys=await self._forget_idempotency_keys(),
-        )
+        """One run over everything that is due. Safe to interrupt anywhere and to repeat.
+
+        A step that fails keeps no other from its work; the first failure is raised at the end.
+        """
+        steps = {
+            "expired_versions": self._expire_versions,
+            "expired_uploads": self._expire_uploads,
+            "purged_versions": self._purge_versions,
+            "deleted_objects": self._delete_garbage,
+            "forgotten_keys": self._forget_idempotency_keys,
+        }
+        counts: dict[str, int] = {}
+        failure: Exception | None = None
+        for name, step in steps.items():
+            try:
+                counts[name] = await step()
+            except Exception as error:
+                failure = failure or error
+        collected = Collected(**counts)
         if not collected.is_nothing:
-            log.info("gc.collected", **{name: getattr(collected, name) for name in Collected.__slots__})
+            log.info("gc.collected", **counts)
+        if failure is not None:
+            raise failure
         return collected
 
     async def run_for_ever(self, interval_seconds: float) -> None:
@@ -71,21 +84,29 @@ class Collector:
 
     async def _expire_versions(self) -> int:
         """Versions whose registration stopped renewing its lease: their labels become free."""
-        async with self._database.reading() as tx:
-            lapsed = await tx.versions.lapsed(_BATCH)
         expired = 0
-        for version_id, model_name in lapsed:
-            async with self._database.transaction() as tx:
-                await tx.models.lock(model_name)
-                expired += await discard_unfinished(tx, version_id, only_lapsed=True, delay_seconds=self._grace_seconds)
-                await tx.models.drop_if_unused(model_name)
-        return expired
+        while True:
+            async with self._database.reading() as tx:
+                lapsed = await tx.versions.lapsed(_BATCH)
+            for version_id, model_name in lapsed:
+                async with self._database.transaction() as tx:
+                    await tx.models.lock(model_name)
+                    expired += await discard_unfinished(
+                        tx, version_id, only_lapsed=True, delay_seconds=self._grace_seconds
+                    )
+                    await tx.models.drop_if_unused(model_name)
+            if len(lapsed) < _BATCH:
+                return expired
 
     async def _expire_uploads(self) -> int:
-        async with self._database.transaction() as tx:
-            lapsed = await tx.uploads.lapsed_without_version(_BATCH)
-            await tx.uploads.give_up(lapsed, delay_seconds=self._grace_seconds)
-        return len(lapsed)
+        expired = 0
+        while True:
+            async with self._database.transaction() as tx:
+                lapsed = await tx.uploads.lapsed_without_version(_BATCH)
+                await tx.uploads.give_up(lapsed, delay_seconds=self._grace_seconds)
+            expired += len(lapsed)
+            if len(lapsed) < _BATCH:
+                return expired
 
     async def _purge_versions(self) -> int:
         """Removed versions past their time: their files go, their rows stay, so that no label is used twice."""
@@ -115,17 +136,26 @@ class Collector:
                 items = await tx.garbage.claim(_BATCH, _CLAIM_SECONDS)
             if not items:
                 return deleted
-            await self._abort_multiparts(items)
-            keys = [item.storage_key for item in items]
-            await self._blobs.delete(keys)
+            keys = [item.storage_key for item in items if await self._has_no_parts(item)]
+            refused = await self._blobs.delete(keys)
+            if refused:
+                # They are tried again, ever more seldom, and keep nobody else waiting.
+                log.warning("gc.refused", keys=sorted(refused)[:10], count=len(refused))
+            gone = set(keys) - set(refused)
             async with self._database.transaction() as tx:
-                await tx.garbage.remove(keys)
-            deleted += len(keys)
+                await tx.garbage.remove(gone)
+            deleted += len(gone)
 
-    async def _abort_multiparts(self, items: list[GarbageItem]) -> None:
-        for item in items:
-            if item.is_upload:
-                await self._blobs.abort_multipart(item.storage_key, item.multipart_id)
+    async def _has_no_parts(self, item: GarbageItem) -> bool:
+        """Abort what an upload left unfinished; `False` where the store would not."""
+        if not item.is_upload:
+            return True
+        try:
+            await self._blobs.abort_multipart(item.storage_key, item.multipart_id)
+        except Unavailable as error:
+            log.warning("gc.refused", keys=[item.storage_key], cause=repr(error.__cause__))
+            return False
+        return True
 
     async def _forget_idempotency_keys(self) -> int:
         async with self._database.transaction() as tx:

@@ -20,9 +20,9 @@ from model_registry.domain import (
 from model_registry.errors import VersionAliased
 from model_registry.lookup import found, missing
 from model_registry.names import check_model_name
-from model_registry.registration import Registration, UploadLimits
+from model_registry.registration import Ongoing, Registration, UploadLimits
 from model_registry.storage.blobstore import BlobStore
-from model_registry.storage.database import Database
+from model_registry.storage.database import Database, Transaction
 from model_registry.uploads import PartBuffers
 from model_registry.utils import EMPTY_OBJECT, clean_json_object, to_json_text
 
@@ -46,6 +46,11 @@ class ModelRegistry:
         self._buffers = buffers
         self._limits = limits
         self._purge_after_seconds = purge_after_seconds
+        self._ongoing = Ongoing()
+
+    async def settle(self, timeout_seconds: float) -> None:
+        """At a shutdown: wait until registrations that were cut have cleaned up after themselves."""
+        await self._ongoing.settle(timeout_seconds)
 
     def registration(self, *, actor: Actor, idempotency_key: str | None = None) -> Registration:
         """A registration to fill step by step, as its parts arrive."""
@@ -55,6 +60,7 @@ class ModelRegistry:
             blobs=self._blobs,
             buffers=self._buffers,
             limits=self._limits,
+            ongoing=self._ongoing,
             actor=actor,
             idempotency_key=idempotency_key,
         )
@@ -116,24 +122,38 @@ class ModelRegistry:
         Raises `VersionAliased` while an alias points at it, unless `force` drops those aliases.
         """
         require(actor, Permission.REMOVE)
-        async with self._database.transaction() as tx:
+        is_rerun = False
+
+        async def work(tx: Transaction) -> ModelInfo:
+            nonlocal is_rerun
             taken = await tx.versions.taken(ref)
-            if taken is None or await tx.versions.lock(taken.id) != VersionState.READY:
+            state = None if taken is None else await tx.versions.lock(taken.id)
+            if taken is not None and state == VersionState.REMOVED and is_rerun:
+                return await tx.versions.info_by_id(taken.id)  # the answer to our COMMIT was lost
+            is_rerun = True
+            if taken is None or state != VersionState.READY:
                 raise await missing(tx, VersionSelector(ref.model_name, ref.version))
-            aliases = await tx.versions.aliases(taken.id)
-            if aliases and not force:
-                raise VersionAliased(ref.model_name, ref.version, aliases)
-            await tx.versions.drop_aliases(taken.id)
-            await tx.versions.remove(taken.id, self._purge_after_seconds)
-            await tx.events.record(
-                Event(
-                    actor.name,
-                    "version.removed",
-                    ref.model_name,
-                    ref.version,
-                    to_json_text({"dropped_aliases": aliases}) if aliases else EMPTY_OBJECT,
-                )
-            )
-            info = await tx.versions.info_by_id(taken.id)
+            return await self._remove(tx, ref, taken.id, force=force, actor=actor)
+
+        info = await self._database.run(work)
         log.info("version.removed", model_name=ref.model_name, version=ref.version)
         return info
+
+    async def _remove(
+        self, tx: Transaction, ref: VersionRef, version_id: int, *, force: bool, actor: Actor
+    ) -> ModelInfo:
+        aliases = await tx.versions.aliases(version_id)
+        if aliases and not force:
+            raise VersionAliased(ref.model_name, ref.version, aliases)
+        await tx.versions.drop_aliases(version_id)
+        await tx.versions.remove(version_id, self._purge_after_seconds)
+        await tx.events.record(
+            Event(
+                actor.name,
+                "version.removed",
+                ref.model_name,
+                ref.version,
+                to_json_text({"dropped_aliases": aliases}) if aliases else EMPTY_OBJECT,
+            )
+        )
+        return await tx.versions.info_by_id(version_id)

@@ -45,6 +45,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._header_bytes = 0
         self._expect_headers()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers come here too, without any bound; nobody reads them.
+        if self._is_in_headers:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._is_in_headers = False
         self._forget_deadline()

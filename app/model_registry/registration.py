@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import structlog
 
@@ -21,7 +22,7 @@ from model_registry.domain import (
     VersionState,
     manifest_digest,
 )
-from model_registry.errors import IdempotencyKeyReused, LeaseLost, Unavailable, VersionExists
+from model_registry.errors import IdempotencyKeyReused, LeaseLost, ModelNameTaken, Unavailable, VersionExists
 from model_registry.names import DistinctPaths
 from model_registry.storage.blobstore import BlobStore, storage_key
 from model_registry.storage.database import Database, Transaction
@@ -32,19 +33,17 @@ from model_registry.versions import precedence
 
 log = structlog.get_logger(__name__)
 
-_PUBLISH_PATIENCE_SECONDS = 10
-_LATE_SECONDS = 300
-"""A write that timed out here may still be done by the store: its key is deleted only when that must be over."""
-_giving_up: set[asyncio.Task[None]] = set()
-"""Held here, because the event loop itself keeps only weak references to its tasks."""
-
+_PATIENCE_SECONDS = 10
 Render = Callable[[ModelInfo], str]
 
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
+    """`late_write_seconds`: the store may still do a write that was given up here, so its key is deleted only then."""
+
     max_upload_bytes: int
     lease_seconds: float
+    late_write_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,41 @@ class Registered:
 
     ref: VersionRef
     answer: str
+
+
+class Ongoing:
+    """The registrations of a process that are not over yet, the cleaning up of those that failed included."""
+
+    def __init__(self) -> None:
+        # Strong references: the event loop itself keeps only weak ones to its tasks.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._registrations = 0
+        self._changed = asyncio.Event()
+
+    def begin(self) -> None:
+        self._registrations += 1
+
+    def end(self) -> None:
+        self._registrations -= 1
+        self._changed.set()
+
+    def run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._changed.set()
+
+    async def settle(self, timeout_seconds: float) -> None:
+        """Wait until all of them are over, at a shutdown, but not longer than this."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while self._registrations or self._tasks:
+                    self._changed.clear()
+                    await self._changed.wait()
 
 
 class Registration:
@@ -69,6 +103,7 @@ class Registration:
         blobs: BlobStore,
         buffers: PartBuffers,
         limits: UploadLimits,
+        ongoing: Ongoing,
         actor: Actor,
         idempotency_key: str | None,
     ) -> None:
@@ -76,13 +111,15 @@ class Registration:
         self._blobs = blobs
         self._buffers = buffers
         self._limits = limits
+        self._ongoing = ongoing
         self._actor = actor
         self._key = idempotency_key
         self._reservation = uuid4()
         self._ref: VersionRef | None = None
         self._version_id: int | None = None
         self._conflict: VersionExists | None = None
-        self._uploads: list[UUID] = []
+        self._may_hold_label = False
+        self._uploads: list[NewUpload] = []
         self._files: list[StoredFile] = []
         self._paths = DistinctPaths()
         self._keeper: asyncio.Task[None] | None = None
@@ -90,16 +127,18 @@ class Registration:
         self._is_published = False
 
     async def __aenter__(self) -> "Registration":
+        self._ongoing.begin()
         return self
 
-    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
-        if not self._is_published and (self._version_id is not None or self._uploads):
-            # A caller that was cancelled still cleans up.
-            await asyncio.shield(self._give_up(_LATE_SECONDS if isinstance(error, Unavailable) else 0))
+    async def __aexit__(self, *_error: object) -> None:
+        try:
+            if self._keeper is not None:
+                self._keeper.cancel()
+            if not self._is_published and (self._may_hold_label or self._uploads):
+                # A task of its own, so that it goes on when the caller is cancelled.
+                await asyncio.shield(self._ongoing.run(self._give_up()))
+        finally:
+            self._ongoing.end()
 
     async def reserve(self, ref: VersionRef) -> None:
         """Take the label, before any byte moves.
@@ -108,9 +147,14 @@ class Registration:
         which knows by then whether this is the same registration once more.
         """
         self._ref = ref
+        self._may_hold_label = True
         try:
             self._version_id = await self._database.run(lambda tx: self._take_label(tx, ref))
+        except ModelNameTaken:
+            self._may_hold_label = False
+            raise
         except VersionExists as conflict:
+            self._may_hold_label = False
             if self._key is None:
                 raise
             self._conflict = conflict
@@ -139,7 +183,7 @@ class Registration:
                 raise VersionExists(
                     ref.model_name, ref.version, state=taken.state, digest=str(taken.digest) if taken.digest else None
                 )
-            await discard_unfinished(tx, taken.id, only_lapsed=True)
+            await discard_unfinished(tx, taken.id, only_lapsed=True, delay_seconds=self._limits.late_write_seconds)
         raise VersionExists(ref.model_name, ref.version, state=VersionState.PENDING, digest=None)
 
     async def add_file(
@@ -152,14 +196,20 @@ class Registration:
             self._files.append(StoredFile(path, media_type, await digest_stream(chunks, self._limits.max_upload_bytes)))
             return
         upload = NewUpload(upload_id := uuid4(), storage_key(upload_id), path)
-        self._uploads.append(upload.id)
-        async with self._database.transaction() as tx:
-            await tx.uploads.open(upload, self._version_id, self._limits.lease_seconds)
+        self._uploads.append(upload)
+        opened = await self._database.run(
+            lambda tx: tx.uploads.open(upload, self._version_id, self._limits.lease_seconds),
+            patience_seconds=_PATIENCE_SECONDS,
+        )
+        if self._lease_lost or not opened:
+            raise LeaseLost
         self._keep_lease()
 
         async def began_multipart(multipart_id: str) -> None:
-            async with self._database.transaction() as tx:
-                await tx.uploads.began_multipart(upload.id, multipart_id)
+            if not await self._database.run(
+                lambda tx: tx.uploads.began_multipart(upload.id, multipart_id), patience_seconds=_PATIENCE_SECONDS
+            ):
+                raise LeaseLost
 
         blob = await store_stream(
             self._while_leased(chunks),
@@ -198,7 +248,7 @@ class Registration:
             return await self._publish(tx, ref, details, meaning, render)
 
         # All the bytes have arrived by now: worth waiting for a database that is just being restarted.
-        answer = await self._database.run(work, patience_seconds=_PUBLISH_PATIENCE_SECONDS)
+        answer = await self._database.run(work, patience_seconds=_PATIENCE_SECONDS)
         self._is_published = True
         log.info(
             "version.registered",
@@ -220,7 +270,9 @@ class Registration:
         if state == VersionState.READY:
             # This was us: the answer to an earlier COMMIT was lost.
             return render(await tx.versions.info_by_id(self._version_id))
-        if state is None or await tx.uploads.close(self._uploads) != len(self._uploads):
+        if state != VersionState.PENDING:
+            raise LeaseLost
+        if await tx.uploads.close([upload.id for upload in self._uploads]) != len(self._uploads):
             raise LeaseLost
         kept = await tx.blobs.remember({file.blob.sha256: file.blob for file in self._files}.values())
         ours = {file.blob.storage_key for file in self._files}
@@ -255,6 +307,7 @@ class Registration:
             self._keeper = asyncio.create_task(self._renew_for_ever())
 
     async def _renew_for_ever(self) -> None:
+        renewed_at = time.monotonic()
         while not self._lease_lost:
             await asyncio.sleep(self._limits.lease_seconds / 3)
             try:
@@ -263,9 +316,12 @@ class Registration:
                         self._version_id, self._limits.lease_seconds
                     ):
                         self._lease_lost = True
-                    await tx.uploads.renew(self._uploads, self._limits.lease_seconds)
-            except Unavailable:
-                log.warning("lease.not_renewed", version_id=self._version_id)  # there are two more tries
+                    await tx.uploads.renew([upload.id for upload in self._uploads], self._limits.lease_seconds)
+                renewed_at = time.monotonic()
+            except Exception as error:
+                log.warning("lease.not_renewed", version_id=self._version_id, cause=repr(error))
+                # By now somebody else may have it.
+                self._lease_lost = time.monotonic() - renewed_at > self._limits.lease_seconds
 
     async def _while_leased(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         async for chunk in chunks:
@@ -273,22 +329,34 @@ class Registration:
                 raise LeaseLost
             yield chunk
 
-    async def _give_up(self, delay_seconds: float) -> None:
+    async def _give_up(self) -> None:
+        """Take back everything; tried for as long as the lease, so that a client need not wait for that."""
+        delay_seconds = self._limits.late_write_seconds
+
         async def work(tx: Transaction) -> None:
-            if self._version_id is not None and self._ref is not None:
+            if self._ref is not None and self._may_hold_label:
                 await tx.models.lock(self._ref.model_name)
-                await discard_unfinished(tx, self._version_id, delay_seconds=delay_seconds)
+                taken = await tx.versions.taken(self._ref)
+                if taken is not None and taken.reservation == self._reservation:
+                    await discard_unfinished(tx, taken.id, delay_seconds=delay_seconds)
                 await tx.models.drop_if_unused(self._ref.model_name)
-            await tx.uploads.give_up(self._uploads, delay_seconds=delay_seconds)
+            await tx.uploads.give_up([upload.id for upload in self._uploads], delay_seconds=delay_seconds)
+            # Once more by key: after a lost lease the rows are gone, and perhaps their garbage too, but our last
+            # write may have come after that.
+            keys = [upload.storage_key for upload in self._uploads]
+            await tx.garbage.add(keys, delay_seconds=delay_seconds, is_upload=True)
 
         try:
             await self._database.run(work)
         except Unavailable:
-            # So that a client that tries again does not wait for the lease.
             log.warning("registration.given_up_later", version_id=self._version_id)
-            later = asyncio.create_task(self._database.run(work, patience_seconds=self._limits.lease_seconds))
-            _giving_up.add(later)
-            later.add_done_callback(_forget)
+            self._ongoing.run(self._give_up_later(work))
+
+    async def _give_up_later(self, work: Callable[[Transaction], Awaitable[None]]) -> None:
+        try:
+            await self._database.run(work, patience_seconds=self._limits.lease_seconds)
+        except Unavailable as error:
+            log.warning("registration.left_to_the_collector", cause=repr(error.__cause__))
 
 
 def _meaning(ref: VersionRef, details: ModelDetails, digest: Digest) -> bytes:
@@ -302,12 +370,6 @@ def _meaning(ref: VersionRef, details: ModelDetails, digest: Digest) -> bytes:
         "digest": digest.hex,
     }
     return hashlib.sha256(canonical_json(fields)).digest()
-
-
-def _forget(task: asyncio.Task[None]) -> None:
-    _giving_up.discard(task)
-    if not task.cancelled() and task.exception() is not None:
-        log.warning("registration.left_to_the_collector", reason=str(task.exception()))
 
 
 async def discard_unfinished(

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         12, ge=1, description="Buffers of 8 MiB for uploads in flight, shared by all requests of a worker process."
     )
     body_idle_timeout_seconds: float = Field(
-        30, gt=0, description="A client that sends nothing for so long in the middle of a body is given up."
+        30, gt=0, description="A client that sends or takes nothing for so long in the middle of a body is given up."
     )
 
     purge_after_seconds: float = Field(
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
 
     @property
     def hosts(self) -> list[str]:
-        return [host.strip() for host in self.allowed_hosts.split(",") if host.strip()]
+        return [host.strip().lower() for host in self.allowed_hosts.split(",") if host.strip()]
 
 
 def load_settings(env_file: Path = Path(".env"), **overrides: Any) -> Settings:

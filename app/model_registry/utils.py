@@ -70,7 +70,7 @@ def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int, depth: int
     except RecursionError:
         raise InvalidField(loc, f"nested deeper than {MAX_DEPTH} levels") from None
     if not isinstance(tree, _Pairs):
-        raise InvalidField(loc, NOT_AN_OBJECT, bytes(text[:120]).decode() if isinstance(text, bytes) else text)
+        raise InvalidField(loc, NOT_AN_OBJECT, text[:120].decode(errors="replace") if isinstance(text, bytes) else text)
     checked = _Checker(max_bytes).visit(tree, (None, loc), depth)
     assert isinstance(checked, dict)  # noqa: S101 - for the type checker; a _Pairs becomes a dict
     return checked

@@ -16,6 +16,9 @@ from model_registry.storage.database import Database, DatabaseLimits
 from model_registry.storage.s3 import S3BlobStore, S3Options
 from model_registry.uploads import PartBuffers
 
+_LATE_WRITE_SECONDS = 300
+_SETTLE_SECONDS = 5
+
 
 class SchemaOutOfDate(ConfigurationError):
     def __init__(self, found: str | None, wanted: str) -> None:
@@ -72,20 +75,26 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     database = open_database(settings)
     try:
         async with blob_store(settings) as blobs:
+            registry = ModelRegistry(
+                database=database,
+                blobs=blobs,
+                buffers=PartBuffers(settings.upload_buffer_slots),
+                limits=UploadLimits(
+                    max_upload_bytes=settings.max_upload_bytes,
+                    lease_seconds=settings.upload_lease_seconds,
+                    late_write_seconds=min(_LATE_WRITE_SECONDS, settings.gc_grace_seconds),
+                ),
+                purge_after_seconds=settings.purge_after_seconds,
+            )
             yield Services(
                 settings=settings,
                 database=database,
                 blobs=blobs,
-                registry=ModelRegistry(
-                    database=database,
-                    blobs=blobs,
-                    buffers=PartBuffers(settings.upload_buffer_slots),
-                    limits=UploadLimits(settings.max_upload_bytes, settings.upload_lease_seconds),
-                    purge_after_seconds=settings.purge_after_seconds,
-                ),
+                registry=registry,
                 downloads=Downloads(database, blobs),
                 collector=Collector(database=database, blobs=blobs, grace_seconds=settings.gc_grace_seconds),
             )
+            await registry.settle(_SETTLE_SECONDS)
     finally:
         await database.close()
 

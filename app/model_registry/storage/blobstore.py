@@ -3,7 +3,7 @@
 The store is told only of opaque keys; which digest is where, Postgres knows.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 from uuid import UUID
@@ -99,8 +99,8 @@ class BlobStore(Protocol):
         """
         ...
 
-    async def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects, at most 1 000; those that do not exist count as deleted."""
+    async def delete(self, keys: Sequence[str]) -> Collection[str]:
+        """Delete objects, at most 1 000; those that do not exist count as deleted. Returns what the store refused."""
         ...
 
     async def presign_get(self, key: str, *, disposition: str, expires_in_seconds: int) -> str:

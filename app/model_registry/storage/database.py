@@ -183,7 +183,8 @@ def _is_worth_another_try(cause: BaseException | None) -> bool:
     if isinstance(cause, DBAPIError):
         state = getattr(cause.orig, "sqlstate", None) or ""
         return cause.connection_invalidated or state.startswith(("08", "40", "57P"))
-    return isinstance(cause, OSError | asyncpg.PostgresError | asyncpg.InterfaceError)
+    is_broken = isinstance(cause, OSError | asyncpg.PostgresError | asyncpg.InterfaceError)
+    return is_broken and not isinstance(cause, TimeoutError)
 
 
 def _serialize(value: Any) -> str:

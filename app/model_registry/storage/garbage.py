@@ -3,11 +3,11 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, literal, select, update
+from sqlalchemy import Float, cast, delete, exists, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.db_models import GarbageDB
+from model_registry.db_models import BlobDB, GarbageDB
 from model_registry.storage.sql import among, array, seconds
 
 
@@ -24,16 +24,15 @@ class Garbage:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def add(self, storage_keys: Collection[str], *, delay_seconds: float) -> None:
-        """Queue keys, in the transaction that drops the last reference to them."""
+    async def add(self, storage_keys: Collection[str], *, delay_seconds: float, is_upload: bool = False) -> None:
+        """Queue keys, in the transaction that drops the last reference to them; those that a blob has are left out."""
+        keys = select(func.unnest(array(storage_keys, GarbageDB.storage_key.type)).label("key")).subquery()
         await self._connection.execute(
             insert(GarbageDB)
             .from_select(
                 ["storage_key", "is_upload", "not_before"],
-                select(
-                    func.unnest(array(storage_keys, GarbageDB.storage_key.type)),
-                    literal(False),
-                    func.now() + seconds(delay_seconds),
+                select(keys.c.key, literal(is_upload), func.now() + seconds(delay_seconds)).where(
+                    ~exists().where(BlobDB.storage_key == keys.c.key)
                 ),
             )
             .on_conflict_do_nothing()
@@ -48,10 +47,15 @@ class Garbage:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
+        # What keeps failing is tried ever more seldom.
+        pause = func.make_interval(0, 0, 0, 0, 0, 0, claim_seconds * cast(GarbageDB.attempts + 1, Float))
         rows = await self._connection.execute(
             update(GarbageDB)
             .where(GarbageDB.storage_key.in_(due.scalar_subquery()))
-            .values(not_before=func.now() + seconds(claim_seconds), attempts=GarbageDB.attempts + 1)
+            .values(
+                not_before=func.now() + pause,
+                attempts=GarbageDB.attempts + 1,
+            )
             .returning(GarbageDB.storage_key, GarbageDB.multipart_id, GarbageDB.is_upload)
         )
         return [GarbageItem(row.storage_key, row.multipart_id, row.is_upload) for row in rows]

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
 _STORE = "The object store"
+_CONTROL_CONNECTIONS = 8
 _READ_BYTES = 1024**2
 _SEND_BYTES = 1024**2
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
@@ -52,34 +53,39 @@ class S3BlobStore:
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self._clients = AsyncExitStack()
+        self._session = aioboto3.Session(
+            aws_access_key_id=options.access_key_id,
+            aws_secret_access_key=options.secret_access_key,
+            region_name=options.region,
+        )
         self._client: S3Client
+        self._control: S3Client
         self._public: S3Client
 
     async def __aenter__(self) -> "S3BlobStore":
-        self._client = await self._connect(self._options.endpoint_url)
-        public = self._options.public_endpoint_url
-        self._public = await self._connect(public) if public else self._client
+        endpoint_url = self._options.endpoint_url
+        self._client = await self._connect(endpoint_url, self._options.max_connections)
+        # Connections of their own for what is short: with all others taken by slow downloads, the service is still
+        # ready, finishes uploads and deletes garbage.
+        self._control = await self._connect(endpoint_url, _CONTROL_CONNECTIONS)
+        # Signs and never connects.
+        self._public = await self._connect(self._options.public_endpoint_url or endpoint_url, 1)
         return self
 
     async def __aexit__(self, *_error: object) -> None:
         await self._clients.aclose()
 
-    async def _connect(self, endpoint_url: str | None) -> "S3Client":
+    async def _connect(self, endpoint_url: str | None, max_connections: int) -> "S3Client":
         options = self._options
-        session = aioboto3.Session(
-            aws_access_key_id=options.access_key_id,
-            aws_secret_access_key=options.secret_access_key,
-            region_name=options.region,
-        )
         client: S3Client = await self._clients.enter_async_context(
-            session.client(
+            self._session.client(
                 "s3",
                 endpoint_url=endpoint_url,
                 config=AioConfig(
                     signature_version="s3v4",
                     connect_timeout=options.connect_timeout_seconds,
                     read_timeout=options.read_timeout_seconds,
-                    max_pool_connections=options.max_connections,
+                    max_pool_connections=max_connections,
                     retries={"mode": "standard", "max_attempts": 3},
                     # Signing or summing every body would cost twice the transfer; the sha256 is ours, of what came in.
                     request_checksum_calculation="when_required",
@@ -105,19 +111,19 @@ class S3BlobStore:
 
     async def check(self) -> None:
         async with self._bounded(self._options.connect_timeout_seconds):
-            await self._client.head_bucket(Bucket=self._options.bucket)
+            await self._control.head_bucket(Bucket=self._options.bucket)
 
     async def create_bucket(self) -> bool:
         async with self._bounded():
             try:
-                await self._client.head_bucket(Bucket=self._options.bucket)
+                await self._control.head_bucket(Bucket=self._options.bucket)
             except ClientError as error:
                 if _code(error) not in {"404", "NoSuchBucket"}:
                     raise
                 if self._options.region == "us-east-1":  # AWS refuses its own default as a constraint
-                    await self._client.create_bucket(Bucket=self._options.bucket)
+                    await self._control.create_bucket(Bucket=self._options.bucket)
                 else:
-                    await self._client.create_bucket(
+                    await self._control.create_bucket(
                         Bucket=self._options.bucket,
                         CreateBucketConfiguration={"LocationConstraint": self._options.region},  # type: ignore[typeddict-item]
                     )
@@ -135,7 +141,7 @@ class S3BlobStore:
 
     async def create_multipart(self, key: str) -> str:
         async with self._bounded():
-            answer = await self._client.create_multipart_upload(Bucket=self._options.bucket, Key=key)
+            answer = await self._control.create_multipart_upload(Bucket=self._options.bucket, Key=key)
             return answer["UploadId"]
 
     async def put_part(self, key: str, multipart_id: str, number: int, body: Body) -> str:
@@ -153,7 +159,7 @@ class S3BlobStore:
     async def complete_multipart(self, key: str, multipart_id: str, etags: Sequence[str], size_bytes: int) -> None:
         try:
             async with self._bounded():
-                await self._client.complete_multipart_upload(
+                await self._control.complete_multipart_upload(
                     Bucket=self._options.bucket,
                     Key=key,
                     UploadId=multipart_id,
@@ -171,20 +177,20 @@ class S3BlobStore:
         for each in ids:
             async with self._bounded():
                 try:
-                    await self._client.abort_multipart_upload(Bucket=self._options.bucket, Key=key, UploadId=each)
+                    await self._control.abort_multipart_upload(Bucket=self._options.bucket, Key=key, UploadId=each)
                 except ClientError as error:
                     if _code(error) not in _MISSING_UPLOAD:
                         raise
 
     async def _multiparts(self, key: str) -> list[str]:
         async with self._bounded():
-            answer = await self._client.list_multipart_uploads(Bucket=self._options.bucket, Prefix=key)
+            answer = await self._control.list_multipart_uploads(Bucket=self._options.bucket, Prefix=key)
         return [upload["UploadId"] for upload in answer.get("Uploads", ()) if upload.get("Key") == key]
 
     async def size(self, key: str) -> int | None:
         async with self._bounded():
             try:
-                answer = await self._client.head_object(Bucket=self._options.bucket, Key=key)
+                answer = await self._control.head_object(Bucket=self._options.bucket, Key=key)
             except ClientError as error:
                 if _code(error) in _MISSING:
                     return None
@@ -223,15 +229,14 @@ class S3BlobStore:
             left -= len(chunk)
             yield chunk
 
-    async def delete(self, keys: Sequence[str]) -> None:
+    async def delete(self, keys: Sequence[str]) -> Collection[str]:
         if not keys:
-            return
+            return ()
         async with self._bounded():
-            answer = await self._client.delete_objects(
+            answer = await self._control.delete_objects(
                 Bucket=self._options.bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
             )
-        if failed := [error for error in answer.get("Errors", ()) if error.get("Code") not in _MISSING]:
-            raise Unavailable(_STORE) from RuntimeError(str(failed[:3]))
+        return {error["Key"] for error in answer.get("Errors", ()) if error.get("Code") not in _MISSING}
 
     async def presign_get(self, key: str, *, disposition: str, expires_in_seconds: int) -> str:
         return await self._public.generate_presigned_url(

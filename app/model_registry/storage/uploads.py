@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, literal, select, update
+from sqlalchemy import delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.db_models import GarbageDB, UploadDB
+from model_registry.db_models import GarbageDB, ModelInfoDB, UploadDB
 from model_registry.domain import NewUpload
 from model_registry.storage.sql import among, seconds
 
@@ -16,22 +16,34 @@ class Uploads:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def open(self, upload: NewUpload, version_id: int | None, lease_seconds: float) -> None:
-        """Record the intent to write an object. Done before its first byte is sent, so no object is unknown."""
+    async def open(self, upload: NewUpload, version_id: int | None, lease_seconds: float) -> bool:
+        """Record the intent to write an object. Done before its first byte is sent, so no object is unknown.
+
+        `False` when the version is gone; to repeat it is harmless.
+        """
+        if version_id is not None:
+            held = select(ModelInfoDB.id).where(ModelInfoDB.id == version_id).with_for_update(key_share=True, read=True)
+            if await self._connection.scalar(held) is None:
+                return False
         await self._connection.execute(
-            insert(UploadDB).values(
+            pg_insert(UploadDB)
+            .values(
                 id=upload.id,
                 version_id=version_id,
                 path=upload.path,
                 storage_key=upload.storage_key,
                 lease_expires_at=func.now() + seconds(lease_seconds),
             )
+            .on_conflict_do_nothing()
         )
+        return True
 
-    async def began_multipart(self, upload_id: UUID, multipart_id: str) -> None:
-        await self._connection.execute(
+    async def began_multipart(self, upload_id: UUID, multipart_id: str) -> bool:
+        """Write down the store's id of an upload; `False` when the upload was taken back meanwhile."""
+        result = await self._connection.execute(
             update(UploadDB).where(UploadDB.id == upload_id).values(multipart_id=multipart_id)
         )
+        return result.rowcount == 1
 
     async def renew(self, upload_ids: Sequence[UUID], lease_seconds: float) -> int:
         """Prolong the leases that still live; returns how many did."""

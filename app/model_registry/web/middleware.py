@@ -9,7 +9,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model_registry.errors import shown
+from model_registry.errors import Unavailable, shown
 from model_registry.observability import BYTES_IN, BYTES_OUT, IN_FLIGHT, REQUEST_SECONDS, REQUESTS
 from model_registry.web.problems import BadRequest, NoSuchRoute, internal_error, problem_of
 
@@ -62,6 +62,12 @@ class Observed:
         failed = False
         try:
             await self._app(scope, counting_receive, counting_send)
+        except asyncio.CancelledError:
+            # The grace time of a shutdown is over.
+            failed = True
+            if status == 0:
+                answer = problem_of(scope, Unavailable("This process"))
+                await answer(scope, receive, counting_send)
         except Exception:
             failed = True
             log.exception("request.failed")
@@ -190,7 +196,8 @@ def _complaint(scope: Scope) -> str | None:
     if version == "1.1" and "host" not in headers:
         return "A request of HTTP/1.1 has a Host."
     allowed = scope["app"].state.services.settings.hosts
-    if allowed != ["*"] and _hostname(headers.get("host", "")) not in allowed:
+    # Probes come to the address of the machine or container, whatever name the service has.
+    if allowed != ["*"] and scope["path"] not in _PROBES and _hostname(headers.get("host", "")) not in allowed:
         return "Host: this service does not answer for that name."
     return None
 

@@ -455,6 +455,7 @@ async def _download(
         download,
         redirect=redirect if redirect is not None else context.settings.download_mode == "redirect",
         presign_expiry_seconds=context.settings.presign_expiry_seconds,
+        idle_timeout_seconds=context.settings.body_idle_timeout_seconds,
     )
 
 

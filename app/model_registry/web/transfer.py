@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 from collections.abc import AsyncGenerator
 from urllib.parse import quote
 
@@ -33,6 +32,7 @@ async def answer(
     *,
     redirect: bool,
     presign_expiry_seconds: int,
+    idle_timeout_seconds: float,
 ) -> Response:
     """The response to a GET or HEAD of a file or an archive."""
     disposition = content_disposition(download.filename)
@@ -67,7 +67,12 @@ async def answer(
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{download.size_bytes}"
     if request.method == "HEAD":
         return Response(headers=headers)
-    return ByteStream(downloads.read(download, start, stop), status_code=206 if wanted else 200, headers=headers)
+    return ByteStream(
+        downloads.read(download, start, stop),
+        status_code=206 if wanted else 200,
+        headers=headers,
+        idle_timeout_seconds=idle_timeout_seconds,
+    )
 
 
 def content_disposition(filename: str) -> str:
@@ -78,14 +83,22 @@ def content_disposition(filename: str) -> str:
 
 
 class ByteStream(Response):
-    """Streams chunks to the client, and stops reading them as soon as the client is gone.
+    """Streams chunks to the client, and stops reading them as soon as the client is gone or takes no more.
 
     An error in mid-body ends the connection short of Content-Length; never a clean end.
     """
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], *, status_code: int, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        *,
+        status_code: int,
+        headers: dict[str, str],
+        idle_timeout_seconds: float,
+    ) -> None:
         super().__init__(status_code=status_code, headers=headers)
         self._chunks = chunks
+        self._idle_timeout_seconds = idle_timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send(send))
@@ -95,11 +108,9 @@ class ByteStream(Response):
             if not sending.done():
                 log.info("download.abandoned", path=scope["path"])
         finally:
-            for task in (sending, watching):
-                if not task.done():
-                    task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await task
+            sending.cancel()
+            watching.cancel()
+            await asyncio.wait({sending, watching})
             await self._chunks.aclose()
         if not sending.cancelled():
             sending.result()
@@ -110,7 +121,9 @@ class ByteStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": first, "more_body": True})
         async for chunk in self._chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            # Who takes nothing holds a connection to the store all the same.
+            async with asyncio.timeout(self._idle_timeout_seconds):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -152,6 +152,20 @@ async def test_latest_never_gives_a_304_for_another_version(client: httpx.AsyncC
     assert (moved.status_code, moved.headers["x-model-version"]) == (200, "2")
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/get_model_info/m/1", "/get_latest_model_info/m", "/list_models", "/healthz", "/version", "/get_model_info/m/9"],
+)
+async def test_head_is_understood_wherever_get_is(
+    client: httpx.AsyncClient, one_file: dict[str, Any], path: str
+) -> None:
+    get, head = await client.get(path), await client.head(path)
+
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers.get("etag") == get.headers.get("etag")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
 async def test_a_redirect_leads_to_the_same_bytes_without_credentials(
     client: httpx.AsyncClient, one_file: dict[str, Any]
 ) -> None:

@@ -16,7 +16,7 @@ from model_registry.errors import Unavailable
 from model_registry.observability import configure_logging
 from model_registry.settings import ConfigurationError, Settings, load_settings
 from model_registry.web import docs, operations, original, problems
-from model_registry.web.middleware import EarlyAnswers, Guarded, Observed
+from model_registry.web.middleware import EarlyAnswers, Guarded, HeadAsGet, Observed
 from model_registry.wiring import check_schema, open_services
 
 log = structlog.get_logger(__name__)
@@ -73,6 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(Observed),
             Middleware(EarlyAnswers),
             Middleware(Guarded),
+            Middleware(HeadAsGet),
         ],
         redirect_slashes=False,
     )

@@ -22,6 +22,7 @@ _SINGLE = ("content-length", "host", "content-type", "content-encoding", "transf
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _DRAIN_BYTES = 16 * 1024**2
 _DRAIN_SECONDS = 5.0
+_OWN_HEAD = "/get_model/"
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -204,3 +205,24 @@ def _complaint(scope: Scope) -> str | None:
 
 def _hostname(host: str) -> str:
     return host.rsplit(":", 1)[0].lower() if not host.endswith("]") else host.lower()
+
+
+class HeadAsGet:
+    """Answers HEAD as a GET without its body (RFC 9110, section 9.3.2), except where a route has a HEAD of its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD" or scope["path"].startswith(_OWN_HEAD):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        get = {**scope, "method": "GET"}
+        try:
+            await self._app(get, receive, send_head)
+        finally:
+            scope["route"] = get.get("route")

@@ -214,12 +214,13 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 def _methods_at(request: Request) -> set[str]:
     """All methods of a path: the router itself names only those of the first route that it found."""
     paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
-    return {
+    found = {
         method.upper()
         for template, methods in paths.items()
         if compile_path(template)[0].match(request.scope["path"])
         for method in methods
     }
+    return found | {"HEAD"} if "GET" in found else found
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:

@@ -74,11 +74,13 @@ def init_bucket() -> None:
 @app.command()
 def gc(once: Annotated[bool, typer.Option("--once", help="One run, then stop.")] = False) -> None:
     """Reclaim what failures, crashes and removals leave behind; the service does this by itself too."""
-    from model_registry.maintenance import collect
+    from model_registry.maintenance import collect_for_ever, collect_once
     from model_registry.settings import load_settings
 
-    for collected in collect(load_settings(), once=once):
-        typer.echo(collected)
+    if once:
+        typer.echo(collect_once(load_settings()))
+    else:
+        collect_for_ever(load_settings())
 
 
 @app.command()

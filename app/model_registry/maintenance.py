@@ -1,7 +1,6 @@
 """What the command line does besides serving."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import asdict
 
 from model_registry.gc import Collected
@@ -20,14 +19,23 @@ def make_bucket(settings: Settings) -> bool:
     return asyncio.run(make())
 
 
-def collect(settings: Settings, *, once: bool) -> Iterator[str]:
-    """Run the collector once, or for ever; one line for each run that did something."""
+def collect_once(settings: Settings) -> str:
+    """One run of the collector, in words."""
     configure_logging(settings.log_level, settings.log_format)
 
     async def run() -> Collected:
         async with open_services(settings) as services:
-            if not once:
-                await services.collector.run_for_ever(settings.gc_interval_seconds)
             return await services.collector.collect()
 
-    yield ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in asdict(asyncio.run(run())).items())
+    return ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in asdict(asyncio.run(run())).items())
+
+
+def collect_for_ever(settings: Settings) -> None:
+    """Run after run, as the service does; each that did something is a line in the log."""
+    configure_logging(settings.log_level, settings.log_format)
+
+    async def run() -> None:
+        async with open_services(settings) as services:
+            await services.collector.run_for_ever(settings.gc_interval_seconds)
+
+    asyncio.run(run())

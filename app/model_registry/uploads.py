@@ -90,11 +90,6 @@ class PartBuffers:
         self._returned = asyncio.Event()
         self.max_slots_per_part = max(1, slots // PARTS_IN_FLIGHT)
 
-    @property
-    def max_upload_bytes(self) -> int:
-        """The largest object that can pass through: every part as large as it may be."""
-        return MAX_PARTS * self.max_slots_per_part * SLOT_BYTES
-
     def slots_for(self, size_bytes: int | None) -> int:
         """How many slots each part of an object takes, all parts alike: `max(8 MiB, size / 10 000)`, rounded up."""
         if size_bytes is None:

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from model_registry.errors import RegistryError
 
-MIN_PART_BYTES = 5 * 1024**2
 MAX_PARTS = 10_000
 MAX_PUT_BYTES = 5 * 1024**3
 """Amazon S3 User Guide, "Multipart upload limits": 5 MiB to 5 GiB a part, at most 10 000 parts, 5 GiB a PUT."""

@@ -67,7 +67,10 @@ class Base(DeclarativeBase):
 
 
 class RegisteredModelDB(Base):
-    """A name. `is_provisional` until a version of it is ready or somebody asks for the model itself."""
+    """A name. `is_provisional` until a version of it is ready or somebody asks for the model itself.
+
+    `version_count` counts the ready ones: kept here, so that no read counts them.
+    """
 
     __tablename__ = "registered_models"
 
@@ -78,8 +81,13 @@ class RegisteredModelDB(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     next_number: Mapped[int] = mapped_column(server_default=text("1"))
     is_provisional: Mapped[bool] = mapped_column(server_default=text("false"))
+    version_count: Mapped[int] = mapped_column(server_default=text("0"))
 
-    __table_args__ = (Index("uq_registered_models_lower_name", text("lower(name)"), unique=True),)
+    __table_args__ = (
+        CheckConstraint("version_count >= 0", name="version_count"),
+        Index("uq_registered_models_lower_name", text("lower(name)"), unique=True),
+        Index(None, "tags", postgresql_using="gin", postgresql_ops={"tags": "jsonb_path_ops"}),
+    )
 
 
 class ModelInfoDB(Base):
@@ -107,6 +115,7 @@ class ModelInfoDB(Base):
     precedence: Mapped[bytes] = mapped_column(server_default=text("''::bytea"))
     is_prerelease: Mapped[bool] = mapped_column(server_default=text("false"))
     yanked_at: Mapped[datetime | None]
+    yank_reason: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     created_by: Mapped[str] = mapped_column(server_default=text("'anonymous'"))
     ready_at: Mapped[datetime | None]
@@ -126,6 +135,7 @@ class ModelInfoDB(Base):
             "(state IN ('pending', 'verifying')) = (lease_expires_at IS NOT NULL)", name="only_unfinished_has_a_lease"
         ),
         CheckConstraint("(state = 'removed') = (purge_after IS NOT NULL)", name="only_removed_is_purged"),
+        CheckConstraint("purged_at IS NULL OR state = 'removed'", name="purged_stays_removed"),
         # The order of lists, and with the pre-release flag in front, what is latest.
         Index(
             "ix_model_info_list",
@@ -152,7 +162,11 @@ class ModelInfoDB(Base):
 
 
 class BlobDB(Base):
-    """Bytes in the object store, under a key that was written once and is never used again."""
+    """Bytes in the object store, under a key that was written once and is never used again.
+
+    `damaged_at` is when `verify` found other bytes there; `writable_until` when the last URL expires that could write
+    the key.
+    """
 
     __tablename__ = "blobs"
 
@@ -160,6 +174,9 @@ class BlobDB(Base):
     size_bytes: Mapped[int]
     storage_key: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    verified_at: Mapped[datetime | None]
+    damaged_at: Mapped[datetime | None]
+    writable_until: Mapped[datetime | None]
 
     __table_args__ = (
         CheckConstraint("octet_length(sha256) = 32", name="sha256"),
@@ -181,8 +198,31 @@ class VersionFileDB(Base):
     __table_args__ = (Index(None, "sha256"),)
 
 
+class DeclaredFileDB(Base):
+    """A file that a pending version will have. `stored_sha256` pins a blob that was there before, so that it stays."""
+
+    __tablename__ = "declared_files"
+
+    version_id: Mapped[int] = mapped_column(ForeignKey("model_info.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(_label(), primary_key=True)
+    sha256: Mapped[bytes]
+    size_bytes: Mapped[int]
+    media_type: Mapped[str]
+    stored_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"))
+
+    __table_args__ = (
+        CheckConstraint("octet_length(sha256) = 32", name="sha256"),
+        CheckConstraint("stored_sha256 = sha256", name="pins_its_own_bytes"),
+        Index(None, "stored_sha256"),
+    )
+
+
 class UploadDB(Base):
-    """An object that is being written and that no version shows yet."""
+    """An object that is being written and that no version shows yet.
+
+    One with a declared digest belongs to a push: `stored` once its bytes are known to be right, `refused` once they
+    are known to be others. With a `part_size` it is sent in parts.
+    """
 
     __tablename__ = "uploads"
 
@@ -191,10 +231,23 @@ class UploadDB(Base):
     path: Mapped[str]
     storage_key: Mapped[str] = mapped_column(unique=True)
     multipart_id: Mapped[str | None]
+    sha256: Mapped[bytes | None]
+    size_bytes: Mapped[int | None]
+    part_size: Mapped[int | None]
+    state: Mapped[str] = mapped_column(server_default=text("'open'"))
+    found_sha256: Mapped[bytes | None]
+    found_size_bytes: Mapped[int | None]
+    writable_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     lease_expires_at: Mapped[datetime]
 
-    __table_args__ = (Index(None, "version_id"), Index(None, "lease_expires_at"))
+    __table_args__ = (
+        CheckConstraint("state IN ('open', 'stored', 'refused')", name="state"),
+        CheckConstraint("octet_length(sha256) = 32", name="sha256"),
+        CheckConstraint("(sha256 IS NULL) = (size_bytes IS NULL)", name="declared_whole"),
+        Index(None, "version_id"),
+        Index(None, "lease_expires_at"),
+    )
 
 
 class AliasDB(Base):
@@ -214,6 +267,24 @@ class AliasDB(Base):
     __table_args__ = (Index(None, "version_id"),)
 
 
+class AliasMoveDB(Base):
+    """What an alias pointed at from `at` on; no version when it was dropped. `move_id` is the request that did it."""
+
+    __tablename__ = "alias_history"
+
+    model_name: Mapped[str] = mapped_column(
+        _label(), ForeignKey("registered_models.name", onupdate="CASCADE", ondelete="RESTRICT"), primary_key=True
+    )
+    alias: Mapped[str] = mapped_column(_label(), primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version_id: Mapped[int | None] = mapped_column(ForeignKey("model_info.id", ondelete="RESTRICT"))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    by: Mapped[str]
+    move_id: Mapped[UUID]
+
+    __table_args__ = (Index(None, "version_id"),)
+
+
 class EventDB(Base):
     """Append-only. `xid` lets a reader stop before changes that are still uncommitted."""
 
@@ -228,17 +299,22 @@ class EventDB(Base):
     version: Mapped[str | None]
     details: Mapped[dict[str, Any]] = mapped_column(server_default=_EMPTY_OBJECT)
 
-    __table_args__ = (Index(None, "model_name", "id"),)
+    __table_args__ = (Index(None, "xid", "id"), Index(None, "model_name", "xid", "id"))
 
 
 class GarbageDB(Base):
-    """A storage key to delete once `not_before` has passed; nothing refers to it any more."""
+    """A storage key to delete once `not_before` has passed; nothing refers to it any more.
+
+    While a presigned URL could still write it (`writable_until`), it is deleted and kept, to be deleted once more.
+    """
 
     __tablename__ = "garbage"
 
     storage_key: Mapped[str] = mapped_column(primary_key=True)
     multipart_id: Mapped[str | None]
     is_upload: Mapped[bool]
+    size_bytes: Mapped[int | None]
+    writable_until: Mapped[datetime | None]
     not_before: Mapped[datetime] = mapped_column(server_default=_NOW)
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
 

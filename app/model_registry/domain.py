@@ -129,14 +129,17 @@ class ModelInfo:
     size_bytes: int
     file_count: int
     files: tuple[FileEntry, ...]
+    precedence: bytes
     is_prerelease: bool
     yanked: bool
+    yank_reason: str | None
     aliases: tuple[str, ...]
     created_at: datetime
     created_by: str
     ready_at: datetime | None
     removed_at: datetime | None
     purge_after: datetime | None
+    purged_at: datetime | None
     generation: int
 
 

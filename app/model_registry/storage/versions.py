@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import orjson
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -46,42 +45,13 @@ from model_registry.domain import (
     VersionSelector,
     VersionState,
 )
+from model_registry.storage.infos import INFO, to_info
 from model_registry.storage.sql import BATCH, array, seconds
 from model_registry.versions import Precedence
-
-FILES_SHOWN = 100
 
 _READY = ModelInfoDB.state == VersionState.READY
 _NAME = bindparam("model_name", type_=Text)
 _LABEL = bindparam("version", type_=Text)
-
-_FILES = (
-    select(VersionFileDB.path, VersionFileDB.size_bytes, VersionFileDB.sha256, VersionFileDB.media_type)
-    .where(VersionFileDB.version_id == ModelInfoDB.id)
-    .order_by(VersionFileDB.path)
-    .limit(FILES_SHOWN)
-    .correlate(ModelInfoDB)
-    .subquery()
-)
-_INFO = select(
-    *(column for column in ModelInfoDB.__table__.columns if column.name not in {"reservation", "lease_expires_at"}),
-    select(
-        func.coalesce(
-            func.json_agg(
-                func.json_build_array(
-                    _FILES.c.path, _FILES.c.size_bytes, func.encode(_FILES.c.sha256, "hex"), _FILES.c.media_type
-                )
-            ).cast(Text),
-            "[]",
-        )
-    )
-    .scalar_subquery()
-    .label("files"),
-    select(func.coalesce(func.json_agg(AliasDB.alias).cast(Text), "[]"))
-    .where(AliasDB.version_id == ModelInfoDB.id)
-    .scalar_subquery()
-    .label("alias_names"),
-)
 
 _LATEST_ORDER = (ModelInfoDB.is_prerelease, ModelInfoDB.precedence.desc(), ModelInfoDB.number.desc())
 _LATEST_ID = (
@@ -117,9 +87,9 @@ def _by_selector(statement: _AnySelect) -> dict[str, _AnySelect]:
     }
 
 
-_INFO_BY = _by_selector(_INFO)
+_INFO_BY = _by_selector(INFO)
 _PUBLISHED_BY = _by_selector(_PUBLISHED)
-_INFO_BY_ID = _INFO.where(ModelInfoDB.id == bindparam("id"))
+_INFO_BY_ID = INFO.where(ModelInfoDB.id == bindparam("id"))
 _HAS_VISIBLE = select(ModelInfoDB.id).where(ModelInfoDB.model_name == _NAME, _READY).limit(1)
 
 _STORED_FILES = (
@@ -198,11 +168,11 @@ class Versions:
     async def info(self, selector: VersionSelector) -> ModelInfo | None:
         """The ready version that the selector names."""
         row = (await self._connection.execute(_INFO_BY[_kind(selector)], _parameters(selector))).one_or_none()
-        return None if row is None else _to_info(row)
+        return None if row is None else to_info(row)
 
     async def info_by_id(self, version_id: int) -> ModelInfo:
         """A version in any state."""
-        return _to_info((await self._connection.execute(_INFO_BY_ID, {"id": version_id})).one())
+        return to_info((await self._connection.execute(_INFO_BY_ID, {"id": version_id})).one())
 
     async def published(self, selector: VersionSelector) -> PublishedVersion | None:
         row = (await self._connection.execute(_PUBLISHED_BY[_kind(selector)], _parameters(selector))).one_or_none()
@@ -435,38 +405,6 @@ def _kind(selector: VersionSelector) -> str:
 
 def _parameters(selector: VersionSelector) -> dict[str, str]:
     return {"model_name": selector.model_name, "version": selector.alias or selector.version}
-
-
-def _to_info(row: _AnyRow) -> ModelInfo:
-    return ModelInfo(
-        id=row.id,
-        model_name=row.model_name,
-        version=row.version,
-        number=row.number,
-        state=VersionState(row.state),
-        file_path=row.file_path,
-        standardization_params=row.standardization_params,
-        model_params=row.model_params,
-        additional_metadata=row.additional_metadata,
-        description=row.description,
-        tags=row.tags,
-        digest=Digest(row.digest) if row.digest else None,
-        size_bytes=row.size_bytes,
-        file_count=row.file_count,
-        files=tuple(
-            FileEntry(path, size_bytes, Digest(bytes.fromhex(sha256)), media_type)
-            for path, size_bytes, sha256, media_type in orjson.loads(row.files)
-        ),
-        is_prerelease=row.is_prerelease,
-        yanked=row.yanked_at is not None,
-        aliases=tuple(sorted(orjson.loads(row.alias_names))),
-        created_at=row.created_at,
-        created_by=row.created_by,
-        ready_at=row.ready_at,
-        removed_at=row.removed_at,
-        purge_after=row.purge_after,
-        generation=row.generation,
-    )
 
 
 def _to_summary(row: _AnyRow) -> ModelSummary:

@@ -54,12 +54,14 @@ class ModelInfoOut(BaseModel):
                 ],
                 "is_prerelease": False,
                 "yanked": False,
+                "yank_reason": None,
                 "aliases": ["champion"],
                 "created_at": TIME_EXAMPLE,
                 "created_by": "anonymous",
                 "ready_at": TIME_EXAMPLE,
                 "removed_at": None,
                 "purge_after": None,
+                "purged_at": None,
                 "download_url": "/get_model/fraud-detector/2.4.0",
             }
         }
@@ -83,13 +85,15 @@ class ModelInfoOut(BaseModel):
     file_count: int
     files: list[FileOut] = Field(description="The first 100, by path.")
     is_prerelease: bool
-    yanked: bool
+    yanked: bool = Field(description="Never the latest any more, but still there for whoever names it.")
+    yank_reason: str | None
     aliases: list[str]
     created_at: str
     created_by: str
     ready_at: str | None
     removed_at: str | None
     purge_after: str | None = Field(description="Until then a removed version can be restored.")
+    purged_at: str | None = Field(description="From then on its bytes are gone.")
     download_url: str | None = Field(
         description="Where its bytes are, relative to this service; null where there are none to have."
     )
@@ -149,12 +153,14 @@ def model_info_json(info: ModelInfo) -> bytes:
             "files": [_file(file) for file in info.files],
             "is_prerelease": info.is_prerelease,
             "yanked": info.yanked,
+            "yank_reason": info.yank_reason,
             "aliases": info.aliases,
             "created_at": rfc3339(info.created_at),
             "created_by": info.created_by,
             "ready_at": info.ready_at and rfc3339(info.ready_at),
             "removed_at": info.removed_at and rfc3339(info.removed_at),
             "purge_after": info.purge_after and rfc3339(info.purge_after),
+            "purged_at": info.purged_at and rfc3339(info.purged_at),
             "download_url": _download_url(info),
         }
     )

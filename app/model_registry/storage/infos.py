@@ -1,0 +1,74 @@
+"""A whole version in one row: the statement that reads it, and what is made of the row."""
+
+from typing import Any
+
+import orjson
+from sqlalchemy import Row, Text, func, select
+
+from model_registry.db_models import AliasDB, ModelInfoDB, VersionFileDB
+from model_registry.domain import Digest, FileEntry, ModelInfo, VersionState
+
+FILES_SHOWN = 100
+
+_FILES = (
+    select(VersionFileDB.path, VersionFileDB.size_bytes, VersionFileDB.sha256, VersionFileDB.media_type)
+    .where(VersionFileDB.version_id == ModelInfoDB.id)
+    .order_by(VersionFileDB.path)
+    .limit(FILES_SHOWN)
+    .correlate(ModelInfoDB)
+    .subquery()
+)
+INFO = select(
+    *(column for column in ModelInfoDB.__table__.columns if column.name not in {"reservation", "lease_expires_at"}),
+    select(
+        func.coalesce(
+            func.json_agg(
+                func.json_build_array(
+                    _FILES.c.path, _FILES.c.size_bytes, func.encode(_FILES.c.sha256, "hex"), _FILES.c.media_type
+                )
+            ).cast(Text),
+            "[]",
+        )
+    )
+    .scalar_subquery()
+    .label("files"),
+    select(func.coalesce(func.json_agg(AliasDB.alias).cast(Text), "[]"))
+    .where(AliasDB.version_id == ModelInfoDB.id)
+    .scalar_subquery()
+    .label("alias_names"),
+)
+
+
+def to_info(row: Row[*tuple[Any, ...]]) -> ModelInfo:
+    return ModelInfo(
+        id=row.id,
+        model_name=row.model_name,
+        version=row.version,
+        number=row.number,
+        state=VersionState(row.state),
+        file_path=row.file_path,
+        standardization_params=row.standardization_params,
+        model_params=row.model_params,
+        additional_metadata=row.additional_metadata,
+        description=row.description,
+        tags=row.tags,
+        digest=Digest(row.digest) if row.digest else None,
+        size_bytes=row.size_bytes,
+        file_count=row.file_count,
+        files=tuple(
+            FileEntry(path, size_bytes, Digest(bytes.fromhex(sha256)), media_type)
+            for path, size_bytes, sha256, media_type in orjson.loads(row.files)
+        ),
+        precedence=row.precedence,
+        is_prerelease=row.is_prerelease,
+        yanked=row.yanked_at is not None,
+        yank_reason=row.yank_reason,
+        aliases=tuple(sorted(orjson.loads(row.alias_names))),
+        created_at=row.created_at,
+        created_by=row.created_by,
+        ready_at=row.ready_at,
+        removed_at=row.removed_at,
+        purge_after=row.purge_after,
+        purged_at=row.purged_at,
+        generation=row.generation,
+    )

@@ -211,6 +211,19 @@ def _clean_key(key: Any, loc: Loc) -> str:
     return str(text)
 
 
+def merge_patch(target: Any, patch: Any) -> Any:
+    """`target` with `patch` applied (RFC 7396): members are replaced one by one, null takes one away."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
 def to_json_text(value: Mapping[str, Any]) -> JsonText:
     """Plain JSON values as text, every number exact."""
     return JsonText(orjson.dumps(value, default=_exact).decode())

@@ -2,11 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 
 from model_registry.errors import InvalidField, Stalled
+from model_registry.settings import Settings
+from model_registry.utils import Loc, parse_json_object
 from model_registry.web.problems import BadRequest, UnsupportedMediaType
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+_INLINE_PARSE_BYTES = 16 * 1024
 
 
 async def body_chunks(request: Request, idle_timeout_seconds: float) -> AsyncIterator[bytes]:
@@ -37,6 +45,32 @@ async def read_bounded(request: Request, *, max_bytes: int, idle_timeout_seconds
         if len(body) > max_bytes:
             raise InvalidField("body", rule, f"{len(body)} bytes or more")
     return bytes(body)
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def json_body(
+    request: Request, settings: Settings, *, accepted: tuple[str, ...] = (JSON,), max_bytes: int | None = None
+) -> dict[str, Any]:
+    """The object that the body is; nothing at all is the empty one. Metadata documents in it are at depth 1."""
+    body = await read_bounded(
+        request,
+        max_bytes=max_bytes or settings.max_metadata_bytes,
+        idle_timeout_seconds=settings.body_idle_timeout_seconds,
+    )
+    if not body:
+        return {}
+    if media_type(request) not in accepted:
+        raise UnsupportedMediaType(f"Content-Type: the body is {' or '.join(accepted)}.", accepted=list(accepted))
+    return await parsed_object(body, ("body",), max_bytes or settings.max_metadata_bytes, depth=0)
+
+
+async def parsed_object(text: str | bytes, loc: Loc, max_bytes: int, *, depth: int = 1) -> dict[str, Any]:
+    """`parse_json_object`, in a thread where it takes longer than the event loop may stall."""
+    parse = partial(parse_json_object, text, loc, max_bytes=max_bytes, depth=depth)
+    return parse() if len(text) < _INLINE_PARSE_BYTES else await asyncio.to_thread(parse)
 
 
 def content_length(request: Request) -> int | None:

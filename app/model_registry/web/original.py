@@ -1,37 +1,57 @@
 """The six original endpoints."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from model_registry.domain import ModelInfo, VersionRef, VersionSelector
 from model_registry.errors import (
-    AliasNotFound,
     FileNotFound,
     IdempotencyKeyReused,
-    InvalidField,
     InvalidForm,
-    InvalidPageToken,
     LeaseLost,
     ModelNameTaken,
-    ModelNotFound,
-    PreconditionFailed,
-    Stalled,
-    Unavailable,
     UploadTooLarge,
     VersionAliased,
     VersionExists,
-    VersionNotFound,
 )
 from model_registry.web import registering, transfer
+from model_registry.web.body import JSON
 from model_registry.web.conditions import is_not_modified
 from model_registry.web.context import Context, RequestContext
+from model_registry.web.describing import (
+    BAD_LIMIT,
+    BAD_NAME,
+    BAD_TOKEN,
+    INFO_EXAMPLE,
+    MODEL_INFO,
+    NO_ALIAS,
+    NO_MATCH,
+    NO_MODEL,
+    NO_VERSION,
+    NOT_MODIFIED,
+    REDIRECTED,
+    REMOVED_EXAMPLE,
+    REPR_DIGEST,
+    STALLED,
+    UNAVAILABLE,
+    IfNoneMatch,
+    Label,
+    Limit,
+    ModelName,
+    Range,
+    ReadVersion,
+    Redirect,
+    bytes_answers,
+    example,
+    header,
+    without_bodies,
+)
 from model_registry.web.paging import list_position, list_token
 from model_registry.web.problems import (
     ANY_ROUTE,
-    InvalidRequest,
     Problem,
     RangeNotSatisfiable,
     UnsupportedMediaType,
@@ -50,63 +70,12 @@ from model_registry.web.schemas import (
 
 router = APIRouter(tags=["registry"], responses=ANY_ROUTE)
 
-JSON = "application/json"
-
-# The `example` of a schema fills the form of Swagger UI; its `examples` do not.
-ModelName = Annotated[
-    str, Path(description="A model's name, in its exact case.", json_schema_extra={"example": "fraud-detector"})
-]
-ReadVersion = Annotated[
-    str,
-    Path(
-        description="A version label, `latest`, or `@` and an alias, such as `@champion`.",
-        json_schema_extra={"example": "2.4.0"},
-    ),
-]
 FilePath = Annotated[
     str | None,
     Query(description="One of the version's files. Left out: the only file, or all of them as one tar."),
 ]
-IfNoneMatch = Annotated[
-    str | None,
-    Header(alias="If-None-Match", description="An ETag that you hold: 304 while it is still right."),
-]
 
-_BAD_NAME = InvalidField(
-    "model_name",
-    "a model name is 1 to 128 of letters, digits, '.', '_' and '-', begins and ends with a letter or digit, "
-    "and has no '..' and no '--'",
-    "fraud detector",
-)
-_BAD_LIMIT = InvalidRequest(
-    [{"loc": ["query", "limit"], "msg": "Input should be less than or equal to 1000", "value": "5000"}]
-)
-_NO_MODEL = ModelNotFound("fraud-detector")
-_NO_VERSION = VersionNotFound("fraud-detector", "2.4.0")
-_NO_ALIAS = AliasNotFound("fraud-detector", "champion")
-_NO_MATCH = PreconditionFailed("If-Match: this is another version than the one you hold.", etag='"1.1"')
-_UNAVAILABLE = Unavailable("PostgreSQL")
-
-
-def _header(description: str, example: str | int) -> dict[str, Any]:
-    schema = {"type": "integer" if isinstance(example, int) else "string"}
-    return {"description": description, "schema": schema, "example": example}
-
-
-_ETAG = {"ETag": _header("Strong.", '"1.1"')}
-_MODEL_VERSION = {"X-Model-Version": _header("The label that the answer is about.", "2.4.0")}
-_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "What you hold is still right.", "headers": _ETAG | _MODEL_VERSION}
-}
-
-_INFO_EXAMPLE = cast(dict[str, Any], ModelInfoOut.model_config["json_schema_extra"])["example"]
-_REGISTERED_EXAMPLE = _INFO_EXAMPLE | {"aliases": []}
-_REMOVED_EXAMPLE = _REGISTERED_EXAMPLE | {
-    "state": "removed",
-    "removed_at": "2026-02-28T12:00:00.000000Z",
-    "purge_after": "2026-03-07T12:00:00.000000Z",
-    "download_url": None,
-}
+_REGISTERED_EXAMPLE = INFO_EXAMPLE | {"aliases": []}
 _SUMMARY_EXAMPLE = {
     "model_name": "fraud-detector",
     "version": "2.4.0",
@@ -115,20 +84,6 @@ _SUMMARY_EXAMPLE = {
     "digest": DIGEST_EXAMPLE,
     "created_at": TIME_EXAMPLE,
 }
-
-
-def _example(value: object) -> dict[str, Any]:
-    return {JSON: {"example": value}}
-
-
-_MODEL_INFO = {
-    "description": "The version.",
-    "model": ModelInfoOut,
-    "content": _example(_INFO_EXAMPLE),
-    "headers": _ETAG | _MODEL_VERSION,
-}
-
-
 _FORM_EXAMPLE = {
     "model_name": "fraud-detector",
     "version": "2.4.0",
@@ -174,7 +129,7 @@ _REGISTER_BODY = {
     "required": True,
     "content": {
         registering.FORM: {"schema": _FORM, "example": _FORM_EXAMPLE | {"model_file": ["(bytes)"]}},
-        registering.JSON: {"schema": {"$ref": f"#/components/schemas/{RegisterModelIn.__name__}"}},
+        JSON: {"schema": {"$ref": f"#/components/schemas/{RegisterModelIn.__name__}"}},
     },
 }
 _REGISTER_SAMPLE = {
@@ -202,8 +157,8 @@ REQUEST_MODELS = (RegisterModelIn, Problem)
         201: {
             "description": "Registered, whole and for ever.",
             "model": ModelInfoOut,
-            "content": _example(_REGISTERED_EXAMPLE),
-            "headers": {"Location": _header("Where to read it.", "/get_model_info/fraud-detector/2.4.0")},
+            "content": example(_REGISTERED_EXAMPLE),
+            "headers": {"Location": header("Where to read it.", "/get_model_info/fraud-detector/2.4.0")},
         },
         **problem_responses(
             VersionExists("fraud-detector", "2.4.0", state="ready", digest=DIGEST_EXAMPLE),
@@ -212,13 +167,13 @@ REQUEST_MODELS = (RegisterModelIn, Problem)
             UploadTooLarge(200 * 1024**3),
             UnsupportedMediaType(
                 "Content-Type: multipart/form-data with a model_file, or application/json without one.",
-                accepted=[registering.FORM, registering.JSON],
+                accepted=[registering.FORM, JSON],
             ),
-            _BAD_NAME,
+            BAD_NAME,
             InvalidForm("The body is no well-formed multipart/form-data: it ends before its last boundary."),
             IdempotencyKeyReused("3f0c8a52-6f0e-4a51-9b6e-0a4f3a1f7c11"),
-            Stalled(30),
-            _UNAVAILABLE,
+            STALLED,
+            UNAVAILABLE,
             instance="/register_model",
         ),
     },
@@ -258,15 +213,15 @@ async def register_model(
     "/get_model_info/{model_name}/{version}",
     summary="Everything about one version",
     responses={
-        200: _MODEL_INFO,
-        **_NOT_MODIFIED,
+        200: MODEL_INFO,
+        **NOT_MODIFIED,
         **problem_responses(
-            _NO_MODEL,
-            _NO_VERSION,
-            _NO_ALIAS,
-            _NO_MATCH,
-            _BAD_NAME,
-            _UNAVAILABLE,
+            NO_MODEL,
+            NO_VERSION,
+            NO_ALIAS,
+            NO_MATCH,
+            BAD_NAME,
+            UNAVAILABLE,
             instance="/get_model_info/fraud-detector/2.4.0",
         ),
     },
@@ -283,10 +238,10 @@ async def get_model_info(
     "/get_latest_model_info/{model_name}",
     summary="Everything about the latest version",
     responses={
-        200: _MODEL_INFO,
-        **_NOT_MODIFIED,
+        200: MODEL_INFO,
+        **NOT_MODIFIED,
         **problem_responses(
-            _NO_MODEL, _NO_MATCH, _BAD_NAME, _UNAVAILABLE, instance="/get_latest_model_info/fraud-detector"
+            NO_MODEL, NO_MATCH, BAD_NAME, UNAVAILABLE, instance="/get_latest_model_info/fraud-detector"
         ),
     },
 )
@@ -314,17 +269,17 @@ def _model_info(request: Request, info: ModelInfo) -> Response:
         200: {
             "description": "By name, then newest version first.",
             "model": list[ModelSummaryOut],
-            "content": _example([_SUMMARY_EXAMPLE]),
+            "content": example([_SUMMARY_EXAMPLE]),
             "headers": {
-                "Link": _header("The next page, while there is more.", '</list_models?page_token=W1…>; rel="next"')
+                "Link": header("The next page, while there is more.", '</list_models?page_token=W1…>; rel="next"')
             },
         },
-        **problem_responses(_BAD_LIMIT, InvalidPageToken(), _UNAVAILABLE, instance="/list_models"),
+        **problem_responses(BAD_LIMIT, BAD_TOKEN, UNAVAILABLE, instance="/list_models"),
     },
 )
 async def list_models(
     context: Context,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Rows per page.")] = 100,
+    limit: Limit = 100,
     page_token: Annotated[str | None, Query(description="From the `Link` of the page before.")] = None,
     model_name: Annotated[str | None, Query(description="Only versions of this model.")] = None,
 ) -> Response:
@@ -332,7 +287,7 @@ async def list_models(
     query = [model_name]
     page = await context.registry.list_versions(
         model_name=model_name,
-        after=list_position(page_token, query) if page_token else None,
+        after=list_position(page_token or None, query),
         limit=limit,
         actor=context.actor,
     )
@@ -344,39 +299,23 @@ async def list_models(
     return Response(model_summaries_json(page.items), headers=headers, media_type=JSON)
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}
-_VALIDATORS = _MODEL_VERSION | {
-    "ETag": _header("Strong; of a single file its sha256.", f'"{DIGEST_EXAMPLE.removeprefix("sha256:")}"'),
-    "Last-Modified": _header("When the version was registered.", "Sat, 31 Jan 2026 12:00:00 GMT"),
-}
-_FILE = {
-    "description": "The file, or all files as a tar archive.",
-    "content": {transfer.OCTET_STREAM: _BINARY, transfer.TAR: _BINARY},
-    "headers": _VALIDATORS
-    | {
-        "Content-Length": _header("Known beforehand, of archives too.", 1024),
-        "Content-Disposition": _header("RFC 6266.", 'attachment; filename="model.joblib"'),
-        "Accept-Ranges": _header("Ranges are taken.", "bytes"),
-        "Repr-Digest": _header("RFC 9530; of a single file.", "sha-256=:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=:"),
-    },
-}
-_PART = {
-    "description": "The range that was asked for.",
-    "content": _FILE["content"],
-    "headers": cast(dict[str, Any], _FILE["headers"])
-    | {"Content-Range": _header("Which part this is.", "bytes 0-99/1024")},
-}
-_FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: _FILE,
-    304: {"description": "What you hold is still right.", "headers": _VALIDATORS},
+_FILE_ANSWERS = {
+    **bytes_answers(
+        "The file, or all files as a tar archive.",
+        (transfer.OCTET_STREAM, transfer.TAR),
+        REPR_DIGEST,
+        "model.joblib",
+    ),
+    307: REDIRECTED,
     **problem_responses(
-        _NO_MODEL,
-        _NO_VERSION,
-        _NO_ALIAS,
+        NO_MODEL,
+        NO_VERSION,
+        NO_ALIAS,
         FileNotFound("fraud-detector", "2.4.0", "model.onnx"),
-        _NO_MATCH,
-        _BAD_NAME,
-        _UNAVAILABLE,
+        NO_MATCH,
+        RangeNotSatisfiable(1024),
+        BAD_NAME,
+        UNAVAILABLE,
         instance="/get_model/fraud-detector/2.4.0",
     ),
 }
@@ -386,33 +325,16 @@ _FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
     "/get_model/{model_name}/{version}",
     summary="Download a model",
     response_class=Response,
-    responses={
-        **_FILE_ANSWERS,
-        206: _PART,
-        307: {
-            "description": "Only with `redirect`: to a presigned URL, which needs no credentials.",
-            "headers": {"Location": _header("Where the bytes are.", "https://s3.example.org/models/blobs/0d9c2b5e?…")},
-        },
-        **problem_responses(RangeNotSatisfiable(1024), instance="/get_model/fraud-detector/2.4.0"),
-    },
+    responses=_FILE_ANSWERS,
 )
 async def get_model(
     request: Request,
     context: Context,
     model_name: ModelName,
     version: ReadVersion,
-    redirect: Annotated[
-        bool | None,
-        Query(
-            description="true: 307 to storage. false: streamed by the service. Left out: as the service is set.",
-            # Swagger UI's page may not follow a redirect to another host.
-            json_schema_extra={"example": False},
-        ),
-    ] = None,
+    redirect: Redirect = None,
     path: FilePath = None,
-    range_: Annotated[
-        str | None, Header(alias="Range", description="One range, such as `bytes=0-99`: the answer is 206.")
-    ] = None,
+    range_: Range = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The bytes of a version: its only file, the file at `path`, or all of them as a deterministic tar.
@@ -427,11 +349,7 @@ async def get_model(
     "/get_model/{model_name}/{version}",
     summary="What a download would be",
     response_class=Response,
-    responses={
-        # No answer to HEAD has a body, whatever its status.
-        status: {key: value for key, value in answer.items() if key != "content"}
-        for status, answer in (ANY_ROUTE | _FILE_ANSWERS).items()
-    },
+    responses=without_bodies(ANY_ROUTE | _FILE_ANSWERS),
 )
 async def head_model(
     request: Request,
@@ -466,13 +384,13 @@ async def _download(
         200: {
             "description": "Removed; it can be restored until `purge_after`.",
             "model": ModelInfoOut,
-            "content": _example(_REMOVED_EXAMPLE),
+            "content": example(REMOVED_EXAMPLE),
         },
         **problem_responses(
-            _NO_VERSION,
+            NO_VERSION,
             VersionAliased("fraud-detector", "2.4.0", ["champion"]),
-            _BAD_NAME,
-            _UNAVAILABLE,
+            BAD_NAME,
+            UNAVAILABLE,
             instance="/remove_model/fraud-detector/2.4.0",
         ),
     },
@@ -480,7 +398,7 @@ async def _download(
 async def remove_model(
     context: Context,
     model_name: ModelName,
-    version: Annotated[str, Path(description="A version label.", json_schema_extra={"example": "2.4.0"})],
+    version: Label,
     force: Annotated[bool, Query(description="Also when aliases point at it; they are dropped.")] = False,
 ) -> Response:
     """Hide a version. Its label stays taken for ever, so that it can never name other bytes."""

@@ -1,7 +1,5 @@
 """`POST /register_model`: a form read as a stream, or JSON without a file."""
 
-import asyncio
-from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -10,8 +8,15 @@ from model_registry.domain import ModelDetails, VersionRef
 from model_registry.errors import InvalidField
 from model_registry.registration import Registered, Registration
 from model_registry.settings import Settings
-from model_registry.utils import EMPTY_OBJECT, NOT_AN_OBJECT, JsonText, Loc, parse_json_object, to_json_text
-from model_registry.web.body import body_chunks, content_length, read_bounded
+from model_registry.utils import EMPTY_OBJECT, NOT_AN_OBJECT, JsonText, to_json_text
+from model_registry.web.body import (
+    JSON,
+    body_chunks,
+    content_length,
+    media_type,
+    parsed_object,
+    read_bounded,
+)
 from model_registry.web.context import RequestContext
 from model_registry.web.forms import FormPart, form_parts
 from model_registry.web.problems import UnsupportedMediaType
@@ -21,22 +26,19 @@ _NAMES = ("model_name", "version")
 _OBJECTS = ("standardization_params", "model_params", "additional_metadata")
 _FILE = "model_file"
 _MAX_NAME_BYTES = 4096
-_INLINE_PARSE_BYTES = 16 * 1024
 _NO_SUCH_FIELD = f"no such field; a registration has {', '.join((*_NAMES, *_OBJECTS, _FILE))}"
 
 FORM = "multipart/form-data"
-JSON = "application/json"
 
 
 async def register(request: Request, context: RequestContext, idempotency_key: str | None) -> Registered:
     """Read the request and register what it says; the version is published when this returns."""
     content_type = request.headers.get("content-type", "")
-    media_type = content_type.partition(";")[0].strip().lower()
     registry, settings = context.registry, context.settings
     async with registry.registration(actor=context.actor, idempotency_key=idempotency_key) as registration:
-        if media_type == FORM:
+        if media_type(request) == FORM:
             ref, details = await _read_form(request, content_type, registration, settings)
-        elif media_type == JSON:
+        elif media_type(request) == JSON:
             ref, details = await _read_json(request, settings)
         else:
             raise UnsupportedMediaType(
@@ -50,7 +52,7 @@ async def _read_json(request: Request, settings: Settings) -> tuple[VersionRef, 
         request, max_bytes=settings.max_metadata_bytes, idle_timeout_seconds=settings.body_idle_timeout_seconds
     )
     # At depth 0, because the documents in it are at 1.
-    tree = await _parsed(body, ("body",), settings.max_metadata_bytes, depth=0)
+    tree = await parsed_object(body, ("body",), settings.max_metadata_bytes, depth=0)
     for name, value in tree.items():
         expected = str if name in _NAMES else dict
         if name not in (*_NAMES, *_OBJECTS):
@@ -59,12 +61,6 @@ async def _read_json(request: Request, settings: Settings) -> tuple[VersionRef, 
             raise InvalidField(("body", name), "text is expected" if expected is str else NOT_AN_OBJECT, value)
     fields = _Fields(tree | {name: to_json_text(tree[name]) for name in _OBJECTS if name in tree})
     return fields.ref, fields.details
-
-
-async def _parsed(text: str | bytes, loc: Loc, max_bytes: int, *, depth: int = 1) -> dict[str, Any]:
-    """In a thread where it takes longer than the event loop may stall."""
-    parse = partial(parse_json_object, text, loc, max_bytes=max_bytes, depth=depth)
-    return parse() if len(text) < _INLINE_PARSE_BYTES else await asyncio.to_thread(parse)
 
 
 async def _read_form(
@@ -117,7 +113,7 @@ class _Fields:
         else:
             text = await part.text(max_bytes)
             # Swagger UI sends an empty field for what was left empty.
-            self._values[part.name] = to_json_text(await _parsed(text or "{}", (part.name,), max_bytes))
+            self._values[part.name] = to_json_text(await parsed_object(text or "{}", (part.name,), max_bytes))
 
     @property
     def has_ref(self) -> bool:

@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from model_registry.embedded import StackAddresses
 from model_registry.errors import Unavailable
-from model_registry.storage.blobstore import BlobDamaged, BlobMissing, BlobStore, storage_key
+from model_registry.storage.blobstore import BlobDamaged, BlobMissing, BlobStore, PartsRefused, storage_key
 from model_registry.storage.s3 import S3BlobStore, S3Options
 from model_registry.uploads import SLOT_BYTES, Part
 
@@ -67,13 +67,19 @@ async def read(store: BlobStore, key: str, start: int, stop: int) -> bytes:
         return b"".join([chunk async for chunk in chunks])
 
 
+async def size_of(store: BlobStore, key: str) -> int:
+    found = await store.stored(key)
+    assert found is not None
+    return found.size_bytes
+
+
 @pytest.mark.parametrize("size", [1, 1000, 3 * MIB, 8 * MIB, 8 * MIB + 1])
 async def test_what_is_put_is_read(store: S3BlobStore, size: int) -> None:
     key, content = storage_key(uuid4()), os.urandom(size)
 
     await store.put(key, body(content))
 
-    assert await store.size(key) == size
+    assert await size_of(store, key) == size
     assert await read(store, key, 0, size) == content
     assert await read(store, key, size // 2, size) == content[size // 2 :]
 
@@ -83,7 +89,7 @@ async def test_an_empty_object_is_an_object(store: S3BlobStore) -> None:
 
     await store.put(key, body(b""))
 
-    assert await store.size(key) == 0
+    assert await size_of(store, key) == 0
 
 
 async def test_parts_become_one_object(store: S3BlobStore) -> None:
@@ -94,12 +100,37 @@ async def test_parts_become_one_object(store: S3BlobStore) -> None:
     etags = await asyncio.gather(
         *(store.put_part(key, upload, number, body(content)) for number, content in enumerate(contents, 1))
     )
-    assert await store.size(key) is None
+    assert await store.stored(key) is None
     size = sum(map(len, contents))
     await store.complete_multipart(key, upload, etags, size)
 
-    assert await store.size(key) == size
+    assert await size_of(store, key) == size
     assert await read(store, key, 0, size) == b"".join(contents)
+
+
+async def test_parts_that_the_store_refuses_are_not_a_store_that_is_away(store: S3BlobStore) -> None:
+    key = storage_key(uuid4())
+    upload = await store.create_multipart(key)
+    etags = [await store.put_part(key, upload, number, body(b"too small")) for number in (1, 2)]
+
+    for refused in ([*etags, '"5d41402abc4b2a76b9719d911017c592"'], etags):
+        with pytest.raises(PartsRefused):
+            await store.complete_multipart(key, upload, refused, 18)
+
+    parts = await store.list_parts(key, upload)
+    assert parts is not None
+    assert [part.etag for part in parts] == etags
+    await store.abort_multipart(key, upload)
+    assert await store.list_parts(key, upload) is None
+
+
+@pytest.mark.parametrize(("store", "is_enforced"), [("seaweedfs", True), ("moto", False)], indirect=["store"])
+async def test_whether_the_store_checks_checksums_is_found_out(store: S3BlobStore, is_enforced: bool) -> None:
+    key = storage_key(uuid4())
+
+    assert await store.enforces_checksums(key) is is_enforced
+
+    assert await store.stored(key) is None
 
 
 async def test_completing_twice_is_completing_once(store: S3BlobStore) -> None:
@@ -121,7 +152,7 @@ async def test_an_aborted_upload_leaves_nothing(store: S3BlobStore) -> None:
     await store.abort_multipart(key, upload)
     await store.abort_multipart(key, upload)
 
-    assert await store.size(key) is None
+    assert await store.stored(key) is None
     with pytest.raises(Unavailable):
         await store.put_part(key, upload, 2, body(b"x"))
 
@@ -142,7 +173,7 @@ async def test_an_upload_whose_id_was_lost_is_found_by_its_key(store: S3BlobStor
 async def test_what_is_not_there_is_said_to_be_missing(store: S3BlobStore) -> None:
     key = storage_key(uuid4())
 
-    assert await store.size(key) is None
+    assert await store.stored(key) is None
     with pytest.raises(BlobMissing):
         await read(store, key, 0, 10)
 
@@ -155,7 +186,7 @@ async def test_deleting_what_is_not_there_is_no_error(store: S3BlobStore) -> Non
         await store.delete([key, storage_key(uuid4())])
     await store.delete([])
 
-    assert await store.size(key) is None
+    assert await store.stored(key) is None
 
 
 async def test_an_object_that_is_too_short_is_damaged(store: S3BlobStore) -> None:
@@ -183,7 +214,7 @@ async def test_a_presigned_url_needs_no_credentials(store: S3BlobStore) -> None:
     key = storage_key(uuid4())
     await store.put(key, body(b"content"))
 
-    url = await store.presign_get(key, disposition=ATTACHMENT, expires_in_seconds=60)
+    (url,) = await store.presign_gets([(key, ATTACHMENT)], expires_in_seconds=60)
     async with httpx.AsyncClient() as anybody:
         answer = await anybody.get(url)
 
@@ -202,7 +233,7 @@ async def test_a_presigned_url_dies_at_its_time_and_when_touched(store: S3BlobSt
     key = storage_key(uuid4())
     await store.put(key, body(b"content"))
 
-    url = await store.presign_get(key, disposition=ATTACHMENT, expires_in_seconds=1)
+    (url,) = await store.presign_gets([(key, ATTACHMENT)], expires_in_seconds=1)
     async with httpx.AsyncClient() as anybody:
         tampered = await anybody.get(url.replace("blobs/", "blobs/x"))
         await asyncio.sleep(2.1)
@@ -226,7 +257,7 @@ async def silent_url() -> AsyncIterator[str]:
     server.close()
 
 
-@pytest.mark.parametrize("operation", ["put", "put_part", "size", "read", "delete", "check", "complete_multipart"])
+@pytest.mark.parametrize("operation", ["put", "put_part", "stored", "read", "delete", "check", "complete_multipart"])
 async def test_a_store_that_never_answers_is_unavailable_at_the_deadline(silent_url: str, operation: str) -> None:
     options = S3Options(
         bucket="models",
@@ -241,7 +272,7 @@ async def test_a_store_that_never_answers_is_unavailable_at_the_deadline(silent_
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "put": lambda: store.put("k", body(bytes(MIB))),
             "put_part": lambda: store.put_part("k", "u", 1, body(bytes(MIB))),
-            "size": lambda: store.size("k"),
+            "stored": lambda: store.stored("k"),
             "read": lambda: read(store, "k", 0, 10),
             "delete": lambda: store.delete(["k"]),
             "check": store.check,

@@ -14,6 +14,7 @@ class Permission(StrEnum):
     READ = "read"
     WRITE = "write"
     REMOVE = "remove"
+    ALIAS = "alias"
 
 
 @dataclass(frozen=True, slots=True)

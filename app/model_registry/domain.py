@@ -1,18 +1,25 @@
 """The registry's values: frozen, complete, free of any database or protocol."""
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Generic, TypeVar
 from uuid import UUID
 
+from model_registry.errors import InvalidField
 from model_registry.names import check_alias, check_model_name
 from model_registry.utils import EMPTY_OBJECT, JsonText
 from model_registry.versions import check_version
 
 T = TypeVar("T")
+
+FILES_SHOWN = 100
+"""So many files are in a `ModelInfo`; the manifest has all of them."""
+
+_HEX = re.compile("[0-9a-f]{64}")
 
 
 class VersionState(StrEnum):
@@ -34,6 +41,14 @@ class Digest:
 
     def __str__(self) -> str:
         return f"sha256:{self.hex}"
+
+    @classmethod
+    def parse(cls, text: str, loc: tuple[str | int, ...]) -> "Digest":
+        """From its text, with or without the `sha256:` in front; raises `InvalidField`."""
+        digits = text.removeprefix("sha256:")
+        if not _HEX.fullmatch(digits):
+            raise InvalidField(loc, "a digest is sha256: and 64 lower-case hex digits", text)
+        return cls(bytes.fromhex(digits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +87,18 @@ class VersionSelector:
 
 
 @dataclass(frozen=True, slots=True)
+class AliasRef:
+    """A model and one of its aliases, both valid names."""
+
+    model_name: str
+    alias: str
+
+    def __post_init__(self) -> None:
+        check_model_name(self.model_name)
+        check_alias(self.alias)
+
+
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file of a version; `storage_key` is where its bytes are."""
 
@@ -83,11 +110,15 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
-    """Bytes in the object store, complete, with the digest of what was sent."""
+    """Bytes in the object store, complete, with the digest of what was sent.
+
+    `writable_until` is when the last presigned URL expires that could write this key.
+    """
 
     sha256: Digest
     size_bytes: int
     storage_key: str
+    writable_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +139,27 @@ class ModelDetails:
     standardization_params: JsonText = EMPTY_OBJECT
     model_params: JsonText = EMPTY_OBJECT
     additional_metadata: JsonText = EMPTY_OBJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of a version together: what its digest says, and how much they are."""
+
+    digest: Digest
+    size_bytes: int
+    file_count: int
+
+    @classmethod
+    def of(cls, files: Collection[FileEntry]) -> "Manifest":
+        return cls(manifest_digest(files), sum(file.size_bytes for file in files), len(files))
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """What is said of a version and may be said otherwise later."""
+
+    description: str | None = None
+    tags: JsonText = EMPTY_OBJECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +230,27 @@ class PublishedVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Alias:
+    """Where an alias points, and since when. No generation is ever seen twice, not even after a delete."""
+
+    alias: str
+    version: str
+    generation: int
+    updated_at: datetime
+    updated_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliasMove:
+    """What an alias pointed at from `at` on; no version where it was dropped."""
+
+    version: str | None
+    generation: int
+    at: datetime
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     items: tuple[T, ...]
     has_more: bool
@@ -194,6 +267,59 @@ class Event:
     details: JsonText = EMPTY_OBJECT
 
 
+class UploadState(StrEnum):
+    OPEN = "open"
+    STORED = "stored"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class PushUpload:
+    """An object that a push writes: one for each digest that was not there, in parts when it has a `part_size`.
+
+    `found_size_bytes` and `found_sha256` are what was there instead when it was refused.
+    """
+
+    id: UUID
+    storage_key: str
+    path: str
+    sha256: Digest
+    size_bytes: int
+    part_size: int | None
+    multipart_id: str | None
+    state: UploadState
+    found_size_bytes: int | None
+    found_sha256: Digest | None
+    writable_until: datetime | None
+
+    @property
+    def blob(self) -> StoredBlob:
+        return StoredBlob(self.sha256, self.size_bytes, self.storage_key, self.writable_until)
+
+    @property
+    def part_sizes(self) -> list[int]:
+        """The size of each part, the last one being what is left; empty for a single PUT."""
+        if self.part_size is None:
+            return []
+        whole, rest = divmod(self.size_bytes, self.part_size)
+        return [self.part_size] * whole + ([rest] if rest else [])
+
+
+@dataclass(frozen=True, slots=True)
+class EventPosition:
+    """Where an event stands in the log: by the transaction that wrote it, then by its id. The log begins after 0, 0."""
+
+    xid: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    position: EventPosition
+    at: datetime
+    event: Event
+
+
 @dataclass(frozen=True, slots=True)
 class NewUpload:
     """An intent to write one object; in the database before the object's first byte is sent."""
@@ -201,6 +327,8 @@ class NewUpload:
     id: UUID
     storage_key: str
     path: str
+    declared: FileEntry | None = None
+    part_size: int | None = None
 
 
 def manifest_digest(files: Iterable[FileEntry]) -> Digest:

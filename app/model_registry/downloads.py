@@ -79,9 +79,9 @@ class Downloads:
         """A URL that needs no credentials and goes past us; `None` for an archive, which only we can make."""
         if isinstance(download.content, TarLayout):
             return None
-        return await self._blobs.presign_get(
-            download.content.blob.storage_key, disposition=disposition, expires_in_seconds=expires_in_seconds
-        )
+        wanted = [(download.content.blob.storage_key, disposition)]
+        (url,) = await self._blobs.presign_gets(wanted, expires_in_seconds=expires_in_seconds)
+        return url
 
     async def read(self, download: Download, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Bytes `start` to `stop` (exclusive), exactly that many, or an error before the last of them.

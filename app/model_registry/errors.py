@@ -5,6 +5,7 @@ name that clients match on, `members` are the facts that a protocol adds to its 
 """
 
 import reprlib
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import ClassVar
 
@@ -132,10 +133,10 @@ class IdempotencyKeyReused(Invalid):
 class InvalidPageToken(Invalid):
     slug = "invalid-page-token"
 
-    def __init__(self) -> None:
+    def __init__(self, parameter: str = "page_token") -> None:
         super().__init__(
-            "page_token: not a token of this query; start again without page_token.",
-            errors=[{"loc": ["query", "page_token"], "msg": "not a token of this query", "value": None}],
+            f"{parameter}: not a token of this query; start again without {parameter}.",
+            errors=[{"loc": ["query", parameter], "msg": "not a token of this query", "value": None}],
         )
 
 
@@ -167,6 +168,20 @@ class AliasNotFound(NotFound):
         )
 
 
+class AliasPointedNowhere(NotFound):
+    """At some time in the past."""
+
+    slug = "alias-pointed-nowhere"
+
+    def __init__(self, model_name: str, alias: str, at: str) -> None:
+        super().__init__(
+            f"Alias {alias!r} of {model_name!r} pointed at no version at {at}; its history says when it did.",
+            model_name=model_name,
+            alias=alias,
+            at=at,
+        )
+
+
 class VersionNotFound(NotFound):
     slug = "version-not-found"
 
@@ -188,6 +203,73 @@ class FileNotFound(NotFound):
             model_name=model_name,
             version=version,
             **({} if path is None else {"path": shown(path)}),
+        )
+
+
+class UploadUnknown(NotFound):
+    slug = "upload-unknown"
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(
+            f"There is no upload {shown(upload_id)!r} in parts that is still open; reserve the version again for what "
+            "it lacks.",
+            upload_id=shown(upload_id),
+        )
+
+
+class SizeMismatch(Invalid):
+    slug = "size-mismatch"
+
+    def __init__(self, path: str, declared_bytes: int, found_bytes: int | None) -> None:
+        found = "more" if found_bytes is None else str(found_bytes)
+        super().__init__(
+            f"File {shown(path)!r} was declared with {declared_bytes} bytes and {found} were sent; "
+            "nothing of it was kept.",
+            path=shown(path),
+            declared_bytes=declared_bytes,
+            found_bytes=found_bytes,
+        )
+
+
+class DigestMismatch(Invalid):
+    slug = "digest-mismatch"
+
+    def __init__(self, path: str, declared: str, found: str) -> None:
+        super().__init__(
+            f"File {shown(path)!r} was declared as {declared} and the bytes that were sent are {found}; "
+            "send it again, in another place if reserving again gives one.",
+            path=shown(path),
+            declared=declared,
+            found=found,
+        )
+
+
+class UploadIncomplete(Conflict):
+    """Files that were declared and are not there yet; for those in parts, which parts."""
+
+    slug = "upload-incomplete"
+
+    def __init__(self, model_name: str, version: str, missing: Mapping[str, Sequence[int]]) -> None:
+        names = ", ".join(repr(shown(path)) for path in list(missing)[:10])
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        super().__init__(
+            f"Version {version!r} of {model_name!r} still lacks {names}{more}; send what is missing and commit again.",
+            model_name=model_name,
+            version=version,
+            missing=[
+                {"path": shown(path), "part_numbers": list(parts)[:100]} for path, parts in list(missing.items())[:100]
+            ],
+        )
+
+
+class CommitInProgress(Conflict):
+    slug = "commit-in-progress"
+
+    def __init__(self, model_name: str, version: str) -> None:
+        super().__init__(
+            f"Version {version!r} of {model_name!r} is being committed with other parts; wait for that to end.",
+            model_name=model_name,
+            version=version,
         )
 
 
@@ -230,6 +312,61 @@ class VersionAliased(Conflict):
             model_name=model_name,
             version=version,
             aliases=aliases,
+        )
+
+
+class VersionNotAvailable(Conflict):
+    """It is there, but not ready: no alias can point at it."""
+
+    slug = "version-not-available"
+
+    def __init__(self, model_name: str, version: str, state: str) -> None:
+        held = {
+            "removed": "was removed; restore it, or choose another version",
+        }.get(state, "is not whole yet; wait until it is ready, or choose another version")
+        super().__init__(
+            f"Version {version!r} of {model_name!r} {held}.", model_name=model_name, version=version, state=state
+        )
+
+
+class NoPreviousTarget(Conflict):
+    slug = "no-previous-target"
+
+    def __init__(self, model_name: str, alias: str, version: str) -> None:
+        super().__init__(
+            f"Alias {alias!r} of {model_name!r} has never pointed at another version than {version!r}; "
+            "put it on the version that you mean.",
+            model_name=model_name,
+            alias=alias,
+            version=version,
+        )
+
+
+class AliasChanged(PreconditionFailed):
+    """The alias is not at the generation that the caller had in mind; without one it is not there."""
+
+    def __init__(self, model_name: str, alias: str, *, generation: int | None, version: str | None) -> None:
+        now = "does not exist" if version is None else f"is at generation {generation} and points at {version!r}"
+        super().__init__(
+            f"Alias {alias!r} of {model_name!r} {now} now; look whether you still mean to change it.",
+            model_name=model_name,
+            alias=alias,
+            generation=generation,
+            version=version,
+        )
+
+
+class AliasElsewhere(PreconditionFailed):
+    """The alias does not point where the caller expects it to; nothing was moved."""
+
+    def __init__(self, model_name: str, alias: str, *, expected: str | None, actual: str | None) -> None:
+        wanted, found = ("at nothing" if version is None else f"at {version!r}" for version in (expected, actual))
+        super().__init__(
+            f"Alias {alias!r} of {model_name!r} points {found} and not {wanted}; no alias was moved.",
+            model_name=model_name,
+            alias=alias,
+            expected=expected,
+            actual=actual,
         )
 
 

@@ -12,10 +12,10 @@ import structlog
 from model_registry.access import SYSTEM
 from model_registry.domain import Event
 from model_registry.errors import Unavailable
-from model_registry.registration import discard_unfinished
 from model_registry.storage.blobstore import BlobStore
 from model_registry.storage.database import Database
 from model_registry.storage.garbage import GarbageItem
+from model_registry.unfinished import discard_unfinished
 
 log = structlog.get_logger(__name__)
 
@@ -123,9 +123,9 @@ class Collector:
                 return False
             version_id, ref = due
             digests = await tx.versions.purge(version_id)
-            keys = await tx.blobs.drop_unreferenced(digests)
+            unused = await tx.blobs.drop_unreferenced(digests)
             # Somebody may still be reading by a URL that was signed a moment ago.
-            await tx.garbage.add(keys, delay_seconds=self._grace_seconds)
+            await tx.garbage.add_blobs(unused, delay_seconds=self._grace_seconds)
             await tx.events.record(Event(SYSTEM.name, "version.purged", ref.model_name, ref.version))
             return True
 

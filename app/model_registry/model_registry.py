@@ -20,9 +20,11 @@ from model_registry.domain import (
 from model_registry.errors import VersionAliased
 from model_registry.lookup import found, missing
 from model_registry.names import check_model_name
-from model_registry.registration import Ongoing, Registration, UploadLimits
+from model_registry.ongoing import Ongoing
+from model_registry.registration import Registration
 from model_registry.storage.blobstore import BlobStore
 from model_registry.storage.database import Database, Transaction
+from model_registry.unfinished import UploadLimits
 from model_registry.uploads import PartBuffers
 from model_registry.utils import EMPTY_OBJECT, clean_json_object, to_json_text
 
@@ -39,18 +41,17 @@ class ModelRegistry:
         blobs: BlobStore,
         buffers: PartBuffers,
         limits: UploadLimits,
+        ongoing: Ongoing,
         purge_after_seconds: float,
+        grace_seconds: float,
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._buffers = buffers
         self._limits = limits
         self._purge_after_seconds = purge_after_seconds
-        self._ongoing = Ongoing()
-
-    async def settle(self, timeout_seconds: float) -> None:
-        """At a shutdown: wait until registrations that were cut have cleaned up after themselves."""
-        await self._ongoing.settle(timeout_seconds)
+        self._grace_seconds = grace_seconds
+        self._ongoing = ongoing
 
     def registration(self, *, actor: Actor, idempotency_key: str | None = None) -> Registration:
         """A registration to fill step by step, as its parts arrive."""

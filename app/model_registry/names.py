@@ -6,6 +6,8 @@ Every check returns the name itself, or raises `InvalidField` with the rule and 
 import bisect
 import re
 import unicodedata
+from collections.abc import Mapping
+from decimal import Decimal
 
 from packaging.version import InvalidVersion, Version
 
@@ -13,6 +15,9 @@ from model_registry.errors import InvalidField
 
 MAX_FILES = 100_000
 MAX_PATH_BYTES = 1024
+MAX_TAGS = 1000
+MAX_TAG_KEY = 256
+MAX_TAG_VALUE = 4096
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _MODEL_RULE = (
@@ -24,6 +29,7 @@ _ALIAS_RULE = (
     "an alias is 1 to 64 of lower-case letters, digits, '.', '_' and '-', begins and ends with a letter or digit, "
     "and is neither 'latest' nor a version nor a number"
 )
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:;[\x20-\x7e]*)?", re.ASCII)
 _DRIVE = re.compile(r"[A-Za-z]:")
 # Invisible characters that reorder or split what a person reads (Unicode UAX #9, and line and paragraph separators).
 _MISLEADING = frozenset("\u200e\u200f\u061c\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -71,6 +77,26 @@ def check_path(path: str, loc: tuple[str | int, ...] | str = "path") -> str:
     if not unicodedata.is_normalized("NFC", path):
         raise InvalidField(loc, "a path is in Unicode normal form C", path)
     return path
+
+
+def check_tags(tags: Mapping[str, object], loc: tuple[str | int, ...]) -> None:
+    """Tags are labels to find things by: short keys, and texts, numbers or truth values."""
+    if len(tags) > MAX_TAGS:
+        raise InvalidField(loc, f"there are at most {MAX_TAGS} tags", f"{len(tags)} tags")
+    for key, value in tags.items():
+        if not 0 < len(key) <= MAX_TAG_KEY:
+            raise InvalidField(loc, f"a tag's key has 1 to {MAX_TAG_KEY} characters", key)
+        if not isinstance(value, str | int | float | Decimal):
+            raise InvalidField((*loc, key), "a tag is a text, a number, true or false", value)
+        if isinstance(value, str) and len(value) > MAX_TAG_VALUE:
+            raise InvalidField((*loc, key), f"a tag has at most {MAX_TAG_VALUE} characters", value)
+
+
+def check_media_type(media_type: str, loc: tuple[str | int, ...]) -> str:
+    """RFC 9110, section 8.3.1, without going into the parameters."""
+    if len(media_type) > 255 or not _MEDIA_TYPE.fullmatch(media_type):
+        raise InvalidField(loc, "a media type is expected, such as application/octet-stream", media_type)
+    return media_type
 
 
 class DistinctPaths:

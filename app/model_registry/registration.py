@@ -1,10 +1,8 @@
 """One registration, from the reserved label to the published version."""
 
 import asyncio
-import contextlib
 import hashlib
-import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -13,7 +11,7 @@ import structlog
 from model_registry.access import Actor
 from model_registry.domain import (
     Digest,
-    Event,
+    Manifest,
     ModelDetails,
     ModelInfo,
     NewUpload,
@@ -23,12 +21,15 @@ from model_registry.domain import (
     manifest_digest,
 )
 from model_registry.errors import IdempotencyKeyReused, LeaseLost, ModelNameTaken, Unavailable, VersionExists
+from model_registry.leases import Lease
 from model_registry.names import DistinctPaths
+from model_registry.ongoing import Ongoing
 from model_registry.storage.blobstore import BlobStore, storage_key
 from model_registry.storage.database import Database, Transaction
 from model_registry.storage.idempotency import FirstAnswer
+from model_registry.unfinished import UploadLimits, announce, discard_unfinished, keep_blobs
 from model_registry.uploads import PartBuffers, digest_stream, store_stream
-from model_registry.utils import canonical_json, to_json_text
+from model_registry.utils import canonical_json
 from model_registry.versions import precedence
 
 log = structlog.get_logger(__name__)
@@ -38,55 +39,11 @@ Render = Callable[[ModelInfo], str]
 
 
 @dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """`late_write_seconds`: the store may still do a write that was given up here, so its key is deleted only then."""
-
-    max_upload_bytes: int
-    lease_seconds: float
-    late_write_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Registered:
     """`answer` is what `Render` made of the version when it was first registered."""
 
     ref: VersionRef
     answer: str
-
-
-class Ongoing:
-    """The registrations of a process that are not over yet, the cleaning up of those that failed included."""
-
-    def __init__(self) -> None:
-        # Strong references: the event loop itself keeps only weak ones to its tasks.
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._registrations = 0
-        self._changed = asyncio.Event()
-
-    def begin(self) -> None:
-        self._registrations += 1
-
-    def end(self) -> None:
-        self._registrations -= 1
-        self._changed.set()
-
-    def run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
-        return task
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._changed.set()
-
-    async def settle(self, timeout_seconds: float) -> None:
-        """Wait until all of them are over, at a shutdown, but not longer than this."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds):
-                while self._registrations or self._tasks:
-                    self._changed.clear()
-                    await self._changed.wait()
 
 
 class Registration:
@@ -122,8 +79,7 @@ class Registration:
         self._uploads: list[NewUpload] = []
         self._files: list[StoredFile] = []
         self._paths = DistinctPaths()
-        self._keeper: asyncio.Task[None] | None = None
-        self._lease_lost = False
+        self._lease = Lease(database, limits.lease_seconds)
         self._is_published = False
 
     async def __aenter__(self) -> "Registration":
@@ -132,8 +88,7 @@ class Registration:
 
     async def __aexit__(self, *_error: object) -> None:
         try:
-            if self._keeper is not None:
-                self._keeper.cancel()
+            self._lease.end()
             if not self._is_published and (self._may_hold_label or self._uploads):
                 # A task of its own, so that it goes on when the caller is cancelled.
                 await asyncio.shield(self._ongoing.run(self._give_up()))
@@ -159,7 +114,8 @@ class Registration:
                 raise
             self._conflict = conflict
         else:
-            self._keep_lease()
+            self._lease.version_id = self._version_id
+            self._lease.keep()
 
     async def _take_label(self, tx: Transaction, ref: VersionRef) -> int:
         number = await tx.models.next_number(ref.model_name)
@@ -201,9 +157,11 @@ class Registration:
             lambda tx: tx.uploads.open(upload, self._version_id, self._limits.lease_seconds),
             patience_seconds=_PATIENCE_SECONDS,
         )
-        if self._lease_lost or not opened:
+        self._lease.check()
+        if not opened:
             raise LeaseLost
-        self._keep_lease()
+        self._lease.upload_ids.append(upload.id)
+        self._lease.keep()
 
         async def began_multipart(multipart_id: str) -> None:
             if not await self._database.run(
@@ -212,7 +170,7 @@ class Registration:
                 raise LeaseLost
 
         blob = await store_stream(
-            self._while_leased(chunks),
+            self._lease.while_held(chunks),
             key=upload.storage_key,
             blobs=self._blobs,
             buffers=self._buffers,
@@ -265,7 +223,7 @@ class Registration:
     ) -> str:
         # Rows are locked from the outside in, everywhere: model, version, uploads, blobs. So there are no deadlocks.
         assert self._version_id is not None  # noqa: S101 - reserved above
-        await tx.models.confirm(ref.model_name)
+        await tx.models.lock(ref.model_name)
         state = await tx.versions.lock(self._version_id)
         if state == VersionState.READY:
             # This was us: the answer to an earlier COMMIT was lost.
@@ -274,60 +232,23 @@ class Registration:
             raise LeaseLost
         if await tx.uploads.close([upload.id for upload in self._uploads]) != len(self._uploads):
             raise LeaseLost
-        kept = await tx.blobs.remember({file.blob.sha256: file.blob for file in self._files}.values())
-        ours = {file.blob.storage_key for file in self._files}
-        await tx.garbage.add(ours - set(kept.values()), delay_seconds=0)
+        keys = await keep_blobs(tx, [file.blob for file in self._files], self._blobs.location, actor=self._actor)
         entries = [file.entry for file in self._files]
-        digest = manifest_digest(entries)
+        manifest = Manifest.of(entries)
+        await tx.versions.add_files(self._version_id, entries)
         await tx.versions.publish(
             self._version_id,
             details=details,
-            files=entries,
-            digest=digest,
-            file_path=self._blobs.location(kept[entries[0].sha256.raw]) if len(entries) == 1 else None,
+            manifest=manifest,
+            file_path=self._blobs.location(keys[entries[0].sha256]) if len(entries) == 1 else None,
         )
-        await tx.events.record(
-            Event(
-                self._actor.name,
-                "version.registered",
-                ref.model_name,
-                ref.version,
-                to_json_text({"digest": str(digest), "file_count": len(entries)}),
-            )
-        )
+        await announce(tx, ref, manifest, actor=self._actor)
         answer = render(await tx.versions.info_by_id(self._version_id))
         if self._key is not None and not await tx.idempotency.remember(
             self._actor.name, self._key, FirstAnswer(meaning, answer)
         ):
             raise IdempotencyKeyReused(self._key)
         return answer
-
-    def _keep_lease(self) -> None:
-        if self._keeper is None:
-            self._keeper = asyncio.create_task(self._renew_for_ever())
-
-    async def _renew_for_ever(self) -> None:
-        renewed_at = time.monotonic()
-        while not self._lease_lost:
-            await asyncio.sleep(self._limits.lease_seconds / 3)
-            try:
-                async with self._database.transaction() as tx:
-                    if self._version_id is not None and not await tx.versions.renew(
-                        self._version_id, self._limits.lease_seconds
-                    ):
-                        self._lease_lost = True
-                    await tx.uploads.renew([upload.id for upload in self._uploads], self._limits.lease_seconds)
-                renewed_at = time.monotonic()
-            except Exception as error:
-                log.warning("lease.not_renewed", version_id=self._version_id, cause=repr(error))
-                # By now somebody else may have it.
-                self._lease_lost = time.monotonic() - renewed_at > self._limits.lease_seconds
-
-    async def _while_leased(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-        async for chunk in chunks:
-            if self._lease_lost:
-                raise LeaseLost
-            yield chunk
 
     async def _give_up(self) -> None:
         """Take back everything; tried for as long as the lease, so that a client need not wait for that."""
@@ -370,17 +291,3 @@ def _meaning(ref: VersionRef, details: ModelDetails, digest: Digest) -> bytes:
         "digest": digest.hex,
     }
     return hashlib.sha256(canonical_json(fields)).digest()
-
-
-async def discard_unfinished(
-    tx: Transaction, version_id: int, *, only_lapsed: bool = False, delay_seconds: float = 0
-) -> bool:
-    """Take back a version that never became ready, its label and its uploads; returns whether there was one.
-
-    Hold the model's row before, and ask afterwards whether anything else uses it.
-    """
-    if not await tx.versions.lock_discardable(version_id, only_lapsed=only_lapsed):
-        return False
-    await tx.uploads.give_up(await tx.uploads.of_version(version_id), delay_seconds=delay_seconds)
-    await tx.versions.drop_unfinished(version_id)
-    return True

@@ -72,6 +72,15 @@ class Settings(BaseSettings):
     upload_lease_seconds: float = Field(
         900, ge=1, description="An upload that nobody continues is given up after so long, and frees its label."
     )
+    commit_wait_seconds: float = Field(
+        30, gt=0, description="A commit that verifies for longer answers 202, and goes on by itself."
+    )
+    multipart_threshold_bytes: int = Field(
+        64 * 1024**2, ge=1, le=5 * 1024**3, description="Files over this are pushed in parts, by presigned URLs."
+    )
+    multipart_part_bytes: int = Field(
+        16 * 1024**2, ge=5 * 1024**2, le=5 * 1024**3, description="The size of such a part; larger for huge files."
+    )
     upload_buffer_slots: int = Field(
         12, ge=1, description="Buffers of 8 MiB for uploads in flight, shared by all requests of a worker process."
     )

@@ -4,16 +4,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from model_registry.aliases import Aliases
 from model_registry.downloads import Downloads
 from model_registry.errors import Unavailable
+from model_registry.eventlog import EventLog
 from model_registry.gc import Collector
 from model_registry.migrations import head_revision
 from model_registry.model_registry import ModelRegistry
-from model_registry.registration import UploadLimits
+from model_registry.ongoing import Ongoing
+from model_registry.pushing import Pushes, PushLimits
 from model_registry.settings import ConfigurationError, Settings
 from model_registry.storage.blobstore import BlobStore
 from model_registry.storage.database import Database, DatabaseLimits
 from model_registry.storage.s3 import S3BlobStore, S3Options
+from model_registry.unfinished import UploadLimits
 from model_registry.uploads import PartBuffers
 
 _LATE_WRITE_SECONDS = 300
@@ -34,7 +38,10 @@ class Services:
     database: Database
     blobs: BlobStore
     registry: ModelRegistry
+    pushes: Pushes
     downloads: Downloads
+    aliases: Aliases
+    events: EventLog
     collector: Collector
 
 
@@ -75,26 +82,45 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     database = open_database(settings)
     try:
         async with blob_store(settings) as blobs:
-            registry = ModelRegistry(
-                database=database,
-                blobs=blobs,
-                buffers=PartBuffers(settings.upload_buffer_slots),
-                limits=UploadLimits(
-                    max_upload_bytes=settings.max_upload_bytes,
-                    lease_seconds=settings.upload_lease_seconds,
-                    late_write_seconds=min(_LATE_WRITE_SECONDS, settings.gc_grace_seconds),
-                ),
-                purge_after_seconds=settings.purge_after_seconds,
+            buffers = PartBuffers(settings.upload_buffer_slots)
+            ongoing = Ongoing()
+            limits = UploadLimits(
+                max_upload_bytes=settings.max_upload_bytes,
+                lease_seconds=settings.upload_lease_seconds,
+                late_write_seconds=min(_LATE_WRITE_SECONDS, settings.gc_grace_seconds),
             )
             yield Services(
                 settings=settings,
                 database=database,
                 blobs=blobs,
-                registry=registry,
+                registry=ModelRegistry(
+                    database=database,
+                    blobs=blobs,
+                    buffers=buffers,
+                    limits=limits,
+                    ongoing=ongoing,
+                    purge_after_seconds=settings.purge_after_seconds,
+                    grace_seconds=settings.gc_grace_seconds,
+                ),
+                pushes=Pushes(
+                    database=database,
+                    blobs=blobs,
+                    buffers=buffers,
+                    limits=limits,
+                    push_limits=PushLimits(
+                        multipart_threshold_bytes=settings.multipart_threshold_bytes,
+                        part_bytes=settings.multipart_part_bytes,
+                        presign_expiry_seconds=settings.presign_expiry_seconds,
+                    ),
+                    ongoing=ongoing,
+                    commit_wait_seconds=settings.commit_wait_seconds,
+                ),
                 downloads=Downloads(database, blobs),
+                aliases=Aliases(database),
+                events=EventLog(database),
                 collector=Collector(database=database, blobs=blobs, grace_seconds=settings.gc_grace_seconds),
             )
-            await registry.settle(_SETTLE_SECONDS)
+            await ongoing.settle(_SETTLE_SECONDS)
     finally:
         await database.close()
 

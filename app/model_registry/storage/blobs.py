@@ -1,58 +1,105 @@
 """Which digest is stored under which key: `blobs`."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import DateTime, Row, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.db_models import BlobDB, VersionFileDB
-from model_registry.domain import StoredBlob
+from model_registry.db_models import BlobDB, DeclaredFileDB, VersionFileDB
+from model_registry.domain import Digest, StoredBlob
 from model_registry.storage.sql import BATCH, among, array
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBlob:
+    """Which key counts for a digest, and whether it is known to hold other bytes."""
+
+    blob: StoredBlob
+    is_damaged: bool
 
 
 class Blobs:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def remember(self, blobs: Collection[StoredBlob]) -> dict[bytes, str]:
+    async def remember(self, blobs: Collection[StoredBlob]) -> dict[Digest, KeptBlob]:
         """Store digests with their keys, and hold their rows until the transaction ends.
 
         Returns the key that counts for each digest: another one than ours where the same bytes were stored before.
         Rows are locked in digest order, the same everywhere, so that no two transactions wait for each other.
         """
-        kept: dict[bytes, str] = {}
+        kept: dict[Digest, KeptBlob] = {}
         ordered = sorted(blobs, key=lambda blob: blob.sha256.raw)
         for start in range(0, len(ordered), BATCH):
             batch = ordered[start : start + BATCH]
             new = insert(BlobDB).from_select(
-                ["sha256", "size_bytes", "storage_key"],
+                ["sha256", "size_bytes", "storage_key", "writable_until"],
                 select(
                     func.unnest(array([blob.sha256.raw for blob in batch], BlobDB.sha256.type)),
                     func.unnest(array([blob.size_bytes for blob in batch], BlobDB.size_bytes.type)),
                     func.unnest(array([blob.storage_key for blob in batch], BlobDB.storage_key.type)),
+                    func.unnest(array([blob.writable_until for blob in batch], DateTime(timezone=True))),
                 ),
             )
             # Updated rather than left alone, because only an update locks the row and returns it.
             statement = new.on_conflict_do_update(
                 index_elements=[BlobDB.sha256], set_={"size_bytes": BlobDB.size_bytes}
-            ).returning(BlobDB.sha256, BlobDB.storage_key)
+            ).returning(*_BLOB, BlobDB.damaged_at)
             for row in await self._connection.execute(statement):
-                kept[row.sha256] = row.storage_key
+                kept[Digest(row.sha256)] = KeptBlob(_to_blob(row), row.damaged_at is not None)
         return kept
 
-    async def drop_unreferenced(self, digests: Collection[bytes]) -> Sequence[str]:
-        """Drop those of the blobs that no file refers to any more; returns the keys of their bytes."""
+    async def replace(self, blob: StoredBlob) -> None:
+        """Let a digest whose bytes were damaged be what is at another key."""
+        await self._connection.execute(
+            update(BlobDB)
+            .where(BlobDB.sha256 == blob.sha256.raw)
+            .values(
+                storage_key=blob.storage_key,
+                writable_until=blob.writable_until,
+                damaged_at=None,
+                verified_at=func.now(),
+            )
+        )
+
+    async def hold_sound(self, digests: Collection[Digest]) -> dict[Digest, int]:
+        """Those of the digests whose bytes are there and not known to be damaged, with their sizes.
+
+        Their rows cannot be dropped until the transaction ends.
+        """
+        rows = await self._connection.execute(
+            select(BlobDB.sha256, BlobDB.size_bytes)
+            .where(among(BlobDB.sha256, [digest.raw for digest in digests]), BlobDB.damaged_at.is_(None))
+            .order_by(BlobDB.sha256)
+            .with_for_update(key_share=True, read=True)
+        )
+        return {Digest(row.sha256): row.size_bytes for row in rows}
+
+    async def drop_unreferenced(self, digests: Collection[bytes]) -> Sequence[StoredBlob]:
+        """Drop those of the blobs that no file refers to any more, neither of a version nor of a push."""
         locked = (
             await self._connection.scalars(
                 select(BlobDB.sha256).where(among(BlobDB.sha256, digests)).order_by(BlobDB.sha256).with_for_update()
             )
         ).all()
         # A new statement sees what was committed while the first one waited for the locks.
-        return (
-            await self._connection.scalars(
-                delete(BlobDB)
-                .where(among(BlobDB.sha256, locked), ~exists().where(VersionFileDB.sha256 == BlobDB.sha256))
-                .returning(BlobDB.storage_key)
+        rows = await self._connection.execute(
+            delete(BlobDB)
+            .where(
+                among(BlobDB.sha256, locked),
+                ~exists().where(VersionFileDB.sha256 == BlobDB.sha256),
+                ~exists().where(DeclaredFileDB.stored_sha256 == BlobDB.sha256),
             )
-        ).all()
+            .returning(*_BLOB)
+        )
+        return [_to_blob(row) for row in rows]
+
+
+_BLOB = (BlobDB.sha256, BlobDB.size_bytes, BlobDB.storage_key, BlobDB.writable_until)
+
+
+def _to_blob(row: Row[*tuple[Any, ...]]) -> StoredBlob:
+    return StoredBlob(Digest(row.sha256), row.size_bytes, row.storage_key, row.writable_until)

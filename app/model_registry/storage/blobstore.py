@@ -5,9 +5,11 @@ The store is told only of opaque keys; which digest is where, Postgres knows.
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from model_registry.domain import Digest
 from model_registry.errors import RegistryError
 
 MAX_PARTS = 10_000
@@ -41,6 +43,45 @@ class BlobDamaged(RegistryError):
     def __init__(self, key: str) -> None:
         super().__init__("The object store gave back other bytes than were stored.")
         self.key = key
+
+
+class PartsRefused(RegistryError):
+    """The store is there and will not make one object of these parts; `reason` is its code for why."""
+
+    slug = "parts-refused"
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"The object store refuses the parts of an upload ({reason}).", reason=reason)
+        self.key = key
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What the store says of an object. `sha256` is of the whole, `None` unless the store was given one and kept it.
+
+    Only from a store that `enforces_checksums` is it more than the word of whoever wrote the object.
+    """
+
+    size_bytes: int
+    sha256: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """A part of an unfinished upload; `etag` as `complete_multipart` wants it, which includes any quotes."""
+
+    number: int
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class PresignedRequest:
+    """A PUT that needs no credentials: to `url`, with exactly these `headers` and as many bytes as they say."""
+
+    url: str
+    headers: dict[str, str]
 
 
 class Body(Protocol):
@@ -80,15 +121,22 @@ class BlobStore(Protocol):
         ...
 
     async def complete_multipart(self, key: str, multipart_id: str, etags: Sequence[str], size_bytes: int) -> None:
-        """Make the parts one object. Safe to repeat; a lost answer is resolved by looking at the object."""
+        """Make the parts one object. Safe to repeat; a lost answer is resolved by looking at the object.
+
+        Raises `PartsRefused` when a part is missing, has another etag, or is too small and not the last.
+        """
         ...
 
     async def abort_multipart(self, key: str, multipart_id: str | None) -> None:
         """Throw away the parts of an unfinished upload; `None` for whatever uploads there are to this key."""
         ...
 
-    async def size(self, key: str) -> int | None:
-        """The size of an object in bytes, `None` when there is none."""
+    async def list_parts(self, key: str, multipart_id: str) -> list[StoredPart] | None:
+        """All parts of an unfinished upload by number; `None` when the store knows no such upload (any more)."""
+        ...
+
+    async def stored(self, key: str) -> StoredObject | None:
+        """What the store says of an object, `None` when there is none."""
         ...
 
     def read(self, key: str, start: int, stop: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
@@ -102,6 +150,39 @@ class BlobStore(Protocol):
         """Delete objects, at most 1 000; those that do not exist count as deleted. Returns what the store refused."""
         ...
 
-    async def presign_get(self, key: str, *, disposition: str, expires_in_seconds: int) -> str:
-        """A URL that needs no credentials; it answers application/octet-stream with this Content-Disposition."""
+    async def presign_gets(self, wanted: Sequence[tuple[str, str]], *, expires_in_seconds: int) -> list[str]:
+        """A URL that needs no credentials for each key and disposition.
+
+        It answers application/octet-stream with that Content-Disposition. Nothing connects to the store for this, and
+        thousands at once are fine. URLs signed with temporary credentials end with those, if that is sooner than
+        `expires_in_seconds`; so it is with every presigned URL.
+        """
+        ...
+
+    async def presign_puts(
+        self, wanted: Sequence[tuple[str, Digest, int]], *, expires_in_seconds: int
+    ) -> list[PresignedRequest]:
+        """A request that writes one whole object for each key, sha256 and size in bytes; at most `MAX_PUT_BYTES`.
+
+        The store takes no other number of bytes, never writes over an object, and, if it `enforces_checksums`, takes
+        no other bytes. It expires as in `presign_gets`, and until then it works again when the object was deleted.
+        """
+        ...
+
+    async def presign_parts(
+        self, key: str, multipart_id: str, parts: Sequence[tuple[int, int]], *, expires_in_seconds: int
+    ) -> list[PresignedRequest]:
+        """A request that writes one part for each part number and size in bytes; the store takes no other size.
+
+        A part may be written again until the upload is completed or aborted, with other bytes too: nothing checks
+        what they are. It expires as in `presign_gets`.
+        """
+        ...
+
+    async def enforces_checksums(self, key: str) -> bool:
+        """Whether the store refuses bytes that do not have the sha256 declared with them, found out by trying.
+
+        Bytes that it takes are deleted again. `key` must be where the collector looks, for the case that this ends in
+        the middle.
+        """
         ...

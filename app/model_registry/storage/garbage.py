@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import BlobDB, GarbageDB
+from model_registry.domain import StoredBlob
 from model_registry.storage.sql import among, array, seconds
 
 
@@ -18,6 +19,7 @@ class GarbageItem:
     storage_key: str
     multipart_id: str | None
     is_upload: bool
+    size_bytes: int
 
 
 class Garbage:
@@ -34,6 +36,26 @@ class Garbage:
                 select(keys.c.key, literal(is_upload), func.now() + seconds(delay_seconds)).where(
                     ~exists().where(BlobDB.storage_key == keys.c.key)
                 ),
+            )
+            .on_conflict_do_nothing()
+        )
+
+    async def add_blobs(self, blobs: Collection[StoredBlob], *, delay_seconds: float = 0) -> None:
+        """Queue objects whose size is known and which a URL may still write for a while."""
+        if not blobs:
+            return
+        items = select(
+            func.unnest(array([blob.storage_key for blob in blobs], GarbageDB.storage_key.type)).label("key"),
+            func.unnest(array([blob.size_bytes for blob in blobs], GarbageDB.size_bytes.type)).label("size_bytes"),
+            func.unnest(array([blob.writable_until for blob in blobs], GarbageDB.writable_until.type)).label("until"),
+        ).subquery()
+        await self._connection.execute(
+            insert(GarbageDB)
+            .from_select(
+                ["storage_key", "size_bytes", "writable_until", "is_upload", "not_before"],
+                select(
+                    items.c.key, items.c.size_bytes, items.c.until, literal(False), func.now() + seconds(delay_seconds)
+                ).where(~exists().where(BlobDB.storage_key == items.c.key)),
             )
             .on_conflict_do_nothing()
         )
@@ -56,10 +78,28 @@ class Garbage:
                 not_before=func.now() + pause,
                 attempts=GarbageDB.attempts + 1,
             )
-            .returning(GarbageDB.storage_key, GarbageDB.multipart_id, GarbageDB.is_upload)
+            .returning(GarbageDB.storage_key, GarbageDB.multipart_id, GarbageDB.is_upload, GarbageDB.size_bytes)
         )
-        return [GarbageItem(row.storage_key, row.multipart_id, row.is_upload) for row in rows]
+        return [GarbageItem(row.storage_key, row.multipart_id, row.is_upload, row.size_bytes or 0) for row in rows]
 
     async def remove(self, storage_keys: Collection[str]) -> None:
-        """Forget keys whose objects are gone."""
-        await self._connection.execute(delete(GarbageDB).where(among(GarbageDB.storage_key, storage_keys)))
+        """Forget keys whose objects are gone; one that a URL may still write is deleted once more when it expires."""
+        gone = among(GarbageDB.storage_key, storage_keys)
+        is_writable = func.coalesce(GarbageDB.writable_until > func.now(), literal(False))
+        await self._connection.execute(delete(GarbageDB).where(gone, ~is_writable))
+        await self._connection.execute(
+            update(GarbageDB)
+            .where(gone)
+            .values(not_before=GarbageDB.writable_until, size_bytes=0, is_upload=True, attempts=0)
+        )
+
+    async def due(self) -> tuple[int, int]:
+        """How many objects are due, and their bytes as far as they are known."""
+        row = (
+            await self._connection.execute(
+                select(func.count(), func.coalesce(func.sum(GarbageDB.size_bytes), 0)).where(
+                    GarbageDB.not_before <= func.now()
+                )
+            )
+        ).one()
+        return row[0], int(row[1] or 0)

@@ -6,9 +6,7 @@ import orjson
 from sqlalchemy import Row, Text, func, select
 
 from model_registry.db_models import AliasDB, ModelInfoDB, VersionFileDB
-from model_registry.domain import Digest, FileEntry, ModelInfo, VersionState
-
-FILES_SHOWN = 100
+from model_registry.domain import FILES_SHOWN, Digest, FileEntry, ModelInfo, VersionState
 
 _FILES = (
     select(VersionFileDB.path, VersionFileDB.size_bytes, VersionFileDB.sha256, VersionFileDB.media_type)

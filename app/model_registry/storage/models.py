@@ -1,6 +1,6 @@
 """Names: `registered_models`."""
 
-from sqlalchemy import ColumnElement, bindparam, delete, exists, func, select, text, update
+from sqlalchemy import BigInteger, ColumnElement, bindparam, delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,10 +16,10 @@ _NEXT_NUMBER = (
     .values(next_number=RegisteredModelDB.next_number + 1)
     .returning(RegisteredModelDB.next_number - 1)
 )
-_CONFIRM = (
+_COUNT = (
     update(RegisteredModelDB)
-    .where(RegisteredModelDB.name == _NAME, RegisteredModelDB.is_provisional)
-    .values(is_provisional=False)
+    .where(RegisteredModelDB.name == _NAME)
+    .values(is_provisional=False, version_count=RegisteredModelDB.version_count + bindparam("change", type_=BigInteger))
 )
 _LOCK = select(RegisteredModelDB.name).where(RegisteredModelDB.name == _NAME).with_for_update(key_share=True)
 _DELETE_UNUSED = delete(RegisteredModelDB).where(
@@ -55,9 +55,9 @@ class Models:
             # The row in our way was dropped in between: an unfinished registration that failed.
         raise ModelNameTaken(name, name)
 
-    async def confirm(self, name: str) -> None:
-        """A version is ready: from now on the model stays, whatever happens to its versions."""
-        await self._connection.execute(_CONFIRM, {"wanted": name})
+    async def count(self, name: str, change: int) -> None:
+        """So many more versions are ready, or fewer. From the first on the model stays, whatever becomes of them."""
+        await self._connection.execute(_COUNT, {"wanted": name, "change": change})
 
     async def lock(self, name: str) -> None:
         """Hold a model's row until the transaction ends; first of all rows, so that nobody waits in a circle."""

@@ -1,23 +1,36 @@
 """The object store over aioboto3; nothing outside this module knows that library."""
 
 import asyncio
+import base64
+import hashlib
 import io
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.handlers import add_expect_header
 
+from model_registry.domain import Digest
 from model_registry.errors import Unavailable
-from model_registry.storage.blobstore import BlobDamaged, BlobMissing, Body
+from model_registry.storage.blobstore import (
+    BlobDamaged,
+    BlobMissing,
+    Body,
+    PartsRefused,
+    PresignedRequest,
+    StoredObject,
+    StoredPart,
+)
+from model_registry.storage.presigning import AccessKey, BucketAddress, Presigner
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+    from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
 
 _STORE = "The object store"
 _CONTROL_CONNECTIONS = 8
@@ -25,6 +38,10 @@ _READ_BYTES = 1024**2
 _SEND_BYTES = 1024**2
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 _MISSING_UPLOAD = frozenset({"NoSuchUpload", "404", "NotFound"})
+_REFUSED_PARTS = frozenset({"InvalidPart", "InvalidPartOrder", "EntityTooSmall"})
+_REFUSED_CHECKSUM = frozenset(
+    {"BadDigest", "InvalidDigest", "InvalidRequest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +77,7 @@ class S3BlobStore:
         )
         self._client: S3Client
         self._control: S3Client
-        self._public: S3Client
+        self._address: BucketAddress
 
     async def __aenter__(self) -> "S3BlobStore":
         endpoint_url = self._options.endpoint_url
@@ -68,36 +85,49 @@ class S3BlobStore:
         # Connections of their own for what is short: with all others taken by slow downloads, the service is still
         # ready, finishes uploads and deletes garbage.
         self._control = await self._connect(endpoint_url, _CONTROL_CONNECTIONS)
-        # Signs and never connects.
-        self._public = await self._connect(self._options.public_endpoint_url or endpoint_url, 1)
+        self._address = await self._public_address()
         return self
 
     async def __aexit__(self, *_error: object) -> None:
         await self._clients.aclose()
 
     async def _connect(self, endpoint_url: str | None, max_connections: int) -> "S3Client":
-        options = self._options
-        client: S3Client = await self._clients.enter_async_context(
-            self._session.client(
-                "s3",
-                endpoint_url=endpoint_url,
-                config=AioConfig(
-                    signature_version="s3v4",
-                    connect_timeout=options.connect_timeout_seconds,
-                    read_timeout=options.read_timeout_seconds,
-                    max_pool_connections=max_connections,
-                    retries={"mode": "standard", "max_attempts": 3},
-                    # Signing or summing every body would cost twice the transfer; the sha256 is ours, of what came in.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                    # Path style works for every host name; AWS itself wants the bucket in it.
-                    s3={"payload_signing_enabled": False, "addressing_style": "path" if endpoint_url else "auto"},
-                ),
-            )
-        )
+        client = await self._clients.enter_async_context(self._new_client(self._session, endpoint_url, max_connections))
         # A server that never says "100 Continue" would hang a PUT beyond any read timeout.
         client.meta.events.unregister("before-call.s3", add_expect_header)
         return client
+
+    def _new_client(
+        self, session: aioboto3.Session, endpoint_url: str | None, max_connections: int
+    ) -> "AbstractAsyncContextManager[S3Client]":
+        options = self._options
+        return session.client(
+            "s3",
+            endpoint_url=endpoint_url,
+            config=AioConfig(
+                signature_version="s3v4",
+                connect_timeout=options.connect_timeout_seconds,
+                read_timeout=options.read_timeout_seconds,
+                max_pool_connections=max_connections,
+                retries={"mode": "standard", "max_attempts": 3},
+                # Signing or summing every body would cost twice the transfer; the sha256 is ours, of what came in.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                # Path style works for every host name; AWS itself wants the bucket in it.
+                s3={"payload_signing_enabled": False, "addressing_style": "path" if endpoint_url else "auto"},
+            ),
+        )
+
+    async def _public_address(self) -> BucketAddress:
+        """Where clients see the bucket, by the library's own rules: taken from a URL that it signs once.
+
+        Signed with a made-up access key, so that a process starts without credentials as it does without a store.
+        """
+        key, nobody, options = "key", "nobody", self._options
+        session = aioboto3.Session(aws_access_key_id=nobody, aws_secret_access_key=nobody, region_name=options.region)
+        async with self._new_client(session, options.public_endpoint_url or options.endpoint_url, 1) as client:
+            url = await client.generate_presigned_url("get_object", Params={"Bucket": options.bucket, "Key": key})
+        return BucketAddress.from_presigned(url, key)
 
     def location(self, key: str) -> str:
         return f"s3://{self._options.bucket}/{key}"
@@ -158,7 +188,16 @@ class S3BlobStore:
 
     async def complete_multipart(self, key: str, multipart_id: str, etags: Sequence[str], size_bytes: int) -> None:
         try:
-            async with self._bounded():
+            await self._complete(key, multipart_id, etags)
+        except (Unavailable, PartsRefused):
+            # The answer may be lost after the work was done, and the parts are gone then: the object decides.
+            found = await self.stored(key)
+            if found is None or found.size_bytes != size_bytes:
+                raise
+
+    async def _complete(self, key: str, multipart_id: str, etags: Sequence[str]) -> None:
+        async with self._bounded():
+            try:
                 await self._control.complete_multipart_upload(
                     Bucket=self._options.bucket,
                     Key=key,
@@ -167,9 +206,9 @@ class S3BlobStore:
                         "Parts": [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
                     },
                 )
-        except Unavailable:
-            # The answer may be lost after the work was done: the object decides.
-            if await self.size(key) != size_bytes:
+            except ClientError as error:
+                if _code(error) in _REFUSED_PARTS:
+                    raise PartsRefused(key, _code(error)) from error
                 raise
 
     async def abort_multipart(self, key: str, multipart_id: str | None) -> None:
@@ -187,15 +226,32 @@ class S3BlobStore:
             answer = await self._control.list_multipart_uploads(Bucket=self._options.bucket, Prefix=key)
         return [upload["UploadId"] for upload in answer.get("Uploads", ()) if upload.get("Key") == key]
 
-    async def size(self, key: str) -> int | None:
+    async def list_parts(self, key: str, multipart_id: str) -> list[StoredPart] | None:
+        parts: list[StoredPart] = []
+        async with self._bounded():
+            pages = self._control.get_paginator("list_parts").paginate(
+                Bucket=self._options.bucket, Key=key, UploadId=multipart_id
+            )
+            try:
+                async for page in pages:
+                    parts += [
+                        StoredPart(part["PartNumber"], part["Size"], part["ETag"]) for part in page.get("Parts", ())
+                    ]
+            except ClientError as error:
+                if _code(error) in _MISSING_UPLOAD:
+                    return None
+                raise
+        return parts
+
+    async def stored(self, key: str) -> StoredObject | None:
         async with self._bounded():
             try:
-                answer = await self._control.head_object(Bucket=self._options.bucket, Key=key)
+                answer = await self._control.head_object(Bucket=self._options.bucket, Key=key, ChecksumMode="ENABLED")
             except ClientError as error:
                 if _code(error) in _MISSING:
                     return None
                 raise
-            return answer["ContentLength"]
+        return StoredObject(answer["ContentLength"], _kept_sha256(answer))
 
     @asynccontextmanager
     async def read(self, key: str, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -238,17 +294,63 @@ class S3BlobStore:
             )
         return {error["Key"] for error in answer.get("Errors", ()) if error.get("Code") not in _MISSING}
 
-    async def presign_get(self, key: str, *, disposition: str, expires_in_seconds: int) -> str:
-        return await self._public.generate_presigned_url(
-            "get_object",
-            Params={
-                "Bucket": self._options.bucket,
-                "Key": key,
-                "ResponseContentType": "application/octet-stream",
-                "ResponseContentDisposition": disposition,
-            },
-            ExpiresIn=expires_in_seconds,
-        )
+    async def presign_gets(self, wanted: Sequence[tuple[str, str]], *, expires_in_seconds: int) -> list[str]:
+        presigner = await self._presigner(expires_in_seconds)
+        return [
+            presigner.get(key, content_type="application/octet-stream", disposition=disposition)
+            for key, disposition in wanted
+        ]
+
+    async def presign_puts(
+        self, wanted: Sequence[tuple[str, Digest, int]], *, expires_in_seconds: int
+    ) -> list[PresignedRequest]:
+        presigner = await self._presigner(expires_in_seconds)
+        requests = []
+        for key, sha256, size_bytes in wanted:
+            headers = {
+                "Content-Length": str(size_bytes),
+                "If-None-Match": "*",
+                "x-amz-checksum-sha256": _base64(sha256.raw),
+            }
+            requests.append(PresignedRequest(presigner.put(key, headers), headers))
+        return requests
+
+    async def presign_parts(
+        self, key: str, multipart_id: str, parts: Sequence[tuple[int, int]], *, expires_in_seconds: int
+    ) -> list[PresignedRequest]:
+        presigner = await self._presigner(expires_in_seconds)
+        requests = []
+        for number, size_bytes in parts:
+            headers = {"Content-Length": str(size_bytes)}
+            requests.append(PresignedRequest(presigner.put_part(key, multipart_id, number, headers), headers))
+        return requests
+
+    async def _presigner(self, expires_in_seconds: int) -> Presigner:
+        """For one batch: credentials of an instance or pod change every few hours."""
+        session: Any = self._session  # typed as if this were no coroutine
+        async with self._bounded():
+            credentials = await session.get_credentials()
+            if credentials is None:
+                raise NoCredentialsError
+            now = await credentials.get_frozen_credentials()
+        access_key = AccessKey(now.access_key, now.secret_key, now.token)
+        return Presigner(self._address, access_key, expires_in_seconds=expires_in_seconds)
+
+    async def enforces_checksums(self, key: str) -> bool:
+        async with self._bounded():
+            try:
+                await self._control.put_object(
+                    Bucket=self._options.bucket,
+                    Key=key,
+                    Body=b"some bytes",
+                    ChecksumSHA256=_base64(hashlib.sha256(b"other bytes").digest()),
+                )
+            except ClientError as error:
+                if _code(error) in _REFUSED_CHECKSUM:
+                    return True
+                raise
+        await self.delete([key])
+        return False
 
 
 class _Payload:
@@ -286,6 +388,19 @@ class _Payload:
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def _kept_sha256(answer: "HeadObjectOutputTypeDef") -> Digest | None:
+    """The checksum of a whole object; that of an object made of parts is of their checksums (`…-3`)."""
+    checksum = answer.get("ChecksumSHA256", "")
+    if "-" in checksum or answer.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT":
+        return None
+    raw = base64.b64decode(checksum)
+    return Digest(raw) if len(raw) == hashlib.sha256().digest_size else None
 
 
 @contextmanager

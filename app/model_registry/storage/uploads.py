@@ -1,15 +1,16 @@
 """Objects that are being written: `uploads`."""
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, literal, select, update
+from sqlalchemy import BigInteger, LargeBinary, Row, Text, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import GarbageDB, ModelInfoDB, UploadDB
-from model_registry.domain import NewUpload
-from model_registry.storage.sql import among, seconds
+from model_registry.domain import Digest, NewUpload, PushUpload, UploadState
+from model_registry.storage.sql import BATCH, among, array, seconds
 
 
 class Uploads:
@@ -32,6 +33,8 @@ class Uploads:
                 version_id=version_id,
                 path=upload.path,
                 storage_key=upload.storage_key,
+                sha256=upload.declared.sha256.raw if upload.declared else None,
+                size_bytes=upload.declared.size_bytes if upload.declared else None,
                 lease_expires_at=func.now() + seconds(lease_seconds),
             )
             .on_conflict_do_nothing()
@@ -66,22 +69,112 @@ class Uploads:
         gone = (
             delete(UploadDB)
             .where(among(UploadDB.id, upload_ids))
-            .returning(UploadDB.storage_key, UploadDB.multipart_id)
+            .returning(UploadDB.storage_key, UploadDB.multipart_id, UploadDB.size_bytes, UploadDB.writable_until)
             .cte("gone")
         )
         await self._connection.execute(
             pg_insert(GarbageDB)
             .from_select(
-                ["storage_key", "multipart_id", "is_upload", "not_before"],
+                ["storage_key", "multipart_id", "size_bytes", "writable_until", "is_upload", "not_before"],
                 select(
                     gone.c.storage_key,
                     gone.c.multipart_id,
+                    gone.c.size_bytes,
+                    gone.c.writable_until,
                     literal(True),
                     func.now() + seconds(delay_seconds),
                 ),
             )
             .on_conflict_do_nothing()
         )
+
+    async def open_pushed(
+        self, uploads: Sequence[NewUpload], version_id: int, *, lease_seconds: float, writable_seconds: float
+    ) -> None:
+        """Record what a push will write with presigned URLs, before any of them is handed out."""
+        for start in range(0, len(uploads), BATCH):
+            batch = [(upload, upload.declared) for upload in uploads[start : start + BATCH] if upload.declared]
+            await self._connection.execute(
+                insert(UploadDB).from_select(
+                    [
+                        *("id", "storage_key", "path", "sha256", "size_bytes", "part_size"),
+                        *("version_id", "lease_expires_at", "writable_until"),
+                    ],
+                    select(
+                        func.unnest(array([upload.id for upload, _ in batch], UploadDB.id.type)),
+                        func.unnest(array([upload.storage_key for upload, _ in batch], Text())),
+                        func.unnest(array([upload.path for upload, _ in batch], Text())),
+                        func.unnest(array([file.sha256.raw for _, file in batch], LargeBinary())),
+                        func.unnest(array([file.size_bytes for _, file in batch], BigInteger())),
+                        func.unnest(array([upload.part_size for upload, _ in batch], BigInteger())),
+                        literal(version_id),
+                        func.now() + seconds(lease_seconds),
+                        func.now() + seconds(writable_seconds),
+                    ),
+                )
+            )
+
+    async def pushed(self, version_id: int) -> Sequence[PushUpload]:
+        """What a push has written or will write, by path."""
+        rows = await self._connection.execute(
+            _PUSHED.where(UploadDB.version_id == version_id).order_by(UploadDB.path, UploadDB.created_at)
+        )
+        return [_to_push_upload(row) for row in rows]
+
+    async def pushed_of(self, version_id: int, sha256: Digest) -> Sequence[PushUpload]:
+        """What a push has for these bytes."""
+        rows = await self._connection.execute(
+            _PUSHED.where(UploadDB.version_id == version_id, UploadDB.sha256 == sha256.raw)
+        )
+        return [_to_push_upload(row) for row in rows]
+
+    async def find_pushed(self, upload_id: UUID) -> tuple[PushUpload, int] | None:
+        """An upload of a push with the id of its version."""
+        row = (await self._connection.execute(_PUSHED.where(UploadDB.id == upload_id))).one_or_none()
+        return None if row is None else (_to_push_upload(row), row.version_id)
+
+    async def is_writable_for(self, upload_ids: Sequence[UUID], writable_seconds: float) -> None:
+        """Write down, before they are handed out, until when new URLs can write these objects."""
+        await self._connection.execute(
+            update(UploadDB)
+            .where(among(UploadDB.id, upload_ids))
+            .values(writable_until=func.now() + seconds(writable_seconds))
+        )
+
+    async def began_multipart_first(self, upload_id: UUID, multipart_id: str) -> str | None:
+        """Write down the store's id unless there is one; returns the one that counts, `None` without the upload."""
+        await self._connection.execute(
+            update(UploadDB)
+            .where(UploadDB.id == upload_id, UploadDB.multipart_id.is_(None))
+            .values(multipart_id=multipart_id)
+        )
+        counts: str | None = await self._connection.scalar(
+            select(UploadDB.multipart_id).where(UploadDB.id == upload_id)
+        )
+        return counts
+
+    async def mark_stored(self, upload_ids: Sequence[UUID]) -> int:
+        """These hold the bytes that were declared; returns how many of them there still are."""
+        result = await self._connection.execute(
+            update(UploadDB).where(among(UploadDB.id, upload_ids)).values(state=UploadState.STORED)
+        )
+        return result.rowcount
+
+    async def mark_refused(self, upload_id: UUID, found_size_bytes: int, found_sha256: Digest | None) -> None:
+        """This one holds other bytes."""
+        await self._connection.execute(
+            update(UploadDB)
+            .where(UploadDB.id == upload_id, UploadDB.state == UploadState.OPEN)
+            .values(
+                state=UploadState.REFUSED,
+                found_size_bytes=found_size_bytes,
+                found_sha256=found_sha256.raw if found_sha256 else None,
+            )
+        )
+
+    async def close_pushed(self, version_id: int) -> None:
+        """End the uploads of a push whose objects have become blobs."""
+        await self._connection.execute(delete(UploadDB).where(UploadDB.version_id == version_id))
 
     async def of_version(self, version_id: int) -> Sequence[UUID]:
         return (await self._connection.scalars(select(UploadDB.id).where(UploadDB.version_id == version_id))).all()
@@ -97,3 +190,22 @@ class Uploads:
                 .with_for_update(skip_locked=True)
             )
         ).all()
+
+
+_PUSHED = select(*UploadDB.__table__.columns).where(UploadDB.sha256.is_not(None))
+
+
+def _to_push_upload(row: Row[*tuple[Any, ...]]) -> PushUpload:
+    return PushUpload(
+        id=row.id,
+        storage_key=row.storage_key,
+        path=row.path,
+        sha256=Digest(row.sha256),
+        size_bytes=row.size_bytes,
+        part_size=row.part_size,
+        multipart_id=row.multipart_id,
+        state=UploadState(row.state),
+        found_size_bytes=row.found_size_bytes,
+        found_sha256=Digest(row.found_sha256) if row.found_sha256 else None,
+        writable_until=row.writable_until,
+    )

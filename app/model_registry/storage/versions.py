@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    ColumnElement,
     LargeBinary,
     Row,
     Select,
@@ -25,15 +26,18 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from model_registry.db_models import AliasDB, BlobDB, ModelInfoDB, VersionFileDB
 from model_registry.domain import (
+    Annotations,
     Digest,
     FileEntry,
     ListPosition,
+    Manifest,
     ModelDetails,
     ModelInfo,
     ModelSummary,
@@ -47,6 +51,7 @@ from model_registry.domain import (
 )
 from model_registry.storage.infos import INFO, to_info
 from model_registry.storage.sql import BATCH, array, seconds
+from model_registry.utils import JsonText
 from model_registry.versions import Precedence
 
 _READY = ModelInfoDB.state == VersionState.READY
@@ -153,9 +158,11 @@ class TakenLabel:
     """What stands in the way of a new version of this name."""
 
     id: int
+    version: str
     state: VersionState
     digest: Digest | None
     reservation: UUID | None
+    created_by: str
     has_lapsed: bool
 
 
@@ -208,21 +215,45 @@ class Versions:
 
     async def taken(self, ref: VersionRef) -> TakenLabel | None:
         """The version of this name, in any state."""
+        return await self._taken(ModelInfoDB.model_name == ref.model_name, ModelInfoDB.version == ref.version)
+
+    async def taken_by(self, model_name: str, reservation: UUID) -> TakenLabel | None:
+        """The version that this reservation made."""
+        return await self._taken(ModelInfoDB.model_name == model_name, ModelInfoDB.reservation == reservation)
+
+    async def _taken(self, *conditions: ColumnElement[bool]) -> TakenLabel | None:
         row = (
             await self._connection.execute(
                 select(
                     ModelInfoDB.id,
+                    ModelInfoDB.version,
                     ModelInfoDB.state,
                     ModelInfoDB.digest,
                     ModelInfoDB.reservation,
+                    ModelInfoDB.created_by,
                     func.coalesce(ModelInfoDB.lease_expires_at < func.now(), literal(False)).label("has_lapsed"),
-                ).where(ModelInfoDB.model_name == ref.model_name, ModelInfoDB.version == ref.version)
+                ).where(*conditions)
             )
         ).one_or_none()
         if row is None:
             return None
         digest = Digest(row.digest) if row.digest else None
-        return TakenLabel(row.id, VersionState(row.state), digest, row.reservation, row.has_lapsed)
+        return TakenLabel(
+            row.id, row.version, VersionState(row.state), digest, row.reservation, row.created_by, row.has_lapsed
+        )
+
+    async def has_params(self, version_id: int, details: ModelDetails) -> bool:
+        """Whether the frozen parameters of a version are these; numbers are compared by value."""
+        return (
+            await self._connection.scalar(
+                select(ModelInfoDB.id).where(
+                    ModelInfoDB.id == version_id,
+                    ModelInfoDB.standardization_params == literal(details.standardization_params, JSONB),
+                    ModelInfoDB.model_params == literal(details.model_params, JSONB),
+                )
+            )
+            is not None
+        )
 
     async def aliases(self, version_id: int) -> list[str]:
         return list(
@@ -242,11 +273,20 @@ class Versions:
         reservation: UUID,
         actor: str,
         lease_seconds: float,
+        details: ModelDetails | None = None,
+        annotations: Annotations | None = None,
+        manifest: Manifest | None = None,
     ) -> int | None:
         """Take the label with a pending version, or return `None` where it is taken.
 
-        The unique index decides, so of any number of concurrent calls exactly one succeeds.
+        The unique index decides, so of any number of concurrent calls exactly one succeeds. A push knows by now what
+        the version will be.
         """
+        known = (
+            (_details(details) if details else {})
+            | (_annotations(annotations) if annotations else {})
+            | (_manifest(manifest) if manifest else {})
+        )
         version_id: int | None = await self._connection.scalar(
             pg_insert(ModelInfoDB)
             .values(
@@ -259,6 +299,7 @@ class Versions:
                 is_prerelease=precedence.is_prerelease,
                 created_by=actor,
                 lease_expires_at=func.now() + seconds(lease_seconds),
+                **known,
             )
             .on_conflict_do_nothing(index_elements=[ModelInfoDB.model_name, ModelInfoDB.version])
             .returning(ModelInfoDB.id)
@@ -286,16 +327,23 @@ class Versions:
         )
         return None if state is None else VersionState(state)
 
-    async def publish(
-        self,
-        version_id: int,
-        *,
-        details: ModelDetails,
-        files: Collection[FileEntry],
-        digest: Digest,
-        file_path: str | None,
-    ) -> None:
-        """Make a version ready, with everything that it will ever be."""
+    async def annotate(self, version_id: int, metadata: JsonText, annotations: Annotations) -> None:
+        """Say something else of an unfinished version."""
+        await self._connection.execute(
+            update(ModelInfoDB)
+            .where(ModelInfoDB.id == version_id)
+            .values(additional_metadata=metadata, **_annotations(annotations))
+        )
+
+    async def set_state(self, version_id: int, state: VersionState, *, instead_of: VersionState) -> None:
+        """Go on to another unfinished state, or back."""
+        await self._connection.execute(
+            update(ModelInfoDB)
+            .where(ModelInfoDB.id == version_id, ModelInfoDB.state == instead_of)
+            .values(state=state, generation=ModelInfoDB.generation + 1)
+        )
+
+    async def add_files(self, version_id: int, files: Collection[FileEntry]) -> None:
         entries = list(files)
         for start in range(0, len(entries), BATCH):
             batch = entries[start : start + BATCH]
@@ -311,6 +359,17 @@ class Versions:
                     ),
                 )
             )
+
+    async def publish(
+        self,
+        version_id: int,
+        *,
+        file_path: str | None,
+        details: ModelDetails | None = None,
+        manifest: Manifest | None = None,
+    ) -> None:
+        """Make a version ready; what was not known when it was reserved is said now."""
+        known = (_details(details) if details else {}) | (_manifest(manifest) if manifest else {})
         await self._connection.execute(
             update(ModelInfoDB)
             .where(ModelInfoDB.id == version_id)
@@ -318,13 +377,9 @@ class Versions:
                 state=VersionState.READY,
                 lease_expires_at=None,
                 ready_at=func.now(),
-                standardization_params=details.standardization_params,
-                model_params=details.model_params,
-                additional_metadata=details.additional_metadata,
-                digest=digest.raw,
-                size_bytes=sum(file.size_bytes for file in files),
-                file_count=len(files),
                 file_path=file_path,
+                generation=ModelInfoDB.generation + 1,
+                **known,
             )
         )
 
@@ -352,6 +407,25 @@ class Versions:
             .with_for_update()
         )
         return has_lapsed is not None and (has_lapsed or not only_lapsed)
+
+    async def showing(self, sha256: Digest) -> Sequence[tuple[VersionRef, str]]:
+        """The versions, removed ones too, and their paths that are made of these bytes."""
+        rows = await self._connection.execute(
+            select(ModelInfoDB.model_name, ModelInfoDB.version, VersionFileDB.path)
+            .join(VersionFileDB, VersionFileDB.version_id == ModelInfoDB.id)
+            .where(VersionFileDB.sha256 == sha256.raw)
+            .order_by(ModelInfoDB.id, VersionFileDB.path)
+        )
+        return [(VersionRef(row.model_name, row.version), row.path) for row in rows]
+
+    async def moved(self, sha256: Digest, file_path: str) -> None:
+        """These bytes are somewhere else now: what versions of one file show as their `file_path` follows."""
+        showing = select(VersionFileDB.version_id).where(VersionFileDB.sha256 == sha256.raw)
+        await self._connection.execute(
+            update(ModelInfoDB)
+            .where(ModelInfoDB.id.in_(showing), ModelInfoDB.file_path.is_not(None))
+            .values(file_path=file_path, generation=ModelInfoDB.generation + 1)
+        )
 
     # From ready to removed to purged
 
@@ -395,6 +469,26 @@ class Versions:
             .values(purged_at=func.now(), file_path=None, generation=ModelInfoDB.generation + 1)
         )
         return referred
+
+
+def _details(details: ModelDetails) -> dict[str, Any]:
+    return {
+        "standardization_params": details.standardization_params,
+        "model_params": details.model_params,
+        "additional_metadata": details.additional_metadata,
+    }
+
+
+def _annotations(annotations: Annotations) -> dict[str, Any]:
+    return {"description": annotations.description, "tags": annotations.tags}
+
+
+def _manifest(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "digest": manifest.digest.raw,
+        "size_bytes": manifest.size_bytes,
+        "file_count": manifest.file_count,
+    }
 
 
 def _kind(selector: VersionSelector) -> str:

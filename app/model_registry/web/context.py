@@ -6,8 +6,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from model_registry.access import ANONYMOUS, Actor
+from model_registry.aliases import Aliases
 from model_registry.downloads import Downloads
+from model_registry.eventlog import EventLog
 from model_registry.model_registry import ModelRegistry
+from model_registry.pushing import Pushes
 from model_registry.settings import Settings
 from model_registry.wiring import Services
 
@@ -26,8 +29,20 @@ class RequestContext:
         return self.services.registry
 
     @property
+    def pushes(self) -> Pushes:
+        return self.services.pushes
+
+    @property
     def downloads(self) -> Downloads:
         return self.services.downloads
+
+    @property
+    def aliases(self) -> Aliases:
+        return self.services.aliases
+
+    @property
+    def events(self) -> EventLog:
+        return self.services.events
 
 
 async def request_context(request: Request) -> RequestContext:

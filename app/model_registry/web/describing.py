@@ -84,7 +84,7 @@ def example(value: object) -> dict[str, Any]:
     return {JSON: {"example": value}}
 
 
-def json_body(model: type, value: object, media_types: tuple[str, ...] = (JSON,), *, required: bool = True) -> Any:
+def described_body(model: type, value: object, media_types: tuple[str, ...] = (JSON,), *, required: bool = True) -> Any:
     """`openapi_extra` for a handler that reads its body itself; list the model in the router's `REQUEST_MODELS`."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     content = {media_type: {"schema": schema, "example": value} for media_type in media_types}

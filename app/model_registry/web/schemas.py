@@ -134,36 +134,39 @@ class RegisterModelIn(BaseModel):
 
 
 def model_info_json(info: ModelInfo) -> bytes:
-    return orjson.dumps(
-        {
-            "id": info.id,
-            "model_name": info.model_name,
-            "version": info.version,
-            "number": info.number,
-            "state": info.state,
-            "file_path": info.file_path,
-            "standardization_params": orjson.Fragment(info.standardization_params.encode()),
-            "model_params": orjson.Fragment(info.model_params.encode()),
-            "additional_metadata": orjson.Fragment(info.additional_metadata.encode()),
-            "description": info.description,
-            "tags": orjson.Fragment(info.tags.encode()),
-            "digest": info.digest and str(info.digest),
-            "size_bytes": info.size_bytes,
-            "file_count": info.file_count,
-            "files": [_file(file) for file in info.files],
-            "is_prerelease": info.is_prerelease,
-            "yanked": info.yanked,
-            "yank_reason": info.yank_reason,
-            "aliases": info.aliases,
-            "created_at": rfc3339(info.created_at),
-            "created_by": info.created_by,
-            "ready_at": info.ready_at and rfc3339(info.ready_at),
-            "removed_at": info.removed_at and rfc3339(info.removed_at),
-            "purge_after": info.purge_after and rfc3339(info.purge_after),
-            "purged_at": info.purged_at and rfc3339(info.purged_at),
-            "download_url": _download_url(info),
-        }
-    )
+    return orjson.dumps(model_info_members(info))
+
+
+def model_info_members(info: ModelInfo) -> dict[str, Any]:
+    """A version as `orjson` writes it, to be part of something larger."""
+    return {
+        "id": info.id,
+        "model_name": info.model_name,
+        "version": info.version,
+        "number": info.number,
+        "state": info.state,
+        "file_path": info.file_path,
+        "standardization_params": orjson.Fragment(info.standardization_params.encode()),
+        "model_params": orjson.Fragment(info.model_params.encode()),
+        "additional_metadata": orjson.Fragment(info.additional_metadata.encode()),
+        "description": info.description,
+        "tags": orjson.Fragment(info.tags.encode()),
+        "digest": info.digest and str(info.digest),
+        "size_bytes": info.size_bytes,
+        "file_count": info.file_count,
+        "files": [_file(file) for file in info.files],
+        "is_prerelease": info.is_prerelease,
+        "yanked": info.yanked,
+        "yank_reason": info.yank_reason,
+        "aliases": info.aliases,
+        "created_at": rfc3339(info.created_at),
+        "created_by": info.created_by,
+        "ready_at": info.ready_at and rfc3339(info.ready_at),
+        "removed_at": info.removed_at and rfc3339(info.removed_at),
+        "purge_after": info.purge_after and rfc3339(info.purge_after),
+        "purged_at": info.purged_at and rfc3339(info.purged_at),
+        "download_url": _download_url(info),
+    }
 
 
 def _download_url(info: ModelInfo) -> str | None:
@@ -195,6 +198,10 @@ def _file(file: FileEntry) -> dict[str, Any]:
         "sha256": str(file.sha256),
         "media_type": file.media_type,
     }
+
+
+def file_json(file: FileEntry) -> bytes:
+    return orjson.dumps(_file(file))
 
 
 def model_info_etag(info: ModelInfo) -> str:

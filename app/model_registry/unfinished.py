@@ -1,0 +1,75 @@
+"""What a registration and a push have in common: how a version begins, and how it ends, well or not."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from model_registry.access import Actor
+from model_registry.domain import Digest, Event, Manifest, StoredBlob, VersionRef
+from model_registry.storage.blobs import KeptBlob
+from model_registry.storage.database import Transaction
+from model_registry.utils import to_json_text
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """`late_write_seconds`: the store may still do a write that was given up here, so its key is deleted only then."""
+
+    max_upload_bytes: int
+    lease_seconds: float
+    late_write_seconds: float
+
+
+async def discard_unfinished(
+    tx: Transaction, version_id: int, *, only_lapsed: bool = False, delay_seconds: float = 0
+) -> bool:
+    """Take back a version that never became ready, its label and its uploads; returns whether there was one.
+
+    Hold the model's row before, and ask afterwards whether anything else uses it.
+    """
+    if not await tx.versions.lock_discardable(version_id, only_lapsed=only_lapsed):
+        return False
+    await tx.uploads.give_up(await tx.uploads.of_version(version_id), delay_seconds=delay_seconds)
+    pinned = await tx.declared.drop(version_id)
+    await tx.versions.drop_unfinished(version_id)
+    # What this version alone still held on to.
+    await tx.garbage.add_blobs(await tx.blobs.drop_unreferenced(pinned), delay_seconds=delay_seconds)
+    return True
+
+
+async def keep_blobs(
+    tx: Transaction, uploaded: Collection[StoredBlob], location: Callable[[str], str], *, actor: Actor
+) -> dict[Digest, str]:
+    """Make uploaded objects blobs, once for equal bytes; returns the key that counts for each digest.
+
+    Bytes that were there before stay, and ours become garbage; unless those were found damaged, and then ours take
+    their place.
+    """
+    kept = await tx.blobs.remember({blob.sha256: blob for blob in uploaded}.values())
+    keys = {digest: each.blob.storage_key for digest, each in kept.items()}
+    for blob in uploaded:
+        if kept[blob.sha256].is_damaged and keys[blob.sha256] != blob.storage_key:
+            await tx.blobs.replace(blob)
+            await tx.garbage.add_blobs([kept[blob.sha256].blob])
+            await tx.versions.moved(blob.sha256, location(blob.storage_key))
+            await record_for_versions_with(tx, blob.sha256, "version.healed", actor=actor)
+            keys[blob.sha256] = blob.storage_key
+            kept[blob.sha256] = KeptBlob(blob, is_damaged=False)
+    await tx.garbage.add_blobs([blob for blob in uploaded if blob.storage_key != keys[blob.sha256]])
+    return keys
+
+
+async def announce(tx: Transaction, ref: VersionRef, manifest: Manifest, *, actor: Actor) -> None:
+    """What follows in the model and the log when a version has become ready."""
+    await tx.models.count(ref.model_name, 1)
+    details = to_json_text({"digest": str(manifest.digest), "file_count": manifest.file_count})
+    await tx.events.record(Event(actor.name, "version.registered", ref.model_name, ref.version, details))
+
+
+async def record_for_versions_with(tx: Transaction, sha256: Digest, action: str, *, actor: Actor) -> None:
+    """One event for each file of a version that is made of these bytes."""
+    events = [
+        Event(actor.name, action, ref.model_name, ref.version, to_json_text({"path": path, "sha256": str(sha256)}))
+        for ref, path in await tx.versions.showing(sha256)
+    ]
+    if events:
+        await tx.events.record(*events)

@@ -17,7 +17,7 @@ from model_registry.observability import configure_logging
 from model_registry.settings import ConfigurationError, Settings, load_settings
 from model_registry.web import docs, operations, original, problems
 from model_registry.web.middleware import EarlyAnswers, Guarded, HeadAsGet, Observed
-from model_registry.web.v1 import pushes
+from model_registry.web.v1 import aliases, events, files, models, pushes, versions
 from model_registry.wiring import check_schema, open_services
 
 log = structlog.get_logger(__name__)
@@ -30,12 +30,14 @@ Stores, versions and hands out machine-learning models.
 * **Errors** are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem details: match on `type`, read `detail`.
 * Where a read takes a `{version}`, `latest` and `@alias` work too; `X-Model-Version` says which one it was.
 """
-V1 = (pushes,)
+V1 = (models, versions, pushes, files, aliases, events)
 TAGS = [
     {"name": "registry", "description": "Register, find, download and remove versions of models."},
     {"name": "models", "description": "Names that versions are kept under."},
     {"name": "versions", "description": "Push, read, describe, yank, remove and restore versions; search over all."},
     {"name": "files", "description": "The bytes of a version: its manifest, single files, the whole as an archive."},
+    {"name": "aliases", "description": "Names such as `champion` that are moved from version to version."},
+    {"name": "events", "description": "The audit log."},
     {"name": "operations", "description": "Health, readiness, metrics."},
 ]
 

@@ -82,6 +82,10 @@ class VersionSelector:
         return self.version == "latest"
 
     @property
+    def is_label(self) -> bool:
+        return not self.is_latest and self.alias is None
+
+    @property
     def alias(self) -> str | None:
         return self.version[1:] if self.version.startswith("@") else None
 
@@ -123,9 +127,12 @@ class StoredBlob:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
+    """A file with where its bytes are; `is_damaged` once they were found to be others."""
+
     path: str
     media_type: str
     blob: StoredBlob
+    is_damaged: bool = False
 
     @property
     def entry(self) -> FileEntry:
@@ -163,6 +170,15 @@ class Annotations:
 
 
 @dataclass(frozen=True, slots=True)
+class ListPosition:
+    """Where a version stands in a list: by name, then newest precedence first, then last registered first."""
+
+    model_name: str
+    precedence: bytes
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """One version of one model. `files` has the first 100 by path; `file_count` counts them all."""
 
@@ -194,14 +210,27 @@ class ModelInfo:
     purged_at: datetime | None
     generation: int
 
+    @property
+    def position(self) -> ListPosition:
+        return ListPosition(self.model_name, self.precedence, self.number)
+
+    @property
+    def etag(self) -> str:
+        """From columns, not from bytes; with the identity in it, so that `latest` moving on is never a 304."""
+        return f"{self.id}.{self.generation}"
+
 
 @dataclass(frozen=True, slots=True)
-class ListPosition:
-    """Where a version stands in a list: by name, then newest precedence first, then last registered first."""
+class RegisteredModel:
+    """A name that versions are kept under; `latest_version` and `version_count` speak of ready ones."""
 
-    model_name: str
-    precedence: bytes
-    number: int
+    name: str
+    description: str | None
+    tags: JsonText
+    created_at: datetime
+    updated_at: datetime
+    latest_version: str | None
+    version_count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,15 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 
 from model_registry.access import Actor, Permission, require
 from model_registry.archive import BlobRange, TarLayout, archive_etag
-from model_registry.domain import Digest, PublishedVersion, StoredFile, VersionSelector
-from model_registry.errors import FileNotFound, InvalidField
+from model_registry.domain import Digest, Page, PublishedVersion, StoredFile, VersionSelector
+from model_registry.errors import FileDamaged, FileNotFound, InvalidField
 from model_registry.lookup import found
 from model_registry.names import check_path
 from model_registry.storage.blobstore import BlobDamaged, BlobStore
@@ -33,6 +33,11 @@ class Download:
     @property
     def is_archive(self) -> bool:
         return isinstance(self.content, TarLayout)
+
+    @property
+    def file(self) -> StoredFile | None:
+        """The one file that this is, or `None` for an archive."""
+        return self.content if isinstance(self.content, StoredFile) else None
 
     @property
     def last_modified(self) -> datetime:
@@ -63,6 +68,23 @@ class Downloads:
             return _of_file(version, files[0])
         return await self._of_archive(version, files)
 
+    async def find_archive(self, selector: VersionSelector, *, actor: Actor) -> Download:
+        """All files as one archive, however many there are. Raises `ModelNotFound`, `VersionNotFound`."""
+        require(actor, Permission.READ)
+        async with self._database.reading() as tx:
+            version = await found(tx, selector, await tx.versions.published(selector))
+            files = list(await tx.versions.stored_files(version.id))
+        return await self._of_archive(version, files)
+
+    async def manifest(
+        self, selector: VersionSelector, *, after: str | None = None, limit: int = 100, actor: Actor
+    ) -> tuple[PublishedVersion, Page[StoredFile]]:
+        """The files of a version by path; `after` is the path that the page before ended with."""
+        require(actor, Permission.READ)
+        async with self._database.reading() as tx:
+            version = await found(tx, selector, await tx.versions.published(selector))
+            return version, await tx.versions.page_of_files(version.id, after=after, limit=limit)
+
     async def _of_archive(self, version: PublishedVersion, files: list[StoredFile]) -> Download:
         # A hundred thousand headers take more than the event loop may stall for.
         layout = await asyncio.to_thread(TarLayout, files)
@@ -79,15 +101,26 @@ class Downloads:
         """A URL that needs no credentials and goes past us; `None` for an archive, which only we can make."""
         if isinstance(download.content, TarLayout):
             return None
-        wanted = [(download.content.blob.storage_key, disposition)]
-        (url,) = await self._blobs.presign_gets(wanted, expires_in_seconds=expires_in_seconds)
+        (url,) = await self.presign_files([(download.content, disposition)], expires_in_seconds=expires_in_seconds)
         return url
+
+    async def presign_files(self, files: Sequence[tuple[StoredFile, str]], *, expires_in_seconds: int) -> Sequence[str]:
+        """A URL for each file, that answers with this Content-Disposition. Raises `FileDamaged`."""
+        for file, _ in files:
+            if file.is_damaged:
+                raise FileDamaged(file.path, str(file.blob.sha256))
+        return await self._blobs.presign_gets(
+            [(file.blob.storage_key, disposition) for file, disposition in files],
+            expires_in_seconds=expires_in_seconds,
+        )
 
     async def read(self, download: Download, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Bytes `start` to `stop` (exclusive), exactly that many, or an error before the last of them.
 
         A blob that is read whole is hashed on the way, and its last piece is held back until the digest agrees.
         """
+        if isinstance(download.content, StoredFile) and download.content.is_damaged:
+            raise FileDamaged(download.content.path, str(download.content.blob.sha256))
         if isinstance(download.content, TarLayout):
             for piece in download.content.read(start, stop):
                 if isinstance(piece, bytes):

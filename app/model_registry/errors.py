@@ -175,7 +175,7 @@ class AliasPointedNowhere(NotFound):
 
     def __init__(self, model_name: str, alias: str, at: str) -> None:
         super().__init__(
-            f"Alias {alias!r} of {model_name!r} pointed at no version at {at}; its history says when it did.",
+            f"Alias {alias!r} of {model_name!r} pointed at no version at {at}; see its history.",
             model_name=model_name,
             alias=alias,
             at=at,
@@ -284,6 +284,49 @@ class ModelNameTaken(Conflict):
         )
 
 
+class FileDamaged(Conflict):
+    slug = "file-damaged"
+
+    def __init__(self, path: str, sha256: str) -> None:
+        super().__init__(
+            f"The stored bytes of {path!r} are not those that were registered any more; register or push the same "
+            "file again, in any version, and they are healed.",
+            path=path,
+            sha256=sha256,
+        )
+
+
+class ModelExists(Conflict):
+    slug = "model-exists"
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__(
+            f"A model named {model_name!r} exists; PATCH it to describe it otherwise.", model_name=model_name
+        )
+
+
+class ModelInUse(Conflict):
+    slug = "model-in-use"
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__(
+            f"Model {model_name!r} has, or had, versions, and a model is never deleted after that; "
+            "remove its versions instead.",
+            model_name=model_name,
+        )
+
+
+class VersionPurged(Conflict):
+    slug = "version-purged"
+
+    def __init__(self, model_name: str, version: str) -> None:
+        super().__init__(
+            f"Version {version!r} of {model_name!r} was purged: its bytes are gone for good; register another version.",
+            model_name=model_name,
+            version=version,
+        )
+
+
 class VersionExists(Conflict):
     slug = "version-exists"
 
@@ -316,7 +359,7 @@ class VersionAliased(Conflict):
 
 
 class VersionNotAvailable(Conflict):
-    """It is there, but not ready: no alias can point at it."""
+    """It is there, but not ready, and what was asked needs a version that is."""
 
     slug = "version-not-available"
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import structlog
 
 from model_registry.access import SYSTEM
-from model_registry.domain import Event
 from model_registry.errors import Unavailable
 from model_registry.storage.blobstore import BlobStore
 from model_registry.storage.database import Database
 from model_registry.storage.garbage import GarbageItem
-from model_registry.unfinished import discard_unfinished
+from model_registry.unfinished import discard_unfinished, purge
 
 log = structlog.get_logger(__name__)
 
@@ -122,11 +121,7 @@ class Collector:
             if due is None:
                 return False
             version_id, ref = due
-            digests = await tx.versions.purge(version_id)
-            unused = await tx.blobs.drop_unreferenced(digests)
-            # Somebody may still be reading by a URL that was signed a moment ago.
-            await tx.garbage.add_blobs(unused, delay_seconds=self._grace_seconds)
-            await tx.events.record(Event(SYSTEM.name, "version.purged", ref.model_name, ref.version))
+            await purge(tx, version_id, ref, grace_seconds=self._grace_seconds, actor=SYSTEM)
             return True
 
     async def _delete_garbage(self) -> int:

@@ -1,13 +1,10 @@
-"""The registry's core: register, get, list and remove versions of models."""
+"""The registry's core: register, get and list versions of models."""
 
 from collections.abc import AsyncIterable, Mapping
 from typing import Any
 
-import structlog
-
 from model_registry.access import Actor, Permission, require
 from model_registry.domain import (
-    Event,
     ListPosition,
     ModelDetails,
     ModelInfo,
@@ -17,8 +14,7 @@ from model_registry.domain import (
     VersionSelector,
     VersionState,
 )
-from model_registry.errors import VersionAliased
-from model_registry.lookup import found, missing
+from model_registry.lookup import found, missing, whole
 from model_registry.names import check_model_name
 from model_registry.ongoing import Ongoing
 from model_registry.registration import Registration
@@ -26,9 +22,7 @@ from model_registry.storage.blobstore import BlobStore
 from model_registry.storage.database import Database, Transaction
 from model_registry.unfinished import UploadLimits
 from model_registry.uploads import PartBuffers
-from model_registry.utils import EMPTY_OBJECT, clean_json_object, to_json_text
-
-log = structlog.get_logger(__name__)
+from model_registry.utils import clean_json_object, to_json_text
 
 
 class ModelRegistry:
@@ -42,15 +36,11 @@ class ModelRegistry:
         buffers: PartBuffers,
         limits: UploadLimits,
         ongoing: Ongoing,
-        purge_after_seconds: float,
-        grace_seconds: float,
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._buffers = buffers
         self._limits = limits
-        self._purge_after_seconds = purge_after_seconds
-        self._grace_seconds = grace_seconds
         self._ongoing = ongoing
 
     def registration(self, *, actor: Actor, idempotency_key: str | None = None) -> Registration:
@@ -101,11 +91,46 @@ class ModelRegistry:
             await registration.publish(ref, details, lambda info: info.version)
         return await self.get(VersionSelector(model_name, version), actor=actor)
 
-    async def get(self, selector: VersionSelector, *, actor: Actor) -> ModelInfo:
-        """A ready version. Raises `ModelNotFound`, `AliasNotFound` or `VersionNotFound`."""
+    async def get(self, selector: VersionSelector, *, or_unfinished: bool = False, actor: Actor) -> ModelInfo:
+        """A ready version; `or_unfinished`, by its label, one that is still being pushed too.
+
+        Raises `ModelNotFound`, `AliasNotFound` or `VersionNotFound`.
+        """
         require(actor, Permission.READ)
         async with self._database.reading() as tx:
-            return await found(tx, selector, await tx.versions.info(selector))
+            info = await tx.versions.info(selector)
+            if info is None and or_unfinished and selector.is_label:
+                info = await self._unfinished(tx, VersionRef(selector.model_name, selector.version))
+            return await found(tx, selector, info)
+
+    async def _unfinished(self, tx: Transaction, ref: VersionRef) -> ModelInfo | None:
+        taken = await tx.versions.taken(ref)
+        if taken is None or taken.has_lapsed or taken.state not in {VersionState.PENDING, VersionState.VERIFYING}:
+            return None
+        return await whole(tx, await tx.versions.info_by_id(taken.id))
+
+    async def versions_of(
+        self,
+        model_name: str,
+        *,
+        state: VersionState = VersionState.READY,
+        by_precedence: bool = True,
+        after: ListPosition | None = None,
+        limit: int = 100,
+        actor: Actor,
+    ) -> Page[ModelInfo]:
+        """Versions of one model, newest precedence first, or last registered first. Raises `ModelNotFound`."""
+        require(actor, Permission.READ)
+        check_model_name(model_name)
+        async with self._database.reading() as tx:
+            page = await tx.versions.page_of_model(
+                model_name, state, by_precedence=by_precedence, after=after, limit=limit
+            )
+            if not page.items and not await tx.models.exists(model_name):
+                raise await missing(tx, VersionSelector(model_name, "latest"))
+            if state in {VersionState.PENDING, VersionState.VERIFYING}:
+                return Page(tuple([await whole(tx, info) for info in page.items]), page.has_more)
+            return page
 
     async def list_versions(
         self, *, model_name: str | None = None, after: ListPosition | None = None, limit: int = 100, actor: Actor
@@ -116,45 +141,3 @@ class ModelRegistry:
             check_model_name(model_name)
         async with self._database.reading() as tx:
             return await tx.versions.page(model_name=model_name, after=after, limit=limit)
-
-    async def remove(self, ref: VersionRef, *, force: bool = False, actor: Actor) -> ModelInfo:
-        """Hide a version; it can be restored until it is purged, and its label stays taken for ever.
-
-        Raises `VersionAliased` while an alias points at it, unless `force` drops those aliases.
-        """
-        require(actor, Permission.REMOVE)
-        is_rerun = False
-
-        async def work(tx: Transaction) -> ModelInfo:
-            nonlocal is_rerun
-            taken = await tx.versions.taken(ref)
-            state = None if taken is None else await tx.versions.lock(taken.id)
-            if taken is not None and state == VersionState.REMOVED and is_rerun:
-                return await tx.versions.info_by_id(taken.id)  # the answer to our COMMIT was lost
-            is_rerun = True
-            if taken is None or state != VersionState.READY:
-                raise await missing(tx, VersionSelector(ref.model_name, ref.version))
-            return await self._remove(tx, ref, taken.id, force=force, actor=actor)
-
-        info = await self._database.run(work)
-        log.info("version.removed", model_name=ref.model_name, version=ref.version)
-        return info
-
-    async def _remove(
-        self, tx: Transaction, ref: VersionRef, version_id: int, *, force: bool, actor: Actor
-    ) -> ModelInfo:
-        aliases = await tx.versions.aliases(version_id)
-        if aliases and not force:
-            raise VersionAliased(ref.model_name, ref.version, aliases)
-        await tx.versions.drop_aliases(version_id)
-        await tx.versions.remove(version_id, self._purge_after_seconds)
-        await tx.events.record(
-            Event(
-                actor.name,
-                "version.removed",
-                ref.model_name,
-                ref.version,
-                to_json_text({"dropped_aliases": aliases}) if aliases else EMPTY_OBJECT,
-            )
-        )
-        return await tx.versions.info_by_id(version_id)

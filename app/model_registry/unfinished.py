@@ -65,6 +65,14 @@ async def announce(tx: Transaction, ref: VersionRef, manifest: Manifest, *, acto
     await tx.events.record(Event(actor.name, "version.registered", ref.model_name, ref.version, details))
 
 
+async def purge(tx: Transaction, version_id: int, ref: VersionRef, *, grace_seconds: float, actor: Actor) -> None:
+    """Give up the files of a removed version for good, keeping its row; what nothing else shows becomes garbage."""
+    unused = await tx.blobs.drop_unreferenced(await tx.versions.purge(version_id))
+    # Somebody may still be reading by a URL that was signed a moment ago.
+    await tx.garbage.add_blobs(unused, delay_seconds=grace_seconds)
+    await tx.events.record(Event(actor.name, "version.purged", ref.model_name, ref.version))
+
+
 async def record_for_versions_with(tx: Transaction, sha256: Digest, action: str, *, actor: Actor) -> None:
     """One event for each file of a version that is made of these bytes."""
     events = [

@@ -224,6 +224,11 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
+def exact_json(text: JsonText) -> Any:
+    """The document as Python values, every number exact."""
+    return json.loads(text, parse_float=Decimal, parse_int=lambda digits: _exact_integer(int(digits)))
+
+
 def to_json_text(value: Mapping[str, Any]) -> JsonText:
     """Plain JSON values as text, every number exact."""
     return JsonText(orjson.dumps(value, default=_exact).decode())

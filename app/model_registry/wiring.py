@@ -5,10 +5,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from model_registry.aliases import Aliases
+from model_registry.catalog import Catalog
 from model_registry.downloads import Downloads
 from model_registry.errors import Unavailable
 from model_registry.eventlog import EventLog
 from model_registry.gc import Collector
+from model_registry.lifecycle import Lifecycle
 from model_registry.migrations import head_revision
 from model_registry.model_registry import ModelRegistry
 from model_registry.ongoing import Ongoing
@@ -38,6 +40,8 @@ class Services:
     database: Database
     blobs: BlobStore
     registry: ModelRegistry
+    catalog: Catalog
+    lifecycle: Lifecycle
     pushes: Pushes
     downloads: Downloads
     aliases: Aliases
@@ -99,8 +103,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     buffers=buffers,
                     limits=limits,
                     ongoing=ongoing,
+                ),
+                catalog=Catalog(database),
+                lifecycle=Lifecycle(
+                    database=database,
                     purge_after_seconds=settings.purge_after_seconds,
                     grace_seconds=settings.gc_grace_seconds,
+                    max_metadata_bytes=settings.max_metadata_bytes,
                 ),
                 pushes=Pushes(
                     database=database,

@@ -16,7 +16,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from model_registry.errors import Unavailable
+from model_registry.storage.aliases import Aliases
 from model_registry.storage.blobs import Blobs
+from model_registry.storage.declared import Declared
 from model_registry.storage.events import Events
 from model_registry.storage.garbage import Garbage
 from model_registry.storage.idempotency import Idempotency
@@ -55,12 +57,20 @@ class Transaction:
         return Versions(self.connection)
 
     @cached_property
+    def aliases(self) -> Aliases:
+        return Aliases(self.connection)
+
+    @cached_property
     def blobs(self) -> Blobs:
         return Blobs(self.connection)
 
     @cached_property
     def uploads(self) -> Uploads:
         return Uploads(self.connection)
+
+    @cached_property
+    def declared(self) -> Declared:
+        return Declared(self.connection)
 
     @cached_property
     def garbage(self) -> Garbage:

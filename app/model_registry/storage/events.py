@@ -1,25 +1,87 @@
 """The audit log: `events`, append-only."""
 
-from sqlalchemy import insert
+from collections.abc import Sequence
+
+from sqlalchemy import BigInteger, Text, bindparam, cast, func, insert, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.db_models import EventDB
-from model_registry.domain import Event
+from model_registry.db_models import EventDB, ModelInfoDB, VersionFileDB, Xid8
+from model_registry.domain import Digest, Event, EventPosition, RecordedEvent
+
+# The driver knows no xid8, so these go to and fro as text. What is at or beyond the oldest transaction that still
+# runs waits: an event of that one may yet come in before it.
+_AFTER = (
+    select(
+        cast(EventDB.xid, Text).label("xid_text"),
+        EventDB.id,
+        EventDB.at,
+        EventDB.actor,
+        EventDB.action,
+        EventDB.model_name,
+        EventDB.version,
+        EventDB.details,
+    )
+    .where(
+        tuple_(EventDB.xid, EventDB.id)
+        > tuple_(cast(bindparam("after_xid", type_=Text), Xid8), bindparam("after_id", type_=BigInteger)),
+        EventDB.xid < func.pg_snapshot_xmin(func.pg_current_snapshot()),
+    )
+    .order_by(EventDB.xid, EventDB.id)
+    .limit(bindparam("limit", type_=BigInteger))
+)
+_AFTER_OF_MODEL = _AFTER.where(EventDB.model_name == bindparam("model_name", type_=Text))
 
 
 class Events:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def record(self, event: Event) -> None:
-        """Append an event; it commits with the change that it describes."""
+    async def record(self, *events: Event) -> None:
+        """Append events; they commit with the change that they describe."""
         await self._connection.execute(
             insert(EventDB),
-            {
-                "actor": event.actor,
-                "action": event.action,
-                "model_name": event.model_name,
-                "version": event.version,
-                "details": event.details,
-            },
+            [
+                {
+                    "actor": event.actor,
+                    "action": event.action,
+                    "model_name": event.model_name,
+                    "version": event.version,
+                    "details": event.details,
+                }
+                for event in events
+            ],
         )
+
+    async def record_for_versions_with(self, sha256: Digest, action: str, *, actor: str) -> None:
+        """Append one event for each version that has a file of these bytes."""
+        showing = select(VersionFileDB.version_id).where(VersionFileDB.sha256 == sha256.raw)
+        await self._connection.execute(
+            insert(EventDB).from_select(
+                ["actor", "action", "model_name", "version", "details"],
+                select(
+                    literal(actor, Text),
+                    literal(action, Text),
+                    ModelInfoDB.model_name,
+                    ModelInfoDB.version,
+                    func.jsonb_build_object("sha256", str(sha256)),
+                )
+                .where(ModelInfoDB.id.in_(showing))
+                .order_by(ModelInfoDB.id),
+            )
+        )
+
+    async def after(self, position: EventPosition, *, model_name: str | None, limit: int) -> Sequence[RecordedEvent]:
+        """The events that follow a position, none of which another can come before any more."""
+        parameters: dict[str, object] = {"after_xid": str(position.xid), "after_id": position.id, "limit": limit}
+        statement = _AFTER
+        if model_name is not None:
+            statement = _AFTER_OF_MODEL
+            parameters["model_name"] = model_name
+        return [
+            RecordedEvent(
+                EventPosition(int(row.xid_text), row.id),
+                row.at,
+                Event(row.actor, row.action, row.model_name, row.version, row.details),
+            )
+            for row in await self._connection.execute(statement, parameters)
+        ]

@@ -1,11 +1,18 @@
 """Names: `registered_models`."""
 
-from sqlalchemy import BigInteger, ColumnElement, bindparam, delete, exists, func, select, text, update
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Row, bindparam, delete, exists, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import ModelInfoDB, RegisteredModelDB
+from model_registry.domain import Annotations, Page, RegisteredModel, VersionState
 from model_registry.errors import ModelNameTaken
+from model_registry.utils import to_json_text
 
 _NAME: ColumnElement[str] = bindparam("wanted", type_=RegisteredModelDB.name.type)
 
@@ -30,6 +37,32 @@ _DELETE_UNUSED = delete(RegisteredModelDB).where(
 _SAME_BUT_FOR_CASE = select(RegisteredModelDB.name).where(
     func.lower(RegisteredModelDB.name) == func.lower(_NAME), ~RegisteredModelDB.is_provisional
 )
+
+
+_LATEST = (
+    select(ModelInfoDB.version)
+    .where(
+        ModelInfoDB.model_name == RegisteredModelDB.name,
+        ModelInfoDB.state == VersionState.READY,
+        ModelInfoDB.yanked_at.is_(None),
+    )
+    .order_by(ModelInfoDB.is_prerelease, ModelInfoDB.precedence.desc(), ModelInfoDB.number.desc())
+    .limit(1)
+    .correlate(RegisteredModelDB)
+    .scalar_subquery()
+    .label("latest_version")
+)
+_MODEL = select(
+    RegisteredModelDB.name,
+    RegisteredModelDB.description,
+    RegisteredModelDB.tags,
+    RegisteredModelDB.created_at,
+    RegisteredModelDB.updated_at,
+    RegisteredModelDB.version_count,
+    _LATEST,
+).where(~RegisteredModelDB.is_provisional)
+_ONE = _MODEL.where(RegisteredModelDB.name == _NAME)
+_EXISTS = select(RegisteredModelDB.name).where(RegisteredModelDB.name == _NAME)
 
 
 class Models:
@@ -74,3 +107,94 @@ class Models:
         """The name of the model that is called so regardless of case."""
         existing: str | None = await self._connection.scalar(_SAME_BUT_FOR_CASE, {"wanted": name})
         return existing
+
+    # The resource itself
+
+    async def get(self, name: str) -> RegisteredModel | None:
+        row = (await self._connection.execute(_ONE, {"wanted": name})).one_or_none()
+        return None if row is None else _to_model(row)
+
+    async def exists(self, name: str) -> bool:
+        """Also when only an unfinished version has made it."""
+        return await self._connection.scalar(_EXISTS, {"wanted": name}) is not None
+
+    async def page(
+        self, *, search: str | None, tags: Mapping[str, str], after: str | None, limit: int
+    ) -> Page[RegisteredModel]:
+        """Models by name. `search` is part of the name in any case; every one of `tags` has this value, as text."""
+        statement = _MODEL.order_by(RegisteredModelDB.name).limit(limit + 1)
+        if search:
+            # Names are short and their index is small: it is read in order until the page is full.
+            statement = statement.where(func.strpos(func.lower(RegisteredModelDB.name), search.lower()) > 0)
+        for key, value in tags.items():
+            meant = [RegisteredModelDB.tags.contains(to_json_text({key: each})) for each in _json_values(value)]
+            statement = statement.where(or_(*meant))
+        if after is not None:
+            statement = statement.where(RegisteredModelDB.name > after)
+        rows = (await self._connection.execute(statement)).all()
+        return Page(tuple(_to_model(row) for row in rows[:limit]), has_more=len(rows) > limit)
+
+    async def create(self, name: str, annotations: Annotations) -> bool:
+        """Make a model for its own sake; `False` where there is one. Raises `ModelNameTaken` as `next_number` does."""
+        for _ in range(3):
+            await self._connection.execute(_ENSURE, {"wanted": name})
+            result = await self._connection.execute(
+                update(RegisteredModelDB)
+                .where(RegisteredModelDB.name == name, RegisteredModelDB.is_provisional)
+                .values(
+                    is_provisional=False,
+                    description=annotations.description,
+                    tags=annotations.tags,
+                    created_at=func.now(),
+                    updated_at=func.now(),
+                )
+            )
+            if result.rowcount == 1:
+                return True
+            existing = await self._connection.scalar(
+                select(RegisteredModelDB.name).where(func.lower(RegisteredModelDB.name) == name.lower())
+            )
+            if existing == name:
+                return False
+            if existing is not None:
+                raise ModelNameTaken(name, existing)
+        raise ModelNameTaken(name, name)
+
+    async def annotate(self, name: str, annotations: Annotations) -> None:
+        await self._connection.execute(
+            update(RegisteredModelDB)
+            .where(RegisteredModelDB.name == name)
+            .values(description=annotations.description, tags=annotations.tags, updated_at=func.now())
+        )
+
+    async def delete_unused(self, name: str) -> bool:
+        """Delete a model that no version was ever kept under; `False` where one is, in whatever state. `lock` first."""
+        result = await self._connection.execute(
+            delete(RegisteredModelDB).where(
+                RegisteredModelDB.name == name, ~exists().where(ModelInfoDB.model_name == RegisteredModelDB.name)
+            )
+        )
+        return result.rowcount == 1
+
+
+def _json_values(text: str) -> list[Any]:
+    """What a tag can be whose text is this: the text, and the number or truth value that is written so."""
+    match text:
+        case "true" | "false":
+            return [text, text == "true"]
+        case _ if re.fullmatch(r"-?\d{1,300}(\.\d{1,300})?", text):
+            return [text, Decimal(text)]
+        case _:
+            return [text]
+
+
+def _to_model(row: Row[*tuple[Any, ...]]) -> RegisteredModel:
+    return RegisteredModel(
+        name=row.name,
+        description=row.description,
+        tags=row.tags,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        latest_version=row.latest_version,
+        version_count=row.version_count,
+    )

@@ -24,6 +24,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -104,10 +105,14 @@ _STORED_FILES = (
         VersionFileDB.sha256,
         VersionFileDB.media_type,
         BlobDB.storage_key,
+        BlobDB.damaged_at,
     )
     .join(BlobDB, BlobDB.sha256 == VersionFileDB.sha256)
     .where(VersionFileDB.version_id == bindparam("version_id"))
     .order_by(VersionFileDB.path)
+)
+_STORED_FILES_AFTER = _STORED_FILES.where(VersionFileDB.path > bindparam("after", type_=Text)).limit(
+    bindparam("limit", type_=BigInteger)
 )
 _STORED_FILE = _STORED_FILES.where(VersionFileDB.path == bindparam("path", type_=Text))
 
@@ -204,10 +209,42 @@ class Versions:
         rows = (await self._connection.execute(statement, parameters)).all()
         return Page(tuple(_to_summary(row) for row in rows[:limit]), has_more=len(rows) > limit)
 
+    async def page_of_model(
+        self,
+        model_name: str,
+        state: VersionState,
+        *,
+        by_precedence: bool,
+        after: ListPosition | None,
+        limit: int,
+    ) -> Page[ModelInfo]:
+        """Versions of one model in one state, newest precedence first, or last registered first."""
+        wanted = select(ModelInfoDB.id).where(ModelInfoDB.model_name == model_name, ModelInfoDB.state == state)
+        order: tuple[ColumnElement[Any], ...] = (ModelInfoDB.number.desc(),)
+        if by_precedence:
+            order = (ModelInfoDB.precedence.desc(), *order)
+        if after is not None and by_precedence:
+            wanted = wanted.where(
+                tuple_(ModelInfoDB.precedence, ModelInfoDB.number)
+                < tuple_(literal(after.precedence), literal(after.number))
+            )
+        elif after is not None:
+            wanted = wanted.where(ModelInfoDB.number < after.number)
+        ids = wanted.order_by(*order).limit(limit + 1).subquery()
+        # The files and aliases are looked up for the rows of the page alone.
+        rows = (await self._connection.execute(INFO.where(ModelInfoDB.id.in_(select(ids.c.id))).order_by(*order))).all()
+        return Page(tuple(to_info(row) for row in rows[:limit]), has_more=len(rows) > limit)
+
     async def stored_files(self, version_id: int) -> Sequence[StoredFile]:
         """All files of a version with where their bytes are, by path."""
         rows = await self._connection.execute(_STORED_FILES, {"version_id": version_id})
         return [_to_stored_file(row) for row in rows]
+
+    async def page_of_files(self, version_id: int, *, after: str | None, limit: int) -> Page[StoredFile]:
+        """Files by path."""
+        parameters = {"version_id": version_id, "after": after or "", "limit": limit + 1}
+        rows = (await self._connection.execute(_STORED_FILES_AFTER, parameters)).all()
+        return Page(tuple(_to_stored_file(row) for row in rows[:limit]), has_more=len(rows) > limit)
 
     async def stored_file(self, version_id: int, path: str) -> StoredFile | None:
         row = (await self._connection.execute(_STORED_FILE, {"version_id": version_id, "path": path})).one_or_none()
@@ -253,13 +290,6 @@ class Versions:
                 )
             )
             is not None
-        )
-
-    async def aliases(self, version_id: int) -> list[str]:
-        return list(
-            await self._connection.scalars(
-                select(AliasDB.alias).where(AliasDB.version_id == version_id).order_by(AliasDB.alias).with_for_update()
-            )
         )
 
     # From pending to ready
@@ -328,11 +358,15 @@ class Versions:
         return None if state is None else VersionState(state)
 
     async def annotate(self, version_id: int, metadata: JsonText, annotations: Annotations) -> None:
-        """Say something else of an unfinished version."""
+        """Say something else of a version."""
         await self._connection.execute(
             update(ModelInfoDB)
             .where(ModelInfoDB.id == version_id)
-            .values(additional_metadata=metadata, **_annotations(annotations))
+            .values(
+                additional_metadata=metadata,
+                generation=ModelInfoDB.generation + 1,
+                **_annotations(annotations),
+            )
         )
 
     async def set_state(self, version_id: int, state: VersionState, *, instead_of: VersionState) -> None:
@@ -429,8 +463,23 @@ class Versions:
 
     # From ready to removed to purged
 
-    async def drop_aliases(self, version_id: int) -> None:
-        await self._connection.execute(delete(AliasDB).where(AliasDB.version_id == version_id))
+    async def yank(self, version_id: int, reason: str | None) -> None:
+        await self._connection.execute(
+            update(ModelInfoDB)
+            .where(ModelInfoDB.id == version_id)
+            .values(
+                yanked_at=func.coalesce(ModelInfoDB.yanked_at, func.now()),
+                yank_reason=reason,
+                generation=ModelInfoDB.generation + 1,
+            )
+        )
+
+    async def unyank(self, version_id: int) -> None:
+        await self._connection.execute(
+            update(ModelInfoDB)
+            .where(ModelInfoDB.id == version_id)
+            .values(yanked_at=None, yank_reason=None, generation=ModelInfoDB.generation + 1)
+        )
 
     async def remove(self, version_id: int, purge_after_seconds: float) -> None:
         await self._connection.execute(
@@ -442,6 +491,13 @@ class Versions:
                 purge_after=func.now() + seconds(purge_after_seconds),
                 generation=ModelInfoDB.generation + 1,
             )
+        )
+
+    async def restore(self, version_id: int) -> None:
+        await self._connection.execute(
+            update(ModelInfoDB)
+            .where(ModelInfoDB.id == version_id)
+            .values(state=VersionState.READY, removed_at=None, purge_after=None, generation=ModelInfoDB.generation + 1)
         )
 
     async def due_for_purge(self) -> tuple[int, VersionRef] | None:
@@ -514,4 +570,5 @@ def _to_summary(row: _AnyRow) -> ModelSummary:
 
 
 def _to_stored_file(row: _AnyRow) -> StoredFile:
-    return StoredFile(row.path, row.media_type, StoredBlob(Digest(row.sha256), row.size_bytes, row.storage_key))
+    blob = StoredBlob(Digest(row.sha256), row.size_bytes, row.storage_key)
+    return StoredFile(row.path, row.media_type, blob, is_damaged=row.damaged_at is not None)

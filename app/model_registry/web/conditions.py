@@ -1,6 +1,7 @@
 """Conditional requests and ranges, as RFC 9110 (sections 13 and 14) has them. Pure: headers in, decisions out."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
@@ -36,6 +37,12 @@ def is_not_modified(headers: Headers, etag: str, last_modified: datetime | None 
         return _matches(if_none_match, etag, strongly=False)
     moment = _date(headers, "if-modified-since")
     return bool(moment and last_modified and _whole_seconds(last_modified) <= moment)
+
+
+def if_match(headers: Headers) -> Callable[[str], bool]:
+    """Whether If-Match lets a change be made, by the ETag of what is there; without the header it always does."""
+    tags = _joined(headers, "if-match")
+    return lambda etag: tags is None or _matches(tags, etag, strongly=True)
 
 
 def requested_range(headers: Headers, etag: str, size_bytes: int) -> ByteRange | None:

@@ -7,8 +7,10 @@ from fastapi import Depends, Request
 
 from model_registry.access import ANONYMOUS, Actor
 from model_registry.aliases import Aliases
+from model_registry.catalog import Catalog
 from model_registry.downloads import Downloads
 from model_registry.eventlog import EventLog
+from model_registry.lifecycle import Lifecycle
 from model_registry.model_registry import ModelRegistry
 from model_registry.pushing import Pushes
 from model_registry.settings import Settings
@@ -27,6 +29,14 @@ class RequestContext:
     @property
     def registry(self) -> ModelRegistry:
         return self.services.registry
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.services.catalog
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        return self.services.lifecycle
 
     @property
     def pushes(self) -> Pushes:

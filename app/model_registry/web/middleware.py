@@ -7,6 +7,7 @@ import time
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_registry.errors import Unavailable, shown
@@ -22,7 +23,6 @@ _SINGLE = ("content-length", "host", "content-type", "content-encoding", "transf
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _DRAIN_BYTES = 16 * 1024**2
 _DRAIN_SECONDS = 5.0
-_OWN_HEAD = "/get_model/"
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -173,8 +173,8 @@ class Guarded:
             if complaint := _complaint(scope):
                 await problem_of(scope, BadRequest(complaint))(scope, receive, send)
                 return
-            # Decoded it would be one more segment, and name something else than the client meant.
-            if b"%2f" in scope.get("raw_path", b"").lower():
+            # Decoded it would be one more segment, or a character for any byte: another name than the client meant.
+            if b"%2f" in scope.get("raw_path", b"").lower() or "\ufffd" in scope["path"]:
                 await problem_of(scope, NoSuchRoute())(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -212,9 +212,10 @@ class HeadAsGet:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._own: list[re.Pattern[str]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD" or scope["path"].startswith(_OWN_HEAD):
+        if scope["type"] != "http" or scope["method"] != "HEAD" or self._has_own(scope):
             await self._app(scope, receive, send)
             return
 
@@ -226,3 +227,9 @@ class HeadAsGet:
             await self._app(get, receive, send_head)
         finally:
             scope["route"] = get.get("route")
+
+    def _has_own(self, scope: Scope) -> bool:
+        if self._own is None:
+            paths = scope["app"].openapi()["paths"]
+            self._own = [compile_path(template)[0] for template, methods in paths.items() if "head" in methods]
+        return any(pattern.match(scope["path"]) for pattern in self._own)

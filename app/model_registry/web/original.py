@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from model_registry.domain import ModelInfo, VersionRef, VersionSelector
+from model_registry.domain import VersionRef, VersionSelector
 from model_registry.errors import (
     FileNotFound,
     IdempotencyKeyReused,
@@ -18,8 +18,8 @@ from model_registry.errors import (
     VersionExists,
 )
 from model_registry.web import registering, transfer
+from model_registry.web.answers import model_info
 from model_registry.web.body import JSON
-from model_registry.web.conditions import is_not_modified
 from model_registry.web.context import Context, RequestContext
 from model_registry.web.describing import (
     BAD_LIMIT,
@@ -63,7 +63,6 @@ from model_registry.web.schemas import (
     ModelInfoOut,
     ModelSummaryOut,
     RegisterModelIn,
-    model_info_etag,
     model_info_json,
     model_summaries_json,
 )
@@ -231,7 +230,7 @@ async def get_model_info(
 ) -> Response:
     """One version: its parameters, metadata, files, digest and aliases."""
     info = await context.registry.get(VersionSelector(model_name, version), actor=context.actor)
-    return _model_info(request, info)
+    return model_info(request, info)
 
 
 @router.get(
@@ -251,15 +250,7 @@ async def get_latest_model_info(
     """The version of highest precedence (`1.10.0` > `1.9.0` > `1.9.0rc1`) that is neither yanked nor a pre-release;
     a pre-release only where there is nothing else."""
     info = await context.registry.get(VersionSelector(model_name, "latest"), actor=context.actor)
-    return _model_info(request, info)
-
-
-def _model_info(request: Request, info: ModelInfo) -> Response:
-    etag = model_info_etag(info)
-    headers = {"ETag": f'"{etag}"', "X-Model-Version": info.version, "Cache-Control": "no-cache"}
-    if is_not_modified(request.headers, etag):
-        return Response(status_code=304, headers=headers)
-    return Response(model_info_json(info), headers=headers, media_type=JSON)
+    return model_info(request, info)
 
 
 @router.get(
@@ -402,5 +393,5 @@ async def remove_model(
     force: Annotated[bool, Query(description="Also when aliases point at it; they are dropped.")] = False,
 ) -> Response:
     """Hide a version. Its label stays taken for ever, so that it can never name other bytes."""
-    info = await context.registry.remove(VersionRef(model_name, version), force=force, actor=context.actor)
+    info = await context.lifecycle.remove(VersionRef(model_name, version), force=force, actor=context.actor)
     return Response(model_info_json(info), media_type=JSON)

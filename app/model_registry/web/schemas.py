@@ -5,12 +5,13 @@ answers are written by `orjson` here and not by the Pydantic classes, which only
 two together.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_registry.domain import FileEntry, ModelInfo, ModelSummary, VersionState
+from model_registry.domain import Alias, AliasMove, FileEntry, ModelInfo, ModelSummary, RecordedEvent, VersionState
 from model_registry.utils import rfc3339
 
 DIGEST_EXAMPLE = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -154,7 +155,7 @@ def model_info_members(info: ModelInfo) -> dict[str, Any]:
         "digest": info.digest and str(info.digest),
         "size_bytes": info.size_bytes,
         "file_count": info.file_count,
-        "files": [_file(file) for file in info.files],
+        "files": [file_members(file) for file in info.files],
         "is_prerelease": info.is_prerelease,
         "yanked": info.yanked,
         "yank_reason": info.yank_reason,
@@ -191,7 +192,7 @@ def model_summaries_json(items: tuple[ModelSummary, ...]) -> bytes:
     )
 
 
-def _file(file: FileEntry) -> dict[str, Any]:
+def file_members(file: FileEntry) -> dict[str, Any]:
     return {
         "path": file.path,
         "size_bytes": file.size_bytes,
@@ -201,9 +202,131 @@ def _file(file: FileEntry) -> dict[str, Any]:
 
 
 def file_json(file: FileEntry) -> bytes:
-    return orjson.dumps(_file(file))
+    return orjson.dumps(file_members(file))
 
 
-def model_info_etag(info: ModelInfo) -> str:
-    """From columns, not from the bytes; with the identity in it, so that `latest` moving on is never a 304."""
-    return f"{info.id}.{info.generation}"
+class AliasOut(BaseModel):
+    """A name that points at a version."""
+
+    alias: str = Field(examples=["champion"])
+    version: str = Field(examples=["2.4.0"])
+    generation: int = Field(description="Another one after each move, and never the same again; also the ETag.")
+    updated_at: str = Field(examples=[TIME_EXAMPLE])
+    updated_by: str = Field(examples=["anonymous"])
+
+
+class AliasPageOut(BaseModel):
+    items: list[AliasOut]
+    next_page_token: str | None = Field(description="null on the last page.")
+
+
+class AliasMoveOut(BaseModel):
+    """What an alias pointed at from `at` on."""
+
+    version: str | None = Field(description="null where the alias was dropped.", examples=["2.4.0"])
+    generation: int
+    at: str = Field(examples=[TIME_EXAMPLE])
+    by: str = Field(examples=["anonymous"])
+
+
+class AliasHistoryOut(BaseModel):
+    items: list[AliasMoveOut]
+    next_page_token: str | None = Field(description="null on the last page.")
+
+
+class AliasIn(BaseModel):
+    """Where an alias is to point."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"version": "2.4.0"}})
+
+    version: str = Field(description="A label; neither `latest` nor another alias.")
+
+
+class PlannedMoveIn(BaseModel):
+    """One move of a swap."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    alias: str
+    version: str
+    expected_version: str | None = Field(
+        None,
+        description="Where it must point now; null: nowhere, as a new alias does. Left out: wherever it may point.",
+    )
+
+
+class SwapIn(BaseModel):
+    """Moves that are made together, or not at all."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "moves": [
+                    {"alias": "champion", "version": "2.4.0", "expected_version": "2.3.1"},
+                    {"alias": "previous", "version": "2.3.1"},
+                ]
+            }
+        },
+    )
+
+    moves: list[PlannedMoveIn] = Field(min_length=1, max_length=100, description="No alias twice.")
+
+
+class EventOut(BaseModel):
+    """Something that happened."""
+
+    id: int
+    time: str = Field(examples=[TIME_EXAMPLE])
+    actor: str = Field(examples=["anonymous"])
+    action: str = Field(description="What happened, such as `version.registered`.", examples=["alias.moved"])
+    model: str = Field(examples=["fraud-detector"])
+    version: str | None = Field(examples=["2.4.0"])
+    details: dict[str, Any] = Field(description="What else there is to say; each action has members of its own.")
+
+
+class EventPageOut(BaseModel):
+    items: list[EventOut] = Field(description="None when there is nothing new yet.")
+    next_page_token: str = Field(description="Where to go on as `after`; never null.")
+
+
+def alias_json(alias: Alias) -> bytes:
+    return orjson.dumps(alias_members(alias))
+
+
+def alias_page_json(items: Sequence[Alias], next_page_token: str | None) -> bytes:
+    return orjson.dumps({"items": [alias_members(alias) for alias in items], "next_page_token": next_page_token})
+
+
+def alias_history_json(items: Sequence[AliasMove], next_page_token: str | None) -> bytes:
+    moves = [
+        {"version": move.version, "generation": move.generation, "at": rfc3339(move.at), "by": move.by}
+        for move in items
+    ]
+    return orjson.dumps({"items": moves, "next_page_token": next_page_token})
+
+
+def event_page_json(items: Sequence[RecordedEvent], next_page_token: str) -> bytes:
+    events = [
+        {
+            "id": item.position.id,
+            "time": rfc3339(item.at),
+            "actor": item.event.actor,
+            "action": item.event.action,
+            "model": item.event.model_name,
+            "version": item.event.version,
+            "details": orjson.Fragment(item.event.details.encode()),
+        }
+        for item in items
+    ]
+    return orjson.dumps({"items": events, "next_page_token": next_page_token})
+
+
+def alias_members(alias: Alias) -> dict[str, Any]:
+    return {
+        "alias": alias.alias,
+        "version": alias.version,
+        "generation": alias.generation,
+        "updated_at": rfc3339(alias.updated_at),
+        "updated_by": alias.updated_by,
+    }

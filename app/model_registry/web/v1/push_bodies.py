@@ -9,17 +9,17 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from model_registry.committing import Parts, PartTag
-from model_registry.domain import Annotations, Digest, FileEntry, ModelDetails
+from model_registry.domain import Digest, FileEntry, ModelDetails
 from model_registry.errors import InvalidField, UploadUnknown
-from model_registry.names import MAX_FILES, DistinctPaths, check_media_type, check_tags
+from model_registry.names import MAX_FILES, DistinctPaths, check_media_type
 from model_registry.pushing import Instruction, Method, Push, Reserved, SignedPart, UploadStatus
 from model_registry.storage.blobstore import MAX_PARTS
 from model_registry.utils import Loc, rfc3339, to_json_text
 from model_registry.web.describing import INFO_EXAMPLE
 from model_registry.web.fields import Fields
 from model_registry.web.schemas import DIGEST_EXAMPLE, TIME_EXAMPLE, ModelInfoOut, model_info_members
+from model_registry.web.v1.bodies import annotations_of
 
-MAX_DESCRIPTION = 65_536
 _MAX_BIGINT = 2**63 - 1
 _DOCUMENTS = ("standardization_params", "model_params", "additional_metadata")
 _PUSH = ("version", *_DOCUMENTS, "description", "tags", "files", "transfer")
@@ -212,12 +212,6 @@ def push_of(model_name: str, tree: dict[str, Any]) -> Push:
         _files(body),
         is_direct=transfer == "direct",
     )
-
-
-def annotations_of(body: Fields) -> Annotations:
-    tags = body.object("tags")
-    check_tags(tags, body.loc("tags"))
-    return Annotations(body.optional_text("description", max_chars=MAX_DESCRIPTION), to_json_text(tags))
 
 
 def _files(body: Fields) -> tuple[FileEntry, ...]:

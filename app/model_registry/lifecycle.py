@@ -1,0 +1,198 @@
+"""What becomes of a version once it is ready: described otherwise, yanked, removed, restored, purged."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import structlog
+
+from model_registry.access import Actor, Permission, require
+from model_registry.catalog import patched
+from model_registry.domain import Annotations, Event, ModelInfo, VersionRef, VersionSelector, VersionState
+from model_registry.errors import (
+    InvalidField,
+    PreconditionFailed,
+    VersionAliased,
+    VersionNotAvailable,
+    VersionPurged,
+)
+from model_registry.lookup import missing, whole
+from model_registry.storage.database import Database, Transaction
+from model_registry.unfinished import discard_unfinished, purge
+from model_registry.utils import EMPTY_OBJECT, JsonText, exact_json, merge_patch, to_json_text
+
+log = structlog.get_logger(__name__)
+
+_UNFINISHED = frozenset({VersionState.PENDING, VersionState.VERIFYING})
+_LARGE_PATCH = 16 * 1024
+
+
+class Lifecycle:
+    def __init__(
+        self, *, database: Database, purge_after_seconds: float, grace_seconds: float, max_metadata_bytes: int
+    ) -> None:
+        self._database = database
+        self._purge_after_seconds = purge_after_seconds
+        self._grace_seconds = grace_seconds
+        self._max_metadata_bytes = max_metadata_bytes
+
+    async def update(
+        self, ref: VersionRef, patch: Mapping[str, Any], *, precondition: Callable[[str], bool], actor: Actor
+    ) -> ModelInfo:
+        """Apply a merge patch of `description`, `tags` and `additional_metadata`, if the precondition holds of the ETag
+        that the version has.
+
+        Raises `VersionNotFound`, `VersionNotAvailable`, `PreconditionFailed`, `InvalidField`.
+        """
+        require(actor, Permission.WRITE)
+
+        async def work(tx: Transaction) -> ModelInfo:
+            before = await self._hold_ready(tx, ref)
+            if not precondition(before.etag):
+                raise PreconditionFailed(
+                    "If-Match: the version is not described as you know it any more.", etag=f'"{before.etag}"'
+                )
+            annotations = patched(Annotations(before.description, before.tags), patch)
+            await tx.versions.annotate(before.id, self._metadata(before, patch), annotations)
+            details = to_json_text({"patch": patch})
+            if len(details) > _LARGE_PATCH:
+                details = to_json_text({"fields": sorted(patch)})
+            await tx.events.record(Event(actor.name, "version.updated", ref.model_name, ref.version, details))
+            return await tx.versions.info_by_id(before.id)
+
+        return await self._database.run(work)
+
+    def _metadata(self, info: ModelInfo, patch: Mapping[str, Any]) -> JsonText:
+        if "additional_metadata" not in patch:
+            return info.additional_metadata
+        change = patch["additional_metadata"]
+        merged = {} if change is None else merge_patch(exact_json(info.additional_metadata), change)
+        metadata = to_json_text(merged)
+        if len(metadata) > self._max_metadata_bytes:
+            rule = f"metadata has at most {self._max_metadata_bytes} bytes, and this would be what is there after it"
+            raise InvalidField(("body", "additional_metadata"), rule, f"{len(metadata)} bytes")
+        return metadata
+
+    async def yank(self, ref: VersionRef, reason: str | None, *, actor: Actor) -> ModelInfo:
+        """Warn of a version: never the latest any more, but there for whoever names it. Again changes the reason."""
+        require(actor, Permission.WRITE)
+
+        async def work(tx: Transaction) -> ModelInfo:
+            info = await self._hold_ready(tx, ref)
+            await tx.versions.yank(info.id, reason)
+            details = to_json_text({"reason": reason})
+            await tx.events.record(Event(actor.name, "version.yanked", ref.model_name, ref.version, details))
+            return await tx.versions.info_by_id(info.id)
+
+        return await self._logged("version.yanked", ref, work)
+
+    async def unyank(self, ref: VersionRef, *, actor: Actor) -> ModelInfo:
+        """Take the warning back; nothing happens to a version without one."""
+        require(actor, Permission.WRITE)
+
+        async def work(tx: Transaction) -> ModelInfo:
+            info = await self._hold_ready(tx, ref)
+            if not info.yanked:
+                return info
+            await tx.versions.unyank(info.id)
+            await tx.events.record(Event(actor.name, "version.unyanked", ref.model_name, ref.version))
+            return await tx.versions.info_by_id(info.id)
+
+        return await self._logged("version.unyanked", ref, work)
+
+    async def remove(
+        self,
+        ref: VersionRef,
+        *,
+        force: bool = False,
+        with_bytes: bool = False,
+        may_be_pending: bool = False,
+        actor: Actor,
+    ) -> ModelInfo:
+        """Hide a version; it can be restored until it is purged, and its label stays taken for ever.
+
+        Parameters
+        ----------
+        force
+            Also when aliases point at it, which are dropped; otherwise that is `VersionAliased`.
+        with_bytes
+            Purge it at once, also when it was removed before: the bytes that nothing else shows are given up for good.
+        may_be_pending
+            Give up a push that nobody has committed: nothing of it is kept, and its label is free again.
+        """
+        require(actor, Permission.REMOVE)
+
+        async def work(tx: Transaction) -> ModelInfo:
+            info = await self._hold(tx, ref)
+            if info.state in _UNFINISHED and may_be_pending:
+                return await self._cancel(tx, info, actor)
+            if info.state == VersionState.READY:
+                await self._remove(tx, info, force=force, actor=actor)
+            elif info.state in _UNFINISHED or not with_bytes:
+                raise await missing(tx, VersionSelector(ref.model_name, ref.version))
+            if with_bytes and info.purged_at is None:
+                await purge(tx, info.id, ref, grace_seconds=self._grace_seconds, actor=actor)
+            return await tx.versions.info_by_id(info.id)
+
+        return await self._logged("version.removed", ref, work)
+
+    async def _remove(self, tx: Transaction, info: ModelInfo, *, force: bool, actor: Actor) -> None:
+        aliases = await tx.aliases.of_version(info.id)
+        if aliases and not force:
+            raise VersionAliased(info.model_name, info.version, aliases)
+        await tx.aliases.drop_of_version(info.id, actor=actor.name, move_id=uuid4())
+        await tx.versions.remove(info.id, self._purge_after_seconds)
+        await tx.models.count(info.model_name, -1)
+        details = to_json_text({"dropped_aliases": aliases}) if aliases else EMPTY_OBJECT
+        await tx.events.record(Event(actor.name, "version.removed", info.model_name, info.version, details))
+
+    async def _cancel(self, tx: Transaction, info: ModelInfo, actor: Actor) -> ModelInfo:
+        given_up = await whole(tx, info)
+        await discard_unfinished(tx, info.id)
+        await tx.models.drop_if_unused(info.model_name)
+        await tx.events.record(Event(actor.name, "version.discarded", info.model_name, info.version))
+        return replace(given_up, state=VersionState.REMOVED)
+
+    async def restore(self, ref: VersionRef, *, actor: Actor) -> ModelInfo:
+        """Show a removed version again; nothing happens to one that is ready. Aliases are not restored with it.
+
+        Raises `VersionPurged`, `VersionNotAvailable`, `VersionNotFound`.
+        """
+        require(actor, Permission.REMOVE)
+
+        async def work(tx: Transaction) -> ModelInfo:
+            info = await self._hold(tx, ref)
+            if info.state == VersionState.READY:
+                return info
+            if info.state in _UNFINISHED:
+                raise VersionNotAvailable(ref.model_name, ref.version, info.state)
+            if info.purged_at is not None:
+                raise VersionPurged(ref.model_name, ref.version)
+            await tx.versions.restore(info.id)
+            await tx.models.count(ref.model_name, 1)
+            await tx.events.record(Event(actor.name, "version.restored", ref.model_name, ref.version))
+            return await tx.versions.info_by_id(info.id)
+
+        return await self._logged("version.restored", ref, work)
+
+    async def _hold(self, tx: Transaction, ref: VersionRef) -> ModelInfo:
+        """The version in whatever state, its row and its model's held."""
+        await tx.models.lock(ref.model_name)
+        taken = await tx.versions.taken(ref)
+        if taken is None or await tx.versions.lock(taken.id) is None:
+            raise await missing(tx, VersionSelector(ref.model_name, ref.version))
+        return await tx.versions.info_by_id(taken.id)
+
+    async def _hold_ready(self, tx: Transaction, ref: VersionRef) -> ModelInfo:
+        info = await self._hold(tx, ref)
+        if info.state in _UNFINISHED:
+            raise VersionNotAvailable(ref.model_name, ref.version, info.state)
+        if info.state != VersionState.READY:
+            raise await missing(tx, VersionSelector(ref.model_name, ref.version))
+        return info
+
+    async def _logged(self, event: str, ref: VersionRef, work: Callable[[Transaction], Any]) -> ModelInfo:
+        info: ModelInfo = await self._database.run(work)
+        log.info(event, model_name=ref.model_name, version=ref.version)
+        return info

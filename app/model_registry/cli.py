@@ -72,15 +72,33 @@ def init_bucket() -> None:
 
 
 @app.command()
-def gc(once: Annotated[bool, typer.Option("--once", help="One run, then stop.")] = False) -> None:
+def gc(
+    once: Annotated[bool, typer.Option("--once", help="One run, then stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a run would free, and free nothing.")] = False,
+) -> None:
     """Reclaim what failures, crashes and removals leave behind; the service does this by itself too."""
     from model_registry.maintenance import collect_for_ever, collect_once
     from model_registry.settings import load_settings
 
-    if once:
-        typer.echo(collect_once(load_settings()))
+    if once or dry_run:
+        typer.echo(collect_once(load_settings(), is_dry=dry_run))
     else:
         collect_for_ever(load_settings())
+
+
+@app.command()
+def verify(
+    model: Annotated[str | None, typer.Option(help="Only what versions of this model are made of.")] = None,
+) -> None:
+    """Read stored bytes again and hash them: exit with 1 when some are damaged. Pushing such a file again heals it.
+
+    Example: model-registry verify --model fraud-detector
+    """
+    from model_registry.maintenance import verify as run
+    from model_registry.settings import load_settings
+
+    if not run(load_settings(), model, typer.echo):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -5,7 +5,7 @@ object store only outside of it. A row is always removed before its object, so a
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import structlog
 
@@ -23,14 +23,15 @@ _CLAIM_SECONDS = 300
 _IDEMPOTENCY_SECONDS = 7 * 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Collected:
-    """What one run did."""
+    """What one run did, or would do. `freed_bytes` are those of objects whose size is known: all but broken uploads."""
 
     expired_versions: int = 0
     expired_uploads: int = 0
     purged_versions: int = 0
     deleted_objects: int = 0
+    freed_bytes: int = 0
     forgotten_keys: int = 0
 
     @property
@@ -49,26 +50,39 @@ class Collector:
 
         A step that fails keeps no other from its work; the first failure is raised at the end.
         """
-        steps = {
-            "expired_versions": self._expire_versions,
-            "expired_uploads": self._expire_uploads,
-            "purged_versions": self._purge_versions,
-            "deleted_objects": self._delete_garbage,
-            "forgotten_keys": self._forget_idempotency_keys,
-        }
-        counts: dict[str, int] = {}
+        collected = Collected()
         failure: Exception | None = None
-        for name, step in steps.items():
+        for step in (
+            self._expire_versions,
+            self._expire_uploads,
+            self._purge_versions,
+            self._delete_garbage,
+            self._forget_idempotency_keys,
+        ):
             try:
-                counts[name] = await step()
+                await step(collected)
             except Exception as error:
                 failure = failure or error
-        collected = Collected(**counts)
         if not collected.is_nothing:
-            log.info("gc.collected", **counts)
+            log.info("gc.collected", **asdict(collected))
         if failure is not None:
             raise failure
         return collected
+
+    async def preview(self) -> Collected:
+        """What a run would do now, and nothing of it done; objects that would wait for their grace time are counted."""
+        async with self._database.reading() as tx:
+            versionless, uploads, upload_bytes = await tx.uploads.count_lapsed()
+            unshown, unshown_bytes = await tx.blobs.freed_by_purge()
+            due, due_bytes = await tx.garbage.due()
+            return Collected(
+                expired_versions=await tx.versions.count_lapsed(),
+                expired_uploads=versionless,
+                purged_versions=await tx.versions.count_due_for_purge(),
+                deleted_objects=uploads + unshown + due,
+                freed_bytes=upload_bytes + unshown_bytes + due_bytes,
+                forgotten_keys=await tx.idempotency.count_older_than(_IDEMPOTENCY_SECONDS),
+            )
 
     async def run_for_ever(self, interval_seconds: float) -> None:
         """Collect, wait, and so on; a database or store that is away is tried again at the next turn."""
@@ -81,38 +95,34 @@ class Collector:
                 log.exception("gc.failed")
             await asyncio.sleep(interval_seconds)
 
-    async def _expire_versions(self) -> int:
+    async def _expire_versions(self, collected: Collected) -> None:
         """Versions whose registration stopped renewing its lease: their labels become free."""
-        expired = 0
         while True:
             async with self._database.reading() as tx:
                 lapsed = await tx.versions.lapsed(_BATCH)
             for version_id, model_name in lapsed:
                 async with self._database.transaction() as tx:
                     await tx.models.lock(model_name)
-                    expired += await discard_unfinished(
+                    collected.expired_versions += await discard_unfinished(
                         tx, version_id, only_lapsed=True, delay_seconds=self._grace_seconds
                     )
                     await tx.models.drop_if_unused(model_name)
             if len(lapsed) < _BATCH:
-                return expired
+                return
 
-    async def _expire_uploads(self) -> int:
-        expired = 0
+    async def _expire_uploads(self, collected: Collected) -> None:
         while True:
             async with self._database.transaction() as tx:
                 lapsed = await tx.uploads.lapsed_without_version(_BATCH)
                 await tx.uploads.give_up(lapsed, delay_seconds=self._grace_seconds)
-            expired += len(lapsed)
+            collected.expired_uploads += len(lapsed)
             if len(lapsed) < _BATCH:
-                return expired
+                return
 
-    async def _purge_versions(self) -> int:
+    async def _purge_versions(self, collected: Collected) -> None:
         """Removed versions past their time: their files go, their rows stay, so that no label is used twice."""
-        purged = 0
         while await self._purge_one():
-            purged += 1
-        return purged
+            collected.purged_versions += 1
 
     async def _purge_one(self) -> bool:
         # One to a transaction: blobs are locked in digest order, and a second version would begin that order anew.
@@ -124,13 +134,12 @@ class Collector:
             await purge(tx, version_id, ref, grace_seconds=self._grace_seconds, actor=SYSTEM)
             return True
 
-    async def _delete_garbage(self) -> int:
-        deleted = 0
+    async def _delete_garbage(self, collected: Collected) -> None:
         while True:
             async with self._database.transaction() as tx:
                 items = await tx.garbage.claim(_BATCH, _CLAIM_SECONDS)
             if not items:
-                return deleted
+                return
             keys = [item.storage_key for item in items if await self._has_no_parts(item)]
             refused = await self._blobs.delete(keys)
             if refused:
@@ -139,7 +148,8 @@ class Collector:
             gone = set(keys) - set(refused)
             async with self._database.transaction() as tx:
                 await tx.garbage.remove(gone)
-            deleted += len(gone)
+            collected.deleted_objects += len(gone)
+            collected.freed_bytes += sum(item.size_bytes for item in items if item.storage_key in gone)
 
     async def _has_no_parts(self, item: GarbageItem) -> bool:
         """Abort what an upload left unfinished; `False` where the store would not."""
@@ -152,6 +162,6 @@ class Collector:
             return False
         return True
 
-    async def _forget_idempotency_keys(self) -> int:
+    async def _forget_idempotency_keys(self, collected: Collected) -> None:
         async with self._database.transaction() as tx:
-            return await tx.idempotency.forget_older_than(_IDEMPOTENCY_SECONDS)
+            collected.forgotten_keys += await tx.idempotency.forget_older_than(_IDEMPOTENCY_SECONDS)

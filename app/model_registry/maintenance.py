@@ -1,11 +1,13 @@
 """What the command line does besides serving."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict
 
 from model_registry.gc import Collected
 from model_registry.observability import configure_logging
 from model_registry.settings import Settings
+from model_registry.verification import Verified
 from model_registry.wiring import blob_store, open_services
 
 
@@ -19,15 +21,35 @@ def make_bucket(settings: Settings) -> bool:
     return asyncio.run(make())
 
 
-def collect_once(settings: Settings) -> str:
-    """One run of the collector, in words."""
+def collect_once(settings: Settings, *, is_dry: bool = False) -> str:
+    """One run of the collector, or what one would do, in words."""
     configure_logging(settings.log_level, settings.log_format)
 
     async def run() -> Collected:
         async with open_services(settings) as services:
-            return await services.collector.collect()
+            return await (services.collector.preview() if is_dry else services.collector.collect())
 
     return ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in asdict(asyncio.run(run())).items())
+
+
+def verify(settings: Settings, model_name: str | None, say: Callable[[str], None]) -> bool:
+    """Hash what is stored, and say what is damaged; returns whether all of it is sound."""
+    configure_logging(settings.log_level, settings.log_format)
+
+    def progress(verified: Verified) -> None:
+        say(f"{verified.blobs} blobs, {verified.size_bytes} bytes, {len(verified.damages)} damaged")
+
+    async def run() -> Verified:
+        async with open_services(settings) as services:
+            return await services.verifier.verify(model_name, progress=progress)
+
+    verified = asyncio.run(run())
+    for damage in verified.damages:
+        shown_by = ", ".join(f"{ref.model_name} {ref.version} {path}" for ref, path in damage.shown_by)
+        say(f"damaged: {damage.sha256} ({shown_by or 'shown by no version'})")
+    if verified.damages:
+        say("Register or push the same files again, in any version, and they are healed.")
+    return not verified.damages
 
 
 def collect_for_ever(settings: Settings) -> None:

@@ -51,7 +51,7 @@ async def keep_blobs(
             await tx.blobs.replace(blob)
             await tx.garbage.add_blobs([kept[blob.sha256].blob])
             await tx.versions.moved(blob.sha256, location(blob.storage_key))
-            await record_for_versions_with(tx, blob.sha256, "version.healed", actor=actor)
+            await tx.events.record_for_versions_with(blob.sha256, "version.healed", actor=actor.name)
             keys[blob.sha256] = blob.storage_key
             kept[blob.sha256] = KeptBlob(blob, is_damaged=False)
     await tx.garbage.add_blobs([blob for blob in uploaded if blob.storage_key != keys[blob.sha256]])
@@ -71,13 +71,3 @@ async def purge(tx: Transaction, version_id: int, ref: VersionRef, *, grace_seco
     # Somebody may still be reading by a URL that was signed a moment ago.
     await tx.garbage.add_blobs(unused, delay_seconds=grace_seconds)
     await tx.events.record(Event(actor.name, "version.purged", ref.model_name, ref.version))
-
-
-async def record_for_versions_with(tx: Transaction, sha256: Digest, action: str, *, actor: Actor) -> None:
-    """One event for each file of a version that is made of these bytes."""
-    events = [
-        Event(actor.name, action, ref.model_name, ref.version, to_json_text({"path": path, "sha256": str(sha256)}))
-        for ref, path in await tx.versions.showing(sha256)
-    ]
-    if events:
-        await tx.events.record(*events)

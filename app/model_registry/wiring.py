@@ -21,6 +21,7 @@ from model_registry.storage.database import Database, DatabaseLimits
 from model_registry.storage.s3 import S3BlobStore, S3Options
 from model_registry.unfinished import UploadLimits
 from model_registry.uploads import PartBuffers
+from model_registry.verification import Verifier
 
 _LATE_WRITE_SECONDS = 300
 _SETTLE_SECONDS = 5
@@ -47,6 +48,7 @@ class Services:
     aliases: Aliases
     events: EventLog
     collector: Collector
+    verifier: Verifier
 
 
 def blob_store(settings: Settings) -> S3BlobStore:
@@ -128,6 +130,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 aliases=Aliases(database),
                 events=EventLog(database),
                 collector=Collector(database=database, blobs=blobs, grace_seconds=settings.gc_grace_seconds),
+                verifier=Verifier(database=database, blobs=blobs),
             )
             await ongoing.settle(_SETTLE_SECONDS)
     finally:

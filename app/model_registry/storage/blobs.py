@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import DateTime, Row, delete, exists, func, select, update
+from sqlalchemy import DateTime, Row, delete, exists, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.db_models import BlobDB, DeclaredFileDB, VersionFileDB
+from model_registry.db_models import BlobDB, DeclaredFileDB, ModelInfoDB, VersionFileDB
 from model_registry.domain import Digest, StoredBlob
 from model_registry.storage.sql import BATCH, among, array
 
@@ -77,6 +77,61 @@ class Blobs:
             .with_for_update(key_share=True, read=True)
         )
         return {Digest(row.sha256): row.size_bytes for row in rows}
+
+    async def page(self, *, after: bytes, model_name: str | None, limit: int) -> Sequence[StoredBlob]:
+        """Blobs by digest, all of them or those of one model's versions."""
+        statement = select(*_BLOB).where(BlobDB.sha256 > after).order_by(BlobDB.sha256).limit(limit)
+        if model_name is not None:
+            of_model = (
+                select(VersionFileDB.sha256)
+                .join(ModelInfoDB, ModelInfoDB.id == VersionFileDB.version_id)
+                .where(ModelInfoDB.model_name == model_name)
+            )
+            statement = statement.where(BlobDB.sha256.in_(of_model))
+        return [_to_blob(row) for row in await self._connection.execute(statement)]
+
+    async def mark_sound(self, blobs: Sequence[StoredBlob]) -> Sequence[Digest]:
+        """These were just read and are right; returns those that had been found damaged before."""
+        at_these_keys = among(BlobDB.storage_key, [blob.storage_key for blob in blobs])
+        healed = await self._connection.scalars(
+            select(BlobDB.sha256)
+            .where(at_these_keys, BlobDB.damaged_at.is_not(None))
+            .order_by(BlobDB.sha256)
+            .with_for_update()
+        )
+        digests = [Digest(sha256) for sha256 in healed]
+        await self._connection.execute(
+            update(BlobDB).where(at_these_keys).values(verified_at=func.now(), damaged_at=None)
+        )
+        return digests
+
+    async def mark_damaged(self, blobs: Sequence[StoredBlob]) -> Sequence[tuple[Digest, bool]]:
+        """These are gone, or are other bytes; returns the digests, and whether that is news."""
+        at_these_keys = among(BlobDB.storage_key, [blob.storage_key for blob in blobs])
+        rows = await self._connection.execute(
+            select(BlobDB.sha256, BlobDB.damaged_at).where(at_these_keys).order_by(BlobDB.sha256).with_for_update()
+        )
+        found = [(Digest(row.sha256), row.damaged_at is None) for row in rows]
+        await self._connection.execute(
+            update(BlobDB).where(at_these_keys).values(damaged_at=func.coalesce(BlobDB.damaged_at, func.now()))
+        )
+        return found
+
+    async def freed_by_purge(self) -> tuple[int, int]:
+        """How many blobs, and their bytes, only versions show whose time to be purged has come."""
+        files = select(VersionFileDB.sha256).join(ModelInfoDB, ModelInfoDB.id == VersionFileDB.version_id)
+        shown = files.where(VersionFileDB.sha256 == BlobDB.sha256).correlate(BlobDB)
+        is_due = func.coalesce(ModelInfoDB.purge_after < func.now(), literal(False))
+        row = (
+            await self._connection.execute(
+                select(func.count(), func.coalesce(func.sum(BlobDB.size_bytes), 0)).where(
+                    shown.where(is_due).exists(),
+                    ~shown.where(~is_due).exists(),
+                    ~exists().where(DeclaredFileDB.stored_sha256 == BlobDB.sha256),
+                )
+            )
+        ).one()
+        return row[0], int(row[1] or 0)
 
     async def drop_unreferenced(self, digests: Collection[bytes]) -> Sequence[StoredBlob]:
         """Drop those of the blobs that no file refers to any more, neither of a version nor of a push."""

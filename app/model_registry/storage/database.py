@@ -84,6 +84,20 @@ class Transaction:
     def idempotency(self) -> Idempotency:
         return Idempotency(self.connection)
 
+    async def was_committed(self, xid: str) -> bool:
+        """What became of an earlier transaction; `Unavailable` while the server still decides."""
+        status = await self.connection.scalar(_FATE, {"xid": xid})
+        if status == "in progress":
+            raise Unavailable("PostgreSQL") from ConnectionError("an earlier transaction has not ended yet")
+        return bool(status == "committed")
+
+
+# A transaction that a server has not begun yet is of the one that it took over from, and was lost with it.
+_FATE = text(
+    "SELECT CASE WHEN earlier.xid < pg_snapshot_xmax(pg_current_snapshot()) THEN pg_xact_status(earlier.xid) END "
+    "FROM (SELECT CAST(CAST(:xid AS text) AS xid8) AS xid) AS earlier"
+)
+
 
 class Database:
     """PostgreSQL through SQLAlchemy Core.
@@ -136,14 +150,22 @@ class Database:
     async def run(self, work: Callable[[Transaction], Awaitable[T]], *, patience_seconds: float = 0.5) -> T:
         """`work` in a transaction, again from the start when the connection broke or a deadlock was resolved.
 
-        A lost reply to COMMIT cannot be told from a commit that never arrived, so `work` must be idempotent.
+        A lost reply to COMMIT looks like a commit that never arrived. Where `work` recorded an event, the server is
+        asked what became of that transaction, so the work is done once; where it did not, `work` must be idempotent.
         `patience_seconds` is how long a server that is away is waited for, before the caller gets `Unavailable`.
         """
         deadline = time.monotonic() + patience_seconds
+        unanswered: tuple[str, T] | None = None
         for attempt in itertools.count(1):
             try:
                 async with self.transaction() as tx:
-                    return await work(tx)
+                    if unanswered is not None and await tx.was_committed(unanswered[0]):
+                        return unanswered[1]
+                    unanswered = None
+                    result = await work(tx)
+                    if tx.events.xid is not None:
+                        unanswered = (tx.events.xid, result)
+                return result
             except Unavailable as error:
                 pause = min(0.05 * 2**attempt, 1)
                 if not _is_worth_another_try(error.__cause__) or time.monotonic() + pause > deadline:

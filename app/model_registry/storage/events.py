@@ -35,11 +35,13 @@ _AFTER_OF_MODEL = _AFTER.where(EventDB.model_name == bindparam("model_name", typ
 class Events:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+        self.xid: str | None = None
+        """Of the transaction, once it has recorded an event."""
 
     async def record(self, *events: Event) -> None:
         """Append events; they commit with the change that they describe."""
-        await self._connection.execute(
-            insert(EventDB),
+        recorded = await self._connection.scalars(
+            insert(EventDB).returning(cast(EventDB.xid, Text)),
             [
                 {
                     "actor": event.actor,
@@ -51,6 +53,7 @@ class Events:
                 for event in events
             ],
         )
+        self.xid = recorded.first()
 
     async def record_for_versions_with(self, sha256: Digest, action: str, *, actor: str) -> None:
         """Append one event for each version that has a file of these bytes."""

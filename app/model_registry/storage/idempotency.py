@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -41,7 +41,13 @@ class Idempotency:
         return inserted is not None
 
     async def forget_older_than(self, age_seconds: float) -> int:
-        result = await self._connection.execute(
-            delete(IdempotencyDB).where(IdempotencyDB.created_at < func.now() - seconds(age_seconds))
-        )
+        result = await self._connection.execute(delete(IdempotencyDB).where(_is_older_than(age_seconds)))
         return result.rowcount
+
+    async def count_older_than(self, age_seconds: float) -> int:
+        statement = select(func.count()).where(_is_older_than(age_seconds))
+        return await self._connection.scalar(statement) or 0
+
+
+def _is_older_than(age_seconds: float) -> ColumnElement[bool]:
+    return IdempotencyDB.created_at < func.now() - seconds(age_seconds)

@@ -20,10 +20,14 @@ class Uploads:
     async def open(self, upload: NewUpload, version_id: int | None, lease_seconds: float) -> bool:
         """Record the intent to write an object. Done before its first byte is sent, so no object is unknown.
 
-        `False` when the version is gone; to repeat it is harmless.
+        `False` when the version is gone, or is none any more that can be added to; to repeat it is harmless.
         """
         if version_id is not None:
-            held = select(ModelInfoDB.id).where(ModelInfoDB.id == version_id).with_for_update(key_share=True, read=True)
+            held = (
+                select(ModelInfoDB.id)
+                .where(ModelInfoDB.id == version_id, ModelInfoDB.lease_expires_at > func.now())
+                .with_for_update(key_share=True, read=True)
+            )
             if await self._connection.scalar(held) is None:
                 return False
         await self._connection.execute(
@@ -141,6 +145,14 @@ class Uploads:
             .values(writable_until=func.now() + seconds(writable_seconds))
         )
 
+    async def lost_multipart(self, upload_id: UUID, multipart_id: str) -> None:
+        """The store knows this id no more, and has no object of its parts: they begin anew."""
+        await self._connection.execute(
+            update(UploadDB)
+            .where(UploadDB.id == upload_id, UploadDB.multipart_id == multipart_id)
+            .values(multipart_id=None)
+        )
+
     async def began_multipart_first(self, upload_id: UUID, multipart_id: str) -> str | None:
         """Write down the store's id unless there is one; returns the one that counts, `None` without the upload."""
         await self._connection.execute(
@@ -178,6 +190,23 @@ class Uploads:
 
     async def of_version(self, version_id: int) -> Sequence[UUID]:
         return (await self._connection.scalars(select(UploadDB.id).where(UploadDB.version_id == version_id))).all()
+
+    async def count_lapsed(self) -> tuple[int, int, int]:
+        """Of uploads past their lease: how many no version knows of, how many there are in all, and their bytes."""
+        lapsed = func.coalesce(ModelInfoDB.lease_expires_at, UploadDB.lease_expires_at) < func.now()
+        row = (
+            await self._connection.execute(
+                select(
+                    func.count().filter(UploadDB.version_id.is_(None)),
+                    func.count(),
+                    func.coalesce(func.sum(UploadDB.size_bytes), 0),
+                )
+                .select_from(UploadDB)
+                .outerjoin(ModelInfoDB, ModelInfoDB.id == UploadDB.version_id)
+                .where(lapsed)
+            )
+        ).one()
+        return row[0], row[1], int(row[2] or 0)
 
     async def lapsed_without_version(self, limit: int) -> Sequence[UUID]:
         """Uploads past their lease that no version knows of; locked, those of other collectors left out."""

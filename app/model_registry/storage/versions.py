@@ -442,13 +442,14 @@ class Versions:
         )
         return has_lapsed is not None and (has_lapsed or not only_lapsed)
 
-    async def showing(self, sha256: Digest) -> Sequence[tuple[VersionRef, str]]:
-        """The versions, removed ones too, and their paths that are made of these bytes."""
+    async def showing(self, sha256: Digest, limit: int) -> Sequence[tuple[VersionRef, str]]:
+        """The first versions, removed ones too, and paths that are made of these bytes."""
         rows = await self._connection.execute(
             select(ModelInfoDB.model_name, ModelInfoDB.version, VersionFileDB.path)
             .join(VersionFileDB, VersionFileDB.version_id == ModelInfoDB.id)
             .where(VersionFileDB.sha256 == sha256.raw)
             .order_by(ModelInfoDB.id, VersionFileDB.path)
+            .limit(limit)
         )
         return [(VersionRef(row.model_name, row.version), row.path) for row in rows]
 
@@ -499,6 +500,15 @@ class Versions:
             .where(ModelInfoDB.id == version_id)
             .values(state=VersionState.READY, removed_at=None, purge_after=None, generation=ModelInfoDB.generation + 1)
         )
+
+    async def count_lapsed(self) -> int:
+        return await self._count(ModelInfoDB.lease_expires_at < func.now())
+
+    async def count_due_for_purge(self) -> int:
+        return await self._count(ModelInfoDB.purge_after < func.now(), ModelInfoDB.purged_at.is_(None))
+
+    async def _count(self, *conditions: ColumnElement[bool]) -> int:
+        return await self._connection.scalar(select(func.count()).where(*conditions)) or 0
 
     async def due_for_purge(self) -> tuple[int, VersionRef] | None:
         """A removed version whose time has come, its row held; those that other collectors hold are left out."""

@@ -40,6 +40,7 @@ class Verified:
 class Verifier:
     def __init__(self, *, database: Database, blobs: BlobStore) -> None:
         self._database = database
+        self._blobs = blobs
         self._checker = Checker(blobs)
 
     async def verify(self, model_name: str | None = None, *, progress: Callable[[Verified], None]) -> Verified:
@@ -60,7 +61,7 @@ class Verifier:
                 batch = await tx.blobs.page(after=after, model_name=model_name, limit=_BATCH)
             if not batch:
                 return verified
-            digests = await asyncio.gather(*(self._checker.digest(blob.storage_key, blob.size_bytes) for blob in batch))
+            digests = await asyncio.gather(*(self._digest(blob) for blob in batch))
             found = list(zip(batch, digests, strict=True))
             sound = [blob for blob, digest in found if digest == blob.sha256]
             damaged = [blob for blob, digest in found if digest != blob.sha256]
@@ -69,6 +70,12 @@ class Verifier:
             verified.size_bytes += sum(blob.size_bytes for blob in batch)
             progress(verified)
             after = batch[-1].sha256.raw
+
+    async def _digest(self, blob: StoredBlob) -> Digest | None:
+        stored = await self._blobs.stored(blob.storage_key)
+        if stored is None or stored.size_bytes != blob.size_bytes:
+            return None
+        return await self._checker.digest(blob.storage_key, blob.size_bytes)
 
     async def _write_down(self, sound: Sequence[StoredBlob], damaged: Sequence[StoredBlob]) -> list[Damage]:
         async def work(tx: Transaction) -> list[Damage]:

@@ -124,7 +124,9 @@ class Blobs:
         is_due = func.coalesce(ModelInfoDB.purge_after < func.now(), literal(False))
         row = (
             await self._connection.execute(
-                select(func.count(), func.coalesce(func.sum(BlobDB.size_bytes), 0)).where(
+                select(func.count(), func.coalesce(func.sum(BlobDB.size_bytes), 0))
+                .select_from(BlobDB)
+                .where(
                     shown.where(is_due).exists(),
                     ~shown.where(~is_due).exists(),
                     ~exists().where(DeclaredFileDB.stored_sha256 == BlobDB.sha256),

@@ -45,6 +45,14 @@ STATUSES = {
     "get_model": {200, 206, 304, 307, 404, 412, 416, 422, 503},
     "head_model": {200, 304, 404, 412, 422, 503},
     "remove_model": {200, 404, 409, 422, 503},
+    "list_aliases": {200, 404, 422, 503},
+    "get_alias": {200, 304, 404, 412, 422, 503},
+    "put_alias": {200, 201, 404, 408, 409, 412, 415, 422, 503},
+    "delete_alias": {204, 404, 412, 422, 503},
+    "get_alias_history": {200, 404, 422, 503},
+    "roll_back_alias": {200, 404, 409, 412, 422, 503},
+    "swap_aliases": {200, 404, 408, 409, 412, 415, 422, 503},
+    "list_events": {200, 422, 503},
     "healthz": {200},
     "readyz": {200, 503},
     "metrics": {200},
@@ -53,6 +61,8 @@ STATUSES = {
 FRAUD = {"model_name": "fraud-detector", "version": "2.4.0"}
 INFO = "/get_model_info/fraud-detector/2.4.0"
 FILE = "/get_model/fraud-detector/2.4.0"
+ALIASES = "/v1/models/fraud-detector/aliases"
+CHAMPION = f"{ALIASES}/champion"
 
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +189,7 @@ def test_every_response_body_has_an_example_that_fits(status: int, media_type: s
 def test_every_problem_is_described_with_its_body_where_there_is_one() -> None:
     for method, _, operation in OPERATIONS.values():
         for status, response in operation["responses"].items():
-            has_no_body = method == "head" or 300 <= int(status) < 400
+            has_no_body = method == "head" or status == "204" or 300 <= int(status) < 400
             assert ("content" not in response) is has_no_body, f"{method} {operation['operationId']} {status}"
             if int(status) >= 400 and not has_no_body:
                 assert list(response["content"]) == [MEDIA_TYPE]
@@ -205,6 +215,73 @@ async def test_the_examples_of_the_form_register_a_version(client: httpx.AsyncCl
     assert refused.json()["detail"].endswith(f"a registration has {', '.join(form['properties'])}")
 
 
+async def alias_answers(client: httpx.AsyncClient) -> dict[str, httpx.Response]:
+    """One from each route; no alias is left at version 2.4.0."""
+    await register(client, FRAUD | {"version": "2.3.1"})
+    return {
+        "put_alias": await client.put(CHAMPION, json={"version": "2.3.1"}),
+        "swap_aliases": await client.post(
+            f"{ALIASES}:swap", json={"moves": [{"alias": "champion", "version": "2.4.0", "expected_version": "2.3.1"}]}
+        ),
+        "list_aliases": await client.get(ALIASES),
+        "get_alias": await client.get(CHAMPION),
+        "get_alias_history": await client.get(f"{CHAMPION}/history"),
+        "roll_back_alias": await client.post(f"{CHAMPION}/rollback"),
+    }
+
+
+async def alias_problems(client: httpx.AsyncClient) -> dict[str, list[httpx.Response]]:
+    """Every one that does not need a service out of order."""
+    for version in ("2.3.0", "2.3.1"):
+        await register(client, FRAUD | {"version": version})
+    first: dict[str, list[httpx.Response]] = {
+        "list_aliases": [
+            await client.get("/v1/models/alexnet/aliases"),
+            await client.get("/v1/models/fraud%20detector/aliases"),
+            await client.get(ALIASES, params={"limit": 5000}),
+            await client.get(ALIASES, params={"page_token": "x"}),
+        ],
+        "get_alias": [
+            await client.get("/v1/models/alexnet/aliases/champion"),
+            await client.get(f"{ALIASES}/2.0"),
+            await client.get(CHAMPION),
+            await client.get(CHAMPION, params={"at": "2020-01-31T12:00:00Z"}),
+        ],
+        "delete_alias": [await client.delete(CHAMPION)],
+        "get_alias_history": [
+            await client.get(f"{CHAMPION}/history"),
+            await client.get(f"{CHAMPION}/history", params={"page_token": "x"}),
+        ],
+        "roll_back_alias": [await client.post(f"{CHAMPION}/rollback")],
+    }
+    await client.put(CHAMPION, json={"version": "2.3.0"})
+    never = await client.post(f"{CHAMPION}/rollback")
+    await client.put(CHAMPION, json={"version": "2.4.0"})
+    await client.delete("/remove_model/fraud-detector/2.3.0")
+    outdated = {"If-Match": '"0"'}
+    move = {"alias": "champion", "version": "2.3.1", "expected_version": "2.3.1"}
+    then = {
+        "get_alias": [await client.get(CHAMPION, headers=outdated)],
+        "put_alias": [
+            await client.put("/v1/models/alexnet/aliases/champion", json={"version": "2.4.0"}),
+            await client.put(CHAMPION, json={"version": "9"}),
+            await client.put(CHAMPION, json={"version": "2.3.0"}),
+            await client.put(CHAMPION, json={"version": "2.3.1"}, headers=outdated),
+            await client.put(CHAMPION, content=b"x", headers={"content-type": "text/plain"}),
+            await client.put(f"{ALIASES}/2.0", json={"version": "2.4.0"}),
+        ],
+        "delete_alias": [await client.delete(CHAMPION, headers=outdated)],
+        "roll_back_alias": [never, await client.post(f"{CHAMPION}/rollback")],
+        "swap_aliases": [
+            await client.post(f"{ALIASES}:swap", json={"moves": [move]}),
+            await client.post(f"{ALIASES}:swap", json={"moves": [move | {"version": "2.3.0"}]}),
+            await client.post("/v1/models/fraud%20detector/aliases:swap", json={"moves": [move]}),
+        ],
+    }
+    await client.delete(CHAMPION)
+    return {name: first.get(name, []) + then.get(name, []) for name in first | then}
+
+
 async def test_answers_have_exactly_the_fields_that_are_described(client: httpx.AsyncClient) -> None:
     registered = await register_fraud(client)
     answers = {
@@ -212,6 +289,8 @@ async def test_answers_have_exactly_the_fields_that_are_described(client: httpx.
         "get_model_info": await client.get(INFO),
         "get_latest_model_info": await client.get("/get_latest_model_info/fraud-detector"),
         "list_models": await client.get("/list_models"),
+        **await alias_answers(client),
+        "list_events": await client.get("/v1/events"),
         "remove_model": await client.delete("/remove_model/fraud-detector/2.4.0"),
         "healthz": await client.get("/healthz"),
         "readyz": await client.get("/readyz"),
@@ -244,6 +323,11 @@ async def test_answers_have_the_headers_that_are_described(client: httpx.AsyncCl
             await client.get(FILE, params={"redirect": "true"}),
         ],
         "head_model": [await client.head(FILE), await client.head(FILE, headers={"If-None-Match": etag})],
+        "put_alias": [
+            await client.put(CHAMPION, json={"version": "2.4.0"}),
+            await client.put(CHAMPION, json={"version": "2.4.0"}),
+        ],
+        "get_alias": [await client.get(CHAMPION), await client.get(CHAMPION, headers={"If-None-Match": "*"})],
     }
 
     seen = {(operation_id, answer.status_code) for operation_id, group in answers.items() for answer in group}
@@ -286,6 +370,12 @@ async def test_problems_read_as_their_examples_do(client: httpx.AsyncClient, ser
             await client.get("/get_model/alexnet/1"),
         ],
         "remove_model": [await client.delete("/remove_model/fraud-detector/9")],
+        **await alias_problems(client),
+        "list_events": [
+            await client.get("/v1/events", params={"limit": 5000}),
+            await client.get("/v1/events", params={"after": "x"}),
+            await client.get("/v1/events", params={"model": "fraud detector"}),
+        ],
     }
 
     two_hosts = await send(service.address, message("GET", "/list_models", ["Host: a", "Host: b", "Connection: close"]))
@@ -306,7 +396,7 @@ def words(problem: dict[str, Any]) -> dict[str, Any]:
     """A problem without what differs from one occasion to the next."""
     said = {name: value for name, value in problem.items() if name not in {"instance", "request_id"}}
     said |= dict.fromkeys(said.keys() & {"digest", "etag", "size_bytes"})
-    for name in ("model_name", "version"):
+    for name in ("model_name", "version", "generation"):
         if name in said:
             said["detail"] = said["detail"].replace(repr(said[name]), name)
             said[name] = None

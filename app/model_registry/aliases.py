@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
-from uuid import UUID, uuid4
 
 import structlog
 
@@ -54,8 +53,8 @@ class PlannedMove:
 class Aliases:
     """The use cases around aliases.
 
-    All changes of a model's aliases wait for each other at the model's row, so that whoever loses a race finds the
-    alias changed. The history gets an entry and the log an event with every change, in its transaction.
+    All changes of a model's aliases, and removals of its versions, wait for each other at the model's row; so whoever
+    loses a race finds the alias changed. Each change is an entry of the history and an event, in one transaction.
     """
 
     def __init__(self, database: Database) -> None:
@@ -120,14 +119,14 @@ class Aliases:
         require(actor, Permission.ALIAS)
         plan = PlannedMove(ref.alias, check_version(version))
 
-        async def work(tx: Transaction, move_id: UUID) -> tuple[Alias, bool]:
+        async def work(tx: Transaction) -> tuple[Alias, bool]:
             held = await _hold(tx, ref.model_name, [plan])
             present = held.aliases.get(ref.alias)
             _check(precondition, ref, present)
-            (alias,) = await _move(tx, ref.model_name, [plan], held, actor=actor, move_id=move_id)
+            (alias,) = await _move(tx, ref.model_name, [plan], held, actor=actor)
             return alias, present is None
 
-        alias, is_new = await self._once(ref, work)
+        alias, is_new = await self._change(ref.model_name, work)
         _log_moved(ref.model_name, alias)
         return alias, is_new
 
@@ -139,7 +138,7 @@ class Aliases:
         """
         require(actor, Permission.ALIAS)
 
-        async def work(tx: Transaction, move_id: UUID) -> Alias:
+        async def work(tx: Transaction) -> Alias:
             present = await tx.aliases.get(ref)
             if present is None:
                 await _check_known(tx, ref.model_name)
@@ -149,13 +148,11 @@ class Aliases:
                 raise NoPreviousTarget(ref.model_name, ref.alias, present.version)
             plan = PlannedMove(ref.alias, previous)
             held = await _hold(tx, ref.model_name, [plan])
-            if ref.alias not in held.aliases:
-                raise AliasNotFound(ref.model_name, ref.alias)  # dropped with its version, while we waited
             _check(precondition, ref, held.aliases[ref.alias])
-            (alias,) = await _move(tx, ref.model_name, [plan], held, actor=actor, move_id=move_id)
+            (alias,) = await _move(tx, ref.model_name, [plan], held, actor=actor)
             return alias
 
-        alias = await self._once(ref, work)
+        alias = await self._change(ref.model_name, work)
         _log_moved(ref.model_name, alias)
         return alias
 
@@ -168,15 +165,15 @@ class Aliases:
         check_model_name(model_name)
         _check_moves(moves)
 
-        async def work(tx: Transaction, move_id: UUID) -> list[Alias]:
+        async def work(tx: Transaction) -> list[Alias]:
             held = await _hold(tx, model_name, moves)
             for move in moves:
                 actual = held.aliases[move.alias].version.version if move.alias in held.aliases else None
                 if move.is_conditional and move.expected_version != actual:
                     raise AliasElsewhere(model_name, move.alias, expected=move.expected_version, actual=actual)
-            return await _move(tx, model_name, moves, held, actor=actor, move_id=move_id)
+            return await _move(tx, model_name, moves, held, actor=actor)
 
-        aliases = await self._once(AliasRef(model_name, moves[0].alias), work)
+        aliases = await self._change(model_name, work)
         for alias in aliases:
             _log_moved(model_name, alias)
         return aliases
@@ -185,40 +182,31 @@ class Aliases:
         """Delete an alias; its history stays. Raises `AliasNotFound` or `AliasChanged`."""
         require(actor, Permission.ALIAS)
 
-        async def work(tx: Transaction, move_id: UUID) -> str:
+        async def work(tx: Transaction) -> str:
             held = await tx.aliases.hold(ref.model_name, [ref.alias], [])
             present = held.aliases.get(ref.alias)
             if present is None:
                 await _check_known(tx, ref.model_name)
                 raise AliasNotFound(ref.model_name, ref.alias)
             _check(precondition, ref, present)
-            generation = await tx.aliases.drop(ref, actor=actor.name, move_id=move_id)
+            generation = await tx.aliases.drop(ref, actor=actor.name)
             await tx.aliases.touch_versions([present.version.id])
             version = present.version.version
             details = to_json_text({"alias": ref.alias, "from": version, "generation": generation})
             await tx.events.record(Event(actor.name, "alias.dropped", ref.model_name, version, details))
             return version
 
-        version = await self._once(ref, work)
+        version = await self._change(ref.model_name, work)
         log.info("alias.dropped", model_name=ref.model_name, alias=ref.alias, version=version)
 
-    async def _once(self, ref: AliasRef, work: Callable[[Transaction, UUID], Awaitable[T]]) -> T:
-        """`work` in a transaction that holds the model, and not again when only the answer to its COMMIT was lost.
+    async def _change(self, model_name: str, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """`work` in a transaction that holds the model."""
 
-        `ref` is one of the aliases that it changes.
-        """
-        move_id = uuid4()
-        done: T | None = None
+        async def locked(tx: Transaction) -> T:
+            await tx.models.lock(model_name)
+            return await work(tx)
 
-        async def attempt(tx: Transaction) -> T:
-            nonlocal done
-            await tx.models.lock(ref.model_name)
-            if done is not None and await tx.aliases.has_move(ref, move_id):
-                return done
-            done = await work(tx, move_id)
-            return done
-
-        return await self._database.run(attempt)
+        return await self._database.run(locked)
 
 
 async def _check_known(tx: Transaction, model_name: str) -> None:
@@ -243,10 +231,10 @@ async def _hold(tx: Transaction, model_name: str, plans: Sequence[PlannedMove]) 
 
 
 async def _move(
-    tx: Transaction, model_name: str, plans: Sequence[PlannedMove], held: Held, *, actor: Actor, move_id: UUID
+    tx: Transaction, model_name: str, plans: Sequence[PlannedMove], held: Held, *, actor: Actor
 ) -> list[Alias]:
     targets = {plan.alias: held.versions[plan.version] for plan in plans}
-    moved = await tx.aliases.move(model_name, targets, actor=actor.name, move_id=move_id)
+    moved = await tx.aliases.move(model_name, targets, actor=actor.name)
     await tx.aliases.touch_versions(
         {target.id for target in targets.values()} | {present.version.id for present in held.aliases.values()}
     )
@@ -276,13 +264,13 @@ def _check_moves(moves: Sequence[PlannedMove]) -> None:
         raise InvalidField("moves", f"1 to {MAX_MOVES} moves", f"{len(moves)} moves")
     seen: set[str] = set()
     for index, move in enumerate(moves):
-        check_alias(move.alias, f"moves.{index}.alias")
+        check_alias(move.alias, ("moves", index, "alias"))
         if move.alias in seen:
-            raise InvalidField(f"moves.{index}.alias", "an alias is moved once in a swap", move.alias)
+            raise InvalidField(("moves", index, "alias"), "an alias is moved once in a swap", move.alias)
         seen.add(move.alias)
-        check_version(move.version, f"moves.{index}.version")
+        check_version(move.version, ("moves", index, "version"))
         if move.expected_version is not None:
-            check_version(move.expected_version, f"moves.{index}.expected_version")
+            check_version(move.expected_version, ("moves", index, "expected_version"))
 
 
 def _log_moved(model_name: str, alias: Alias) -> None:

@@ -158,6 +158,43 @@ class ModelInfoDB(Base):
             "purge_after",
             postgresql_where=text("purge_after IS NOT NULL AND purged_at IS NULL"),
         ),
+        # Search: its orders, what is looked for most (in the order that is the default), and equality on JSON.
+        # By name it goes along the unique index of names and numbers.
+        Index("ix_model_info_created_at", "created_at", "id", postgresql_where=text("state = 'ready'")),
+        Index("ix_model_info_size_bytes", "size_bytes", "id", postgresql_where=text("state = 'ready'")),
+        Index(
+            "ix_model_info_model_name_created_at",
+            "model_name",
+            "created_at",
+            "id",
+            postgresql_where=text("state = 'ready'"),
+        ),
+        Index(
+            "ix_model_info_created_by_created_at",
+            "created_by",
+            "created_at",
+            "id",
+            postgresql_where=text("state = 'ready'"),
+        ),
+        Index("ix_model_info_version", "version", postgresql_where=text("state = 'ready'")),
+        Index("ix_model_info_unready", "state", "created_at", "id", postgresql_where=text("state <> 'ready'")),
+        # Without fastupdate: no registration pays for the deferred work of thousands, and no search reads it through.
+        Index(
+            "ix_model_info_json",
+            "tags",
+            "model_params",
+            "standardization_params",
+            "additional_metadata",
+            postgresql_using="gin",
+            postgresql_ops={
+                "tags": "jsonb_path_ops",
+                "model_params": "jsonb_path_ops",
+                "standardization_params": "jsonb_path_ops",
+                "additional_metadata": "jsonb_path_ops",
+            },
+            postgresql_with={"fastupdate": "off"},
+            postgresql_where=text("state = 'ready'"),
+        ),
     )
 
 
@@ -268,7 +305,7 @@ class AliasDB(Base):
 
 
 class AliasMoveDB(Base):
-    """What an alias pointed at from `at` on; no version when it was dropped. `move_id` is the request that did it."""
+    """What an alias pointed at from `at` on; no version when it was dropped."""
 
     __tablename__ = "alias_history"
 
@@ -280,7 +317,6 @@ class AliasMoveDB(Base):
     version_id: Mapped[int | None] = mapped_column(ForeignKey("model_info.id", ondelete="RESTRICT"))
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     by: Mapped[str]
-    move_id: Mapped[UUID]
 
     __table_args__ = (Index(None, "version_id"),)
 

@@ -326,6 +326,11 @@ class PushUpload:
         return StoredBlob(self.sha256, self.size_bytes, self.storage_key, self.writable_until)
 
     @property
+    def is_direct(self) -> bool:
+        """Whether clients write it themselves, by URLs; the others pass through us and are ours until they are over."""
+        return self.writable_until is not None
+
+    @property
     def part_sizes(self) -> list[int]:
         """The size of each part, the last one being what is left; empty for a single PUT."""
         if self.part_size is None:

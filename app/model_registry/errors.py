@@ -147,6 +147,13 @@ class UploadTooLarge(TooLarge):
         super().__init__(f"The upload is larger than the limit of {limit_bytes} bytes.", limit_bytes=limit_bytes)
 
 
+class BodyTooLarge(TooLarge):
+    slug = "body-too-large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"This body has at most {limit_bytes} bytes.", limit_bytes=limit_bytes)
+
+
 class ModelNotFound(NotFound):
     slug = "model-not-found"
 
@@ -259,6 +266,18 @@ class UploadIncomplete(Conflict):
             missing=[
                 {"path": shown(path), "part_numbers": list(parts)[:100]} for path, parts in list(missing.items())[:100]
             ],
+        )
+
+
+class PartsChanged(Unavailable):
+    """A part was sent again while it was put together with the others."""
+
+    slug = "parts-changed"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            "The object store",
+            detail=f"The parts of {shown(path)!r} changed while they were put together; commit again.",
         )
 
 

@@ -1,14 +1,14 @@
 """What becomes of a version once it is ready: described otherwise, yanked, removed, restored, purged."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
-from uuid import uuid4
 
 import structlog
 
 from model_registry.access import Actor, Permission, require
-from model_registry.catalog import patched
+from model_registry.catalog import patch_details, patched
 from model_registry.domain import Annotations, Event, ModelInfo, VersionRef, VersionSelector, VersionState
 from model_registry.errors import (
     InvalidField,
@@ -25,7 +25,6 @@ from model_registry.utils import EMPTY_OBJECT, JsonText, exact_json, merge_patch
 log = structlog.get_logger(__name__)
 
 _UNFINISHED = frozenset({VersionState.PENDING, VersionState.VERIFYING})
-_LARGE_PATCH = 16 * 1024
 
 
 class Lifecycle:
@@ -53,11 +52,13 @@ class Lifecycle:
                 raise PreconditionFailed(
                     "If-Match: the version is not described as you know it any more.", etag=f'"{before.etag}"'
                 )
+            if not patch:
+                return before
             annotations = patched(Annotations(before.description, before.tags), patch)
-            await tx.versions.annotate(before.id, self._metadata(before, patch), annotations)
-            details = to_json_text({"patch": patch})
-            if len(details) > _LARGE_PATCH:
-                details = to_json_text({"fields": sorted(patch)})
+            # A large document takes longer than the event loop may stall for.
+            metadata = await asyncio.to_thread(self._metadata, before, patch)
+            await tx.versions.annotate(before.id, metadata, annotations)
+            details = patch_details(patch)
             await tx.events.record(Event(actor.name, "version.updated", ref.model_name, ref.version, details))
             return await tx.versions.info_by_id(before.id)
 
@@ -69,9 +70,10 @@ class Lifecycle:
         change = patch["additional_metadata"]
         merged = {} if change is None else merge_patch(exact_json(info.additional_metadata), change)
         metadata = to_json_text(merged)
-        if len(metadata) > self._max_metadata_bytes:
-            rule = f"metadata has at most {self._max_metadata_bytes} bytes, and this would be what is there after it"
-            raise InvalidField(("body", "additional_metadata"), rule, f"{len(metadata)} bytes")
+        size_bytes = len(metadata.encode())
+        if size_bytes > self._max_metadata_bytes:
+            rule = f"metadata has at most {self._max_metadata_bytes} bytes, and with this patch it would have more"
+            raise InvalidField(("body", "additional_metadata"), rule, f"{size_bytes} bytes")
         return metadata
 
     async def yank(self, ref: VersionRef, reason: str | None, *, actor: Actor) -> ModelInfo:
@@ -80,6 +82,8 @@ class Lifecycle:
 
         async def work(tx: Transaction) -> ModelInfo:
             info = await self._hold_ready(tx, ref)
+            if info.yanked and info.yank_reason == reason:
+                return info
             await tx.versions.yank(info.id, reason)
             details = to_json_text({"reason": reason})
             await tx.events.record(Event(actor.name, "version.yanked", ref.model_name, ref.version, details))
@@ -141,7 +145,7 @@ class Lifecycle:
         aliases = await tx.aliases.of_version(info.id)
         if aliases and not force:
             raise VersionAliased(info.model_name, info.version, aliases)
-        await tx.aliases.drop_of_version(info.id, actor=actor.name, move_id=uuid4())
+        await tx.aliases.drop_of_version(info.id, actor=actor.name)
         await tx.versions.remove(info.id, self._purge_after_seconds)
         await tx.models.count(info.model_name, -1)
         details = to_json_text({"dropped_aliases": aliases}) if aliases else EMPTY_OBJECT

@@ -18,6 +18,7 @@ MAX_PATH_BYTES = 1024
 MAX_TAGS = 1000
 MAX_TAG_KEY = 256
 MAX_TAG_VALUE = 4096
+MAX_TAGS_CHARS = 1024**2
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _MODEL_RULE = (
@@ -35,13 +36,13 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 _MISLEADING = frozenset("\u200e\u200f\u061c\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def check_model_name(name: str, field: str = "model_name") -> str:
+def check_model_name(name: str, loc: tuple[str | int, ...] | str = "model_name") -> str:
     if len(name) > 128 or not _MODEL_NAME.fullmatch(name) or ".." in name or "--" in name:
-        raise InvalidField(field, _MODEL_RULE, name)
+        raise InvalidField(loc, _MODEL_RULE, name)
     return name
 
 
-def check_alias(alias: str, field: str = "alias") -> str:
+def check_alias(alias: str, field: tuple[str | int, ...] | str = "alias") -> str:
     if len(alias) > 64 or not _ALIAS.fullmatch(alias) or alias == "latest" or _is_version(alias):
         raise InvalidField(field, _ALIAS_RULE, alias)
     return alias
@@ -90,6 +91,8 @@ def check_tags(tags: Mapping[str, object], loc: tuple[str | int, ...]) -> None:
             raise InvalidField((*loc, key), "a tag is a text, a number, true or false", value)
         if isinstance(value, str) and len(value) > MAX_TAG_VALUE:
             raise InvalidField((*loc, key), f"a tag has at most {MAX_TAG_VALUE} characters", value)
+    if (total := sum(len(key) + len(str(value)) for key, value in tags.items())) > MAX_TAGS_CHARS:
+        raise InvalidField(loc, f"tags have at most {MAX_TAGS_CHARS} characters in all", f"{total} characters")
 
 
 def check_media_type(media_type: str, loc: tuple[str | int, ...]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
@@ -163,7 +162,7 @@ class Aliases:
         return Held({version.version: version for version in versions.values()}, held)
 
     async def move(
-        self, model_name: str, targets: Mapping[str, HeldVersion], *, actor: str, move_id: UUID
+        self, model_name: str, targets: Mapping[str, HeldVersion], *, actor: str
     ) -> dict[str, Alias]:
         """Point aliases at versions, all with a new generation and at one time; `hold` both before."""
         new = pg_insert(AliasDB).from_select(
@@ -196,27 +195,15 @@ class Aliases:
             moved.c.version_id,
             moved.c.updated_at,
             moved.c.updated_by,
-            literal(move_id, AliasMoveDB.move_id.type),
         )
         rows = await self._connection.execute(_remember(entry))
         return {row.alias: Alias(row.alias, targets[row.alias].version, row.generation, row.at, actor) for row in rows}
 
-    async def drop(self, ref: AliasRef, *, actor: str, move_id: UUID) -> int:
+    async def drop(self, ref: AliasRef, *, actor: str) -> int:
         """Delete an alias; `hold` it before. Returns the generation that this took."""
         is_it = (AliasDB.model_name == ref.model_name) & (AliasDB.alias == ref.alias)
-        row = (await self._connection.execute(_drop(is_it, actor, move_id))).one()
+        row = (await self._connection.execute(_drop(is_it, actor))).one()
         return int(row.generation)
-
-    async def has_move(self, ref: AliasRef, move_id: UUID) -> bool:
-        """Whether this call has changed the alias before."""
-        found = await self._connection.scalar(
-            select(AliasMoveDB.generation).where(
-                AliasMoveDB.model_name == ref.model_name,
-                AliasMoveDB.alias == ref.alias,
-                AliasMoveDB.move_id == move_id,
-            )
-        )
-        return found is not None
 
     async def touch_versions(self, version_ids: Collection[int]) -> None:
         """Versions show their aliases: a new ETag for each of those that gained or lost one."""
@@ -234,13 +221,13 @@ class Aliases:
             )
         )
 
-    async def drop_of_version(self, version_id: int, *, actor: str, move_id: UUID) -> list[str]:
+    async def drop_of_version(self, version_id: int, *, actor: str) -> list[str]:
         """Delete the aliases that point at a version; returns their names."""
-        rows = await self._connection.execute(_drop(AliasDB.version_id == version_id, actor, move_id))
+        rows = await self._connection.execute(_drop(AliasDB.version_id == version_id, actor))
         return sorted(row.alias for row in rows)
 
 
-def _drop(which: ColumnElement[bool], actor: str, move_id: UUID) -> _Remember:
+def _drop(which: ColumnElement[bool], actor: str) -> _Remember:
     dropped = delete(AliasDB).where(which).returning(AliasDB.model_name, AliasDB.alias).cte("dropped")
     return _remember(
         select(
@@ -250,13 +237,12 @@ def _drop(which: ColumnElement[bool], actor: str, move_id: UUID) -> _Remember:
             null(),
             _CLOCK,
             literal(actor, Text),
-            literal(move_id, AliasMoveDB.move_id.type),
         )
     )
 
 
 def _remember(entry: Select[*tuple[Any, ...]]) -> _Remember:
-    columns = ["model_name", "alias", "generation", "version_id", "at", "by", "move_id"]
+    columns = ["model_name", "alias", "generation", "version_id", "at", "by"]
     new = insert(AliasMoveDB).from_select(columns, entry)
     return new.returning(AliasMoveDB.alias, AliasMoveDB.generation, AliasMoveDB.at)
 

@@ -8,7 +8,7 @@ from email.utils import format_datetime, parsedate_to_datetime
 
 from starlette.datastructures import Headers
 
-from model_registry.errors import PreconditionFailed
+from model_registry.errors import InvalidField, PreconditionFailed
 from model_registry.web.problems import RangeNotSatisfiable
 
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
@@ -39,10 +39,32 @@ def is_not_modified(headers: Headers, etag: str, last_modified: datetime | None 
     return bool(moment and last_modified and _whole_seconds(last_modified) <= moment)
 
 
-def if_match(headers: Headers) -> Callable[[str], bool]:
-    """Whether If-Match lets a change be made, by the ETag of what is there; without the header it always does."""
-    tags = _joined(headers, "if-match")
-    return lambda etag: tags is None or _matches(tags, etag, strongly=True)
+def precondition(headers: Headers) -> Callable[[str | None], bool]:
+    """Whether If-Match and If-None-Match let a change be made, by the ETag of what is there, `None` for nothing.
+
+    Raises `InvalidField` for a header that is neither `*` nor a list of entity tags (RFC 9110, sections 13.1.1 and
+    13.1.2): a change that was meant to be conditional must not be made without its condition.
+    """
+    if_match, if_none_match = _entity_tags(headers, "if-match"), _entity_tags(headers, "if-none-match")
+
+    def holds(etag: str | None) -> bool:
+        here = set() if etag is None else {"*", f'"{etag}"'}
+        # A weak tag is none of ours, so If-Match, which compares strongly, fails with it.
+        is_matched = if_match is None or bool(if_match & here)
+        return is_matched and (if_none_match is None or not {tag.removeprefix("W/") for tag in if_none_match} & here)
+
+    return holds
+
+
+def _entity_tags(headers: Headers, name: str) -> set[str] | None:
+    value = _joined(headers, name)
+    if value is None:
+        return None
+    tags = {tag for part in value.split(",") if (tag := part.strip(" \t"))}
+    if tags != {"*"} and not (tags and all(_ENTITY_TAG.fullmatch(tag) for tag in tags)):
+        rule = 'an ETag with its quotes, such as "17", several of them, or *'
+        raise InvalidField(("header", name.title()), rule, value)
+    return tags
 
 
 def requested_range(headers: Headers, etag: str, size_bytes: int) -> ByteRange | None:

@@ -85,7 +85,6 @@ def upgrade() -> None:
         sa.Column("version_id", sa.BigInteger(), nullable=True),
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("by", sa.Text(), nullable=False),
-        sa.Column("move_id", sa.Uuid(), nullable=False),
         sa.ForeignKeyConstraint(
             ["model_name"],
             ["registered_models.name"],

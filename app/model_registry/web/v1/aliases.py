@@ -20,7 +20,7 @@ from model_registry.errors import (
 from model_registry.names import check_alias
 from model_registry.web import paging
 from model_registry.web.body import JSON, json_body
-from model_registry.web.conditions import is_not_modified
+from model_registry.web.conditions import is_not_modified, precondition
 from model_registry.web.context import Context
 from model_registry.web.describing import (
     BAD_BODY_TYPE,
@@ -73,7 +73,6 @@ _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?)"
     r"(?:[Zz]|([+ -])([0-9]{2}:[0-5][0-9]))?"
 )
-_ENTITY_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 _ETAG = {"ETag": header("The generation.", '"17"')}
 _ALIAS_EXAMPLE = {
@@ -149,7 +148,8 @@ async def get_alias(
     """The version that the alias points at, or pointed `at` a time.
 
     The past does not change: a time is answered from the history, also when the alias or the version that it pointed
-    at is gone since. Such a version may not be there to read any more; `GET …/versions/{version}` says so.
+    at is gone since. Such a version may not be there to read any more; `GET …/versions/{version}` says so. A time that
+    is still to come is answered as now.
     """
     moment = None if at is None else _moment(at)
     found = await context.aliases.get(AliasRef(name, alias), at=moment, actor=context.actor)
@@ -197,9 +197,9 @@ async def put_alias(
     yanked one can.
     """
     ref = AliasRef(name, alias)
-    precondition = _precondition(request)
+    holds = _precondition(request)
     body = Fields(await json_body(request, context.settings), ("version",))
-    put, is_new = await context.aliases.put(ref, body.text("version"), precondition=precondition, actor=context.actor)
+    put, is_new = await context.aliases.put(ref, body.text("version"), precondition=holds, actor=context.actor)
     return _alias(put, 201 if is_new else 200)
 
 
@@ -350,28 +350,8 @@ def _alias(alias: Alias, status_code: int = 200) -> Response:
 
 
 def _precondition(request: Request) -> Precondition:
-    """What If-Match and If-None-Match ask of the generation (RFC 9110, sections 13.1.1 and 13.1.2)."""
-    if_match, if_none_match = _entity_tags(request, "If-Match"), _entity_tags(request, "If-None-Match")
-
-    def holds(generation: int | None) -> bool:
-        here = set() if generation is None else {"*", f'"{generation}"'}
-        # A weak tag is none of ours, so If-Match, which compares strongly, fails with it.
-        is_matched = if_match is None or bool(if_match & here)
-        return is_matched and (if_none_match is None or not {tag.removeprefix("W/") for tag in if_none_match} & here)
-
-    return holds
-
-
-def _entity_tags(request: Request, name: str) -> set[str] | None:
-    """The tags of a header, or just `*`; nonsense is refused, because to ignore it would be to overwrite."""
-    values = request.headers.getlist(name)
-    if not values:
-        return None
-    tags = {tag for value in values for part in value.split(",") if (tag := part.strip(" \t"))}
-    if tags != {"*"} and not (tags and all(_ENTITY_TAG.fullmatch(tag) for tag in tags)):
-        rule = 'an ETag with its quotes, such as "17", several of them, or *'
-        raise InvalidField(("header", name), rule, ", ".join(values))
-    return tags
+    holds = precondition(request.headers)
+    return lambda generation: holds(None if generation is None else str(generation))
 
 
 def _moment(written: str) -> datetime:

@@ -14,7 +14,7 @@ from model_registry.names import MAX_TAG_KEY, MAX_TAG_VALUE, check_model_name
 from model_registry.utils import rfc3339
 from model_registry.web import paging
 from model_registry.web.body import JSON, MERGE_PATCH, json_body
-from model_registry.web.conditions import if_match, is_not_modified
+from model_registry.web.conditions import is_not_modified, precondition
 from model_registry.web.context import Context
 from model_registry.web.describing import (
     BAD_BODY_TYPE,
@@ -249,7 +249,9 @@ async def update_model(request: Request, context: Context, name: ModelName, if_m
     """Change `description` and `tags` by a merge patch: what is left out stays, null takes away."""
     patch = await json_body(request, context.settings, accepted=(MERGE_PATCH, JSON))
     check_patch(patch, ("description", "tags"))
-    described = await context.catalog.update(name, patch, precondition=if_match(request.headers), actor=context.actor)
+    described = await context.catalog.update(
+        name, patch, precondition=precondition(request.headers), actor=context.actor
+    )
     return Response(_json(described), headers={"ETag": f'"{described.etag}"'}, media_type=JSON)
 
 

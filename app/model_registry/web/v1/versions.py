@@ -18,7 +18,7 @@ from model_registry.errors import (
 from model_registry.web import paging
 from model_registry.web.answers import changed_model_info, model_info
 from model_registry.web.body import JSON, MERGE_PATCH, json_body
-from model_registry.web.conditions import if_match
+from model_registry.web.conditions import precondition
 from model_registry.web.context import Context
 from model_registry.web.describing import (
     BAD_BODY_TYPE,
@@ -179,7 +179,7 @@ async def update_version(
     patch = await json_body(request, context.settings, accepted=(MERGE_PATCH, JSON))
     check_patch(patch, ("description", "tags", "additional_metadata"))
     info = await context.lifecycle.update(
-        VersionRef(name, version), patch, precondition=if_match(request.headers), actor=context.actor
+        VersionRef(name, version), patch, precondition=precondition(request.headers), actor=context.actor
     )
     return changed_model_info(info)
 

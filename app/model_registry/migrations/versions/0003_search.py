@@ -1,0 +1,43 @@
+"""Indexes for the search over versions
+
+A minute for a million versions, during which nothing can be registered.
+
+Revision ID: 0003
+Revises: 0002
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+_READY = sa.text("state = 'ready'")
+_DOCUMENTS = ["tags", "model_params", "standardization_params", "additional_metadata"]
+
+
+def upgrade() -> None:
+    op.create_index("ix_model_info_created_at", "model_info", ["created_at", "id"], postgresql_where=_READY)
+    op.create_index("ix_model_info_size_bytes", "model_info", ["size_bytes", "id"], postgresql_where=_READY)
+    for name in ("model_name", "created_by"):
+        op.create_index(
+            f"ix_model_info_{name}_created_at", "model_info", [name, "created_at", "id"], postgresql_where=_READY
+        )
+    op.create_index("ix_model_info_version", "model_info", ["version"], postgresql_where=_READY)
+    op.create_index(
+        "ix_model_info_unready",
+        "model_info",
+        ["state", "created_at", "id"],
+        postgresql_where=sa.text("state <> 'ready'"),
+    )
+    op.create_index(
+        "ix_model_info_json",
+        "model_info",
+        _DOCUMENTS,
+        postgresql_using="gin",
+        postgresql_ops=dict.fromkeys(_DOCUMENTS, "jsonb_path_ops"),
+        postgresql_with={"fastupdate": "off"},
+        postgresql_where=_READY,
+    )

@@ -794,14 +794,14 @@ BAD_SWAPS: list[tuple[dict[str, Any], list[str | int]]] = [
     ({"moves": [{"alias": "champion"}]}, ["body", "moves", 0, "version"]),
     ({"moves": [MOVE, {"version": "1.0"}]}, ["body", "moves", 1, "alias"]),
     ({"moves": [MOVE | {"alias": 1}]}, ["body", "moves", 0, "alias"]),
-    ({"moves": [MOVE | {"alias": "1"}]}, ["moves.0.alias"]),
-    ({"moves": [MOVE | {"version": "latest"}]}, ["moves.0.version"]),
-    ({"moves": [MOVE | {"version": "@champion"}]}, ["moves.0.version"]),
+    ({"moves": [MOVE | {"alias": "1"}]}, ["moves", 0, "alias"]),
+    ({"moves": [MOVE | {"version": "latest"}]}, ["moves", 0, "version"]),
+    ({"moves": [MOVE | {"version": "@champion"}]}, ["moves", 0, "version"]),
     ({"moves": [MOVE | {"expected_version": 1}]}, ["body", "moves", 0, "expected_version"]),
-    ({"moves": [MOVE | {"expected_version": "latest"}]}, ["moves.0.expected_version"]),
-    ({"moves": [MOVE | {"expected_version": "*"}]}, ["moves.0.expected_version"]),
+    ({"moves": [MOVE | {"expected_version": "latest"}]}, ["moves", 0, "expected_version"]),
+    ({"moves": [MOVE | {"expected_version": "*"}]}, ["moves", 0, "expected_version"]),
     ({"moves": [MOVE | {"expected": "1.0"}]}, ["body", "moves", 0, "expected"]),
-    ({"moves": [MOVE, MOVE | {"version": "2.0"}]}, ["moves.1.alias"]),
+    ({"moves": [MOVE, MOVE | {"version": "2.0"}]}, ["moves", 1, "alias"]),
 ]
 
 

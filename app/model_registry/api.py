@@ -17,7 +17,7 @@ from model_registry.observability import configure_logging
 from model_registry.settings import ConfigurationError, Settings, load_settings
 from model_registry.web import docs, operations, original, problems
 from model_registry.web.middleware import EarlyAnswers, Guarded, HeadAsGet, Observed
-from model_registry.web.v1 import aliases, events, files, models, pushes, versions
+from model_registry.web.v1 import aliases, events, files, models, pushes, search, versions
 from model_registry.wiring import check_schema, open_services
 
 log = structlog.get_logger(__name__)
@@ -30,7 +30,7 @@ Stores, versions and hands out machine-learning models.
 * **Errors** are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem details: match on `type`, read `detail`.
 * Where a read takes a `{version}`, `latest` and `@alias` work too; `X-Model-Version` says which one it was.
 """
-V1 = (models, versions, pushes, files, aliases, events)
+V1 = (models, versions, search, pushes, files, aliases, events)
 TAGS = [
     {"name": "registry", "description": "Register, find, download and remove versions of models."},
     {"name": "models", "description": "Names that versions are kept under."},

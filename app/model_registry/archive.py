@@ -1,7 +1,8 @@
 """A version as one tar: deterministic, its exact length known before a byte is read, any range of it readable.
 
-Members are sorted by path bytes, with mtime 0, owner 0 and mode 0644, in POSIX pax format (IEEE Std 1003.1,
-"pax Interchange Format"): ustar headers, extended ones only where a path or size does not fit.
+Members are sorted by path bytes, with mtime 0, owner 0 and mode 0644, in GNU format (GNU tar manual, "Basic Tar
+Format"): paths are UTF-8, with a header of their own where they are longer than 100 bytes; sizes from 8 GiB on are
+binary. Every reader knows it. BusyBox, the tar of small images, takes no size from the POSIX pax format's headers.
 """
 
 import tarfile
@@ -64,8 +65,8 @@ class TarLayout:
 
 
 def archive_etag(manifest: Digest) -> str:
-    """Changes with the files, and with the way that this module writes them (the 1)."""
-    return f"tar1-{manifest.hex}"
+    """Changes with the files, and with the way that this module writes them (the 2)."""
+    return f"tar2-{manifest.hex}"
 
 
 def _padded(size_bytes: int) -> int:
@@ -76,4 +77,4 @@ def _header(file: StoredFile) -> bytes:
     member = tarfile.TarInfo(file.path)
     member.size = file.blob.size_bytes
     member.mode = 0o644
-    return member.tobuf(tarfile.PAX_FORMAT)
+    return member.tobuf(tarfile.GNU_FORMAT, "utf-8")

@@ -12,11 +12,12 @@ from model_registry.domain import Alias, Annotations, Event, Page, RegisteredMod
 from model_registry.errors import ModelExists, ModelInUse, ModelNotFound, PreconditionFailed
 from model_registry.names import check_model_name, check_tags
 from model_registry.storage.database import Database, Transaction
-from model_registry.utils import exact_json, merge_patch, to_json_text
+from model_registry.utils import JsonText, exact_json, merge_patch, to_json_text
 
 log = structlog.get_logger(__name__)
 
 _ALIASES_SHOWN = 1000
+_LARGE_PATCH = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Catalog:
     async def create(self, name: str, annotations: Annotations, *, actor: Actor) -> DescribedModel:
         """Raises `ModelExists`, or `ModelNameTaken` for a name that differs in case alone."""
         require(actor, Permission.WRITE)
-        check_model_name(name, "name")
+        check_model_name(name, ("body", "name"))
 
         async def work(tx: Transaction) -> DescribedModel:
             if not await tx.models.create(name, annotations):
@@ -87,8 +88,10 @@ class Catalog:
             before = await _described(tx, name)
             if not precondition(before.etag):
                 raise PreconditionFailed("If-Match: the model is not as you know it any more.", etag=f'"{before.etag}"')
+            if not patch:
+                return before
             await tx.models.annotate(name, patched(Annotations(before.model.description, before.model.tags), patch))
-            await tx.events.record(Event(actor.name, "model.updated", name, None, to_json_text({"patch": patch})))
+            await tx.events.record(Event(actor.name, "model.updated", name, None, patch_details(patch)))
             return await _described(tx, name)
 
         return await self._database.run(work)
@@ -116,6 +119,12 @@ async def _described(tx: Transaction, name: str) -> DescribedModel:
         raise ModelNotFound(name, existing if existing != name else None)
     aliases = await tx.aliases.page(name, after=None, limit=_ALIASES_SHOWN)
     return DescribedModel(model, aliases.items)
+
+
+def patch_details(patch: Mapping[str, Any]) -> JsonText:
+    """What the log keeps of a patch: all of it, or of a long one which fields it has."""
+    details = to_json_text({"patch": patch})
+    return details if len(details) <= _LARGE_PATCH else to_json_text({"fields": sorted(patch)})
 
 
 def patched(annotations: Annotations, patch: Mapping[str, Any]) -> Annotations:

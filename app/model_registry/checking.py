@@ -13,6 +13,7 @@ log = structlog.get_logger(__name__)
 
 _READS_AT_ONCE = 4
 _TRIES = 4
+_PAUSE_SECONDS = 0.2
 
 
 class Checker:
@@ -23,25 +24,29 @@ class Checker:
         self._turn = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def digest(self, key: str, size_bytes: int) -> Digest | None:
-        """The digest of `size_bytes` bytes at `key`; `None` when there are none, or not so many.
+        """The digest of `size_bytes` bytes at `key`; `None` when there are none, or not so many to be had.
 
-        A transfer that breaks goes on where it broke, a few times. Raises `Unavailable` when the store is away.
+        A transfer that breaks goes on where it broke, and is given up after a few tries that brought nothing. Raises
+        `Unavailable` when the store is away.
         """
+        digest = hashlib.sha256()
+        position = failures = 0
         async with self._turn:
-            digest = hashlib.sha256()
-            position = 0
-            for attempt in range(1, _TRIES + 1):
+            while position < size_bytes:
+                began_at = position
                 try:
-                    while position < size_bytes:
-                        async with self._blobs.read(key, position, size_bytes) as chunks:
-                            async for chunk in chunks:
-                                await asyncio.to_thread(digest.update, chunk)
-                                position += len(chunk)
-                    return Digest(digest.digest())
-                except (BlobMissing, BlobDamaged):
+                    async with self._blobs.read(key, position, size_bytes) as chunks:
+                        async for chunk in chunks:
+                            await asyncio.to_thread(digest.update, chunk)
+                            position += len(chunk)
+                except BlobMissing:
                     return None
-                except Unavailable:
-                    if attempt == _TRIES:
-                        raise
-                    log.warning("check.goes_on", key=key, position=position, attempt=attempt)
-            raise AssertionError("unreachable")
+                except (BlobDamaged, Unavailable) as error:
+                    failures = failures + 1 if position == began_at else 1
+                    log.warning("check.broken_off", key=key, position=position, failures=failures, cause=repr(error))
+                    if failures == _TRIES:
+                        if isinstance(error, Unavailable):
+                            raise
+                        return None
+                    await asyncio.sleep(_PAUSE_SECONDS * failures)
+        return Digest(digest.digest())

@@ -25,6 +25,7 @@ from model_registry.errors import (
     DigestMismatch,
     InvalidField,
     LeaseLost,
+    PartsChanged,
     SizeMismatch,
     Unavailable,
     UploadIncomplete,
@@ -36,7 +37,7 @@ from model_registry.lookup import missing, whole
 from model_registry.ongoing import Ongoing
 from model_registry.storage.blobstore import BlobStore, PartsRefused
 from model_registry.storage.database import Database, Transaction
-from model_registry.unfinished import UploadLimits, announce, keep_blobs
+from model_registry.unfinished import UploadLimits, announce, exists, keep_blobs
 from model_registry.utils import Loc
 
 log = structlog.get_logger(__name__)
@@ -92,7 +93,7 @@ class Commits:
 
         Every sha256 is proven, by the store's own check of a single PUT or by reading the object back. Verification
         goes on by itself when the caller leaves or the time is over, and the state says `verifying` meanwhile; to
-        commit again is always safe, and joins what is running.
+        commit again is always safe, joins what is running in this process, and resumes what another left behind.
 
         Raises
         ------
@@ -102,6 +103,9 @@ class Commits:
             The version stays pending; reserving again gives a fresh place for the file.
         UploadUnknown, InvalidField
             For parts of another version, or that are not those which were sent.
+        VersionExists
+            For what somebody else pushes, or registers.
+        VersionNotFound, VersionNotAvailable, CommitInProgress, PartsChanged, LeaseLost
         """
         require(actor, Permission.WRITE)
         async with self._database.reading() as tx:
@@ -112,12 +116,18 @@ class Commits:
                 return await tx.versions.info_by_id(taken.id)
         if taken.state == VersionState.REMOVED:
             raise VersionNotAvailable(ref.model_name, ref.version, taken.state)
+        if taken.created_by != actor.name or taken.digest is None:  # only a push has a digest before it is ready
+            raise exists(ref, taken)
         task = self._join_or_begin(ref, taken.id, parts, actor)
-        await asyncio.wait({task}, timeout=self._wait_seconds)
-        if task.done():
-            return task.result()
-        async with self._database.reading() as tx:
-            return await whole(tx, await tx.versions.info_by_id(taken.id))
+        while True:
+            await asyncio.wait({task}, timeout=self._wait_seconds)
+            if task.done():
+                return task.result()
+            async with self._database.reading() as tx:
+                now = await tx.versions.taken(ref)
+                # Otherwise it has not begun yet, because it waits for a lock, or ends this very moment.
+                if now is not None and now.state in {VersionState.VERIFYING, VersionState.READY}:
+                    return await whole(tx, await tx.versions.info_by_id(now.id))
 
     def _join_or_begin(self, ref: VersionRef, version_id: int, parts: Parts, actor: Actor) -> asyncio.Task[ModelInfo]:
         running_parts, task = self._running.get(version_id, (parts, None))
@@ -138,9 +148,11 @@ class Commits:
     async def _commit(self, ref: VersionRef, version_id: int, parts: Parts, actor: Actor) -> ModelInfo:
         lease = Lease(self._database, self._limits.lease_seconds)
         lease.version_id = version_id
-        uploads = await self._database.run(lambda tx: self._begin(tx, ref, version_id, parts))
+        # Whatever comes of it, somebody is there.
+        await self._database.run(lambda tx: tx.versions.renew(version_id, self._limits.lease_seconds))
         lease.keep()
         try:
+            uploads = await self._database.run(lambda tx: self._begin(tx, ref, version_id, parts))
             await self._settle(ref, uploads, parts, lease)
             # All the bytes are there: worth waiting for a database that is just being restarted.
             info = await self._database.run(
@@ -168,19 +180,15 @@ class Commits:
             return []
         if state not in {VersionState.PENDING, VersionState.VERIFYING}:
             raise LeaseLost
-        uploads = await tx.uploads.pushed(version_id)
-        in_parts = {upload.id for upload in uploads if upload.part_size is not None}
+        uploads = await tx.uploads.counting(version_id)
+        in_parts = {upload.id for upload in uploads.values() if upload.part_size is not None}
         for upload_id in parts:
             if upload_id not in in_parts:
                 raise UploadUnknown(str(upload_id))
-        wanted = await tx.declared.unpinned(version_id)
-        sent: dict[Digest, PushUpload] = {}
-        for upload in uploads:
-            if upload.sha256 not in sent or upload.state == UploadState.STORED:
-                sent[upload.sha256] = upload
-        if absent := [file.path for digest, file in wanted.items() if digest not in sent]:
+        lacking = await tx.declared.lacking(version_id)
+        if absent := [file.path for digest, file in lacking.items() if digest not in uploads]:
             raise UploadIncomplete(ref.model_name, ref.version, dict.fromkeys(sorted(absent), ()))
-        to_do = [sent[digest] for digest in wanted if sent[digest].state != UploadState.STORED]
+        to_do = [uploads[digest] for digest in lacking if uploads[digest].state != UploadState.STORED]
         for upload in to_do:
             if upload.state == UploadState.REFUSED:
                 raise _mismatch(upload, _Refused(upload.found_size_bytes or 0, upload.found_sha256))
@@ -222,29 +230,32 @@ class Commits:
             raise UploadIncomplete(ref.model_name, ref.version, absent)
 
     async def _find(self, upload: PushUpload, tags: Sequence[PartTag] | None) -> _Finding:
-        if upload.part_size is not None and (lacking := await self._complete(upload, tags)):
-            return _Absent(lacking)
+        lacking = () if upload.part_size is None else await self._complete(upload, tags)
         stored = await self._blobs.stored(upload.storage_key)
         if stored is None:
-            return _Absent(tuple(range(1, len(upload.part_sizes) + 1)))
+            return _Absent(lacking)
         if stored.size_bytes != upload.size_bytes:
             return _Refused(stored.size_bytes, None)
         if upload.part_size is None and stored.sha256 == upload.sha256:
             # The store refuses a PUT whose bytes do not match the checksum that we signed into its URL.
             return None
+        if upload.part_size is not None:
+            # Two requests for the first URLs each begin one, and the one that does not count may have been left.
+            await self._blobs.abort_multipart(upload.storage_key, None)
         found = await self._checker.digest(upload.storage_key, upload.size_bytes)
         if found is None:
-            return _Absent()
+            return _Refused(0, None)  # the store says that it is there, and does not give it back
         return None if found == upload.sha256 else _Refused(upload.size_bytes, found)
 
     async def _complete(self, upload: PushUpload, tags: Sequence[PartTag] | None) -> tuple[int, ...]:
-        """Make the parts one object; returns the numbers of those that are not there yet, or not of the right size."""
+        """Make the parts one object, if they are all there; returns the numbers of those that are not, as far as the
+        store has not made them one before."""
         sizes = dict(enumerate(upload.part_sizes, 1))
         if upload.multipart_id is None:
             return tuple(sizes)
         listed = await self._blobs.list_parts(upload.storage_key, upload.multipart_id)
         if listed is None:
-            return ()  # completed before, or given up: the object says which
+            return tuple(sizes)
         there = {part.number: part.etag for part in listed if sizes.get(part.number) == part.size_bytes}
         if tags is not None:
             _check_tags(upload, tags, {part.number: part.etag for part in listed}, len(sizes))
@@ -255,7 +266,7 @@ class Commits:
                 upload.storage_key, upload.multipart_id, [there[number] for number in sizes], upload.size_bytes
             )
         except PartsRefused as error:
-            raise InvalidField(_loc(upload), f"the store refuses these parts: {error.detail}") from error
+            raise PartsChanged(upload.path) from error
         return ()
 
     async def _publish(self, tx: Transaction, ref: VersionRef, version_id: int, actor: Actor) -> ModelInfo:
@@ -266,12 +277,12 @@ class Commits:
             return await tx.versions.info_by_id(version_id)
         if state not in {VersionState.PENDING, VersionState.VERIFYING}:
             raise LeaseLost
-        uploads = await tx.uploads.pushed(version_id)
-        stored = [upload.blob for upload in uploads if upload.state == UploadState.STORED]
-        others = [upload.id for upload in uploads if upload.state != UploadState.STORED]
+        uploads = await tx.uploads.counting(version_id)
+        stored = [upload for upload in uploads.values() if upload.state == UploadState.STORED]
+        await tx.uploads.close_pushed([upload.id for upload in stored])
+        others = await tx.uploads.of_version(version_id)
         await tx.uploads.give_up(others, delay_seconds=self._limits.late_write_seconds)
-        await tx.uploads.close_pushed(version_id)
-        await keep_blobs(tx, stored, self._blobs.location, actor=actor)
+        await keep_blobs(tx, [upload.blob for upload in stored], self._blobs.location, actor=actor)
         await tx.declared.publish(version_id)
         info = await tx.versions.info_by_id(version_id)
         assert info.digest is not None  # noqa: S101 - a push declares its manifest

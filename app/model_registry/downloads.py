@@ -10,20 +10,25 @@ from datetime import datetime
 from model_registry.access import Actor, Permission, require
 from model_registry.archive import BlobRange, TarLayout, archive_etag
 from model_registry.domain import Digest, Page, PublishedVersion, StoredFile, VersionSelector
-from model_registry.errors import FileDamaged, FileNotFound, InvalidField
+from model_registry.errors import FileDamaged, FileNotFound, InvalidField, VersionNotFound
 from model_registry.lookup import found
 from model_registry.names import check_path
 from model_registry.storage.blobstore import BlobDamaged, BlobStore
-from model_registry.storage.database import Database
+from model_registry.storage.database import Database, Transaction
 
 _THREAD_HASH_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Bytes that can be asked for, and what HTTP wants to know before them."""
+    """Bytes that can be asked for, and what HTTP wants to know before them.
+
+    `last_modified` is absent for what `latest` or an alias names: that may go back to an older version, which every
+    comparison of dates would call unchanged.
+    """
 
     version: PublishedVersion
+    last_modified: datetime | None
     filename: str
     size_bytes: int
     etag: str
@@ -39,10 +44,6 @@ class Download:
         """The one file that this is, or `None` for an archive."""
         return self.content if isinstance(self.content, StoredFile) else None
 
-    @property
-    def last_modified(self) -> datetime:
-        return self.version.ready_at
-
 
 class Downloads:
     def __init__(self, database: Database, blobs: BlobStore) -> None:
@@ -52,29 +53,30 @@ class Downloads:
     async def find(self, selector: VersionSelector, path: str | None, *, actor: Actor) -> Download:
         """The file at `path`; without it the only file, or the archive of several.
 
-        Raises `ModelNotFound`, `VersionNotFound`, `FileNotFound`. No connection is held afterwards.
+        Raises `ModelNotFound`, `VersionNotFound`, `FileNotFound`, `FileDamaged`. No connection is held afterwards.
         """
         require(actor, Permission.READ)
         async with self._database.reading() as tx:
-            version = await found(tx, selector, await tx.versions.published(selector))
             if path is not None:
+                version = await found(tx, selector, await tx.versions.published(selector))
                 file = await tx.versions.stored_file(version.id, path) if _is_path(path) else None
                 files = [file] if file else []
             else:
-                files = list(await tx.versions.stored_files(version.id))
+                version, files = await _with_all_files(tx, selector)
         if not files:
             raise FileNotFound(version.model_name, version.version, path)
+        _check_sound(files)
         if len(files) == 1:
-            return _of_file(version, files[0])
-        return await self._of_archive(version, files)
+            return _of_file(version, files[0], selector)
+        return await self._of_archive(version, files, selector)
 
     async def find_archive(self, selector: VersionSelector, *, actor: Actor) -> Download:
-        """All files as one archive, however many there are. Raises `ModelNotFound`, `VersionNotFound`."""
+        """All files as one archive, however many there are. Raises as `find` does, but for `FileNotFound`."""
         require(actor, Permission.READ)
         async with self._database.reading() as tx:
-            version = await found(tx, selector, await tx.versions.published(selector))
-            files = list(await tx.versions.stored_files(version.id))
-        return await self._of_archive(version, files)
+            version, files = await _with_all_files(tx, selector)
+        _check_sound(files)
+        return await self._of_archive(version, files, selector)
 
     async def manifest(
         self, selector: VersionSelector, *, after: str | None = None, limit: int = 100, actor: Actor
@@ -83,13 +85,19 @@ class Downloads:
         require(actor, Permission.READ)
         async with self._database.reading() as tx:
             version = await found(tx, selector, await tx.versions.published(selector))
-            return version, await tx.versions.page_of_files(version.id, after=after, limit=limit)
+            page = await tx.versions.page_of_files(version.id, after=after, limit=limit)
+        if after is None and not page.items:
+            _check_count(version, 0)
+        return version, page
 
-    async def _of_archive(self, version: PublishedVersion, files: list[StoredFile]) -> Download:
+    async def _of_archive(
+        self, version: PublishedVersion, files: list[StoredFile], selector: VersionSelector
+    ) -> Download:
         # A hundred thousand headers take more than the event loop may stall for.
         layout = await asyncio.to_thread(TarLayout, files)
         return Download(
             version=version,
+            last_modified=version.ready_at if selector.is_label else None,
             filename=f"{version.model_name}-{version.version}.tar",
             size_bytes=layout.size_bytes,
             etag=archive_etag(version.digest),
@@ -106,9 +114,7 @@ class Downloads:
 
     async def presign_files(self, files: Sequence[tuple[StoredFile, str]], *, expires_in_seconds: int) -> Sequence[str]:
         """A URL for each file, that answers with this Content-Disposition. Raises `FileDamaged`."""
-        for file, _ in files:
-            if file.is_damaged:
-                raise FileDamaged(file.path, str(file.blob.sha256))
+        _check_sound([file for file, _ in files])
         return await self._blobs.presign_gets(
             [(file.blob.storage_key, disposition) for file, disposition in files],
             expires_in_seconds=expires_in_seconds,
@@ -119,8 +125,6 @@ class Downloads:
 
         A blob that is read whole is hashed on the way, and its last piece is held back until the digest agrees.
         """
-        if isinstance(download.content, StoredFile) and download.content.is_damaged:
-            raise FileDamaged(download.content.path, str(download.content.blob.sha256))
         if isinstance(download.content, TarLayout):
             for piece in download.content.read(start, stop):
                 if isinstance(piece, bytes):
@@ -152,15 +156,35 @@ class Downloads:
             yield held
 
 
-def _of_file(version: PublishedVersion, file: StoredFile) -> Download:
+def _of_file(version: PublishedVersion, file: StoredFile, selector: VersionSelector) -> Download:
     return Download(
         version=version,
+        last_modified=version.ready_at if selector.is_label else None,
         filename=file.path.rpartition("/")[2],
         size_bytes=file.blob.size_bytes,
         etag=file.blob.sha256.hex,
         sha256=file.blob.sha256,
         content=file,
     )
+
+
+async def _with_all_files(tx: Transaction, selector: VersionSelector) -> tuple[PublishedVersion, list[StoredFile]]:
+    version = await found(tx, selector, await tx.versions.published(selector))
+    files = list(await tx.versions.stored_files(version.id))
+    _check_count(version, len(files))
+    return version, files
+
+
+def _check_count(version: PublishedVersion, count: int) -> None:
+    """A version that is purged between two statements must not look like one without files."""
+    if count != version.file_count:
+        raise VersionNotFound(version.model_name, version.version)
+
+
+def _check_sound(files: Sequence[StoredFile]) -> None:
+    for file in files:
+        if file.is_damaged:
+            raise FileDamaged(file.path, str(file.blob.sha256))
 
 
 async def _update(digest: "hashlib._Hash", chunk: bytes) -> None:

@@ -22,9 +22,9 @@ quotes; a key of more than letters, digits, ``_`` and ``-`` in backticks or doub
 wildcards of LIKE, and a backslash makes them ordinary.
 
 A comparison is true or false, never unknown. It is false where what it looks at is missing, or of another JSON type
-than the value: ``tags.x != 'a'`` finds versions whose tag x is another text, ``NOT tags.x = 'a'`` those without one too.
-Numbers compare by value, exactly; text by code point. Unless a filter mentions `state`, only ready versions are
-searched.
+than the value: ``tags.x != 'a'`` is for versions whose tag x is another text, ``NOT tags.x = 'a'`` also for those that
+have none. Numbers compare by value, exactly; text by code point. Unless a filter mentions `state`, only ready versions
+are searched.
 
 A syntax tree that did not come from the parser is held to the same rules: the constructors raise `InvalidFilter`.
 """
@@ -41,7 +41,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from model_registry.errors import Invalid, shown
+from model_registry.errors import Invalid, InvalidField, shown
 
 T = TypeVar("T")
 
@@ -306,7 +306,6 @@ operator: SIGN | NOT? (LIKE | ILIKE)
 in: NOT? IN -> operator
 value: SINGLE_QUOTED | DOUBLE_QUOTED | NUMBER | TRUE | FALSE
 
-// Keywords come before names; but where only a key can stand, every name is a key.
 _AND.2: /AND(?![\w-])/i
 _OR.2: /OR(?![\w-])/i
 NOT.2: /NOT(?![\w-])/i
@@ -315,7 +314,8 @@ LIKE.2: /LIKE(?![\w-])/i
 ILIKE.2: /ILIKE(?![\w-])/i
 TRUE.2: /TRUE(?![\w-])/i
 FALSE.2: /FALSE(?![\w-])/i
-NAME: /[A-Za-z_][A-Za-z0-9_-]*/
+NAME: /(?!(?:AND|OR|NOT|IN|I?LIKE|TRUE|FALSE)(?![\w-]))[A-Z_][A-Z0-9_-]*/i
+// A keyword is a key like any other.
 KEY: /[A-Za-z0-9_][A-Za-z0-9_-]*/
 SIGN: /[=!<>~]+/
 SINGLE_QUOTED: /'[^']*(?:''[^']*)*'/
@@ -490,7 +490,8 @@ def parse_filter(text: str) -> Filter:
 
 
 def _syntax_error(text: str, error: UnexpectedInput) -> InvalidFilter:
-    accepted = error.interactive_parser.accepts()
+    parser: Any = error.interactive_parser
+    accepted = parser.accepts()
     expected = next(words for terminal, words in _EXPECTED.items() if terminal in accepted)
     if isinstance(error, UnexpectedToken) and error.token.type == "$END":
         return InvalidFilter(f"the filter ends here, expected {expected}", column=len(text) + 1)
@@ -503,12 +504,54 @@ def _syntax_error(text: str, error: UnexpectedInput) -> InvalidFilter:
 
 # Orders
 
-_ORDERS = ("created_at", "model_name", "number", "size_bytes")
+# What breaks ties: the id, and among versions of one model their number, which grows with it and has an index.
+_TIES = {"created_at": "id", "model_name": "number", "size_bytes": "id"}
+_ORDER_RULE = f"an order is one of {', '.join(_TIES)}, alone or with ASC or DESC after it"
 
 
 @dataclass(frozen=True, slots=True)
 class SearchPosition:
-    """Where a version stands in a search: what it is sorted by, and its id among those that are equal in that."""
+    """Where a version stands in an order: what it is sorted by, and what breaks a tie."""
 
     value: str | int | datetime
-    id: int
+    tie: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a search is sorted. There is an index for each field that one may sort by.
+
+    `number` is none of them because in one model it is the order of `created_at`, and over several it means nothing;
+    `created_by` because one looks for a creator's versions by a filter.
+    """
+
+    field: str
+    is_descending: bool
+
+    @property
+    def tie(self) -> str:
+        return _TIES[self.field]
+
+    def position_of(self, version: object) -> SearchPosition:
+        """Where a version, as a search found it, stands."""
+        return SearchPosition(getattr(version, self.field), getattr(version, self.tie))
+
+    def position(self, value: Any, tie: Any) -> SearchPosition:
+        """The position of these two, whatever they are, a time being text; `InvalidFilter` if there is none."""
+        if self.field == "created_at" and isinstance(value, str):
+            value = _time(value)
+        for name, part in ((self.field, value), (self.tie, tie)):
+            Comparison(Field("number" if name == "id" else name), Operator.EQ, part)
+        return SearchPosition(value, tie)
+
+
+NEWEST_FIRST = Order("created_at", is_descending=True)
+
+
+def parse_order(text: str) -> Order:
+    """`created_at DESC` and the like; ascending where it does not say. Raises `InvalidField`."""
+    field, _, direction = text.strip().partition(" ")
+    direction = direction.strip().upper() or "ASC"
+    if field not in _TIES or direction not in {"ASC", "DESC"}:
+        raise InvalidField("order_by", _ORDER_RULE, text)
+    return Order(field, is_descending=direction == "DESC")

@@ -14,6 +14,7 @@ from model_registry.domain import (
     VersionSelector,
     VersionState,
 )
+from model_registry.filters import NEWEST_FIRST, Filter, Order, SearchPosition
 from model_registry.lookup import found, missing, whole
 from model_registry.names import check_model_name
 from model_registry.ongoing import Ongoing
@@ -128,9 +129,22 @@ class ModelRegistry:
             )
             if not page.items and not await tx.models.exists(model_name):
                 raise await missing(tx, VersionSelector(model_name, "latest"))
-            if state in {VersionState.PENDING, VersionState.VERIFYING}:
-                return Page(tuple([await whole(tx, info) for info in page.items]), page.has_more)
-            return page
+            return Page(tuple([await whole(tx, info) for info in page.items]), page.has_more)
+
+    async def search(
+        self,
+        condition: Filter | None = None,
+        *,
+        order: Order = NEWEST_FIRST,
+        after: SearchPosition | None = None,
+        limit: int = 100,
+        actor: Actor,
+    ) -> Page[ModelInfo]:
+        """Versions of all models that a filter is for; see `filters` for what it can say."""
+        require(actor, Permission.READ)
+        async with self._database.reading() as tx:
+            page = await tx.search.page(condition=condition, order=order, after=after, limit=limit)
+            return Page(tuple([await whole(tx, info) for info in page.items]), page.has_more)
 
     async def list_versions(
         self, *, model_name: str | None = None, after: ListPosition | None = None, limit: int = 100, actor: Actor

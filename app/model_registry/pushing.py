@@ -1,7 +1,8 @@
 """Push: a version whose files are declared first, sent past us, and verified before anybody sees it."""
 
 import asyncio
-from collections.abc import AsyncIterable, Collection, Sequence
+import contextlib
+from collections.abc import AsyncIterable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -35,7 +36,6 @@ from model_registry.errors import (
     Unavailable,
     UploadTooLarge,
     UploadUnknown,
-    VersionExists,
     VersionNotAvailable,
 )
 from model_registry.leases import Lease
@@ -45,16 +45,18 @@ from model_registry.ongoing import Ongoing
 from model_registry.storage.blobstore import MAX_PARTS, BlobStore, PresignedRequest, StoredPart, storage_key
 from model_registry.storage.database import Database, Transaction
 from model_registry.storage.versions import TakenLabel
-from model_registry.unfinished import UploadLimits, discard_unfinished
+from model_registry.unfinished import UploadLimits, discard_unfinished, exists
 from model_registry.uploads import PartBuffers, digest_stream, store_stream
 from model_registry.versions import check_version, precedence
 
 log = structlog.get_logger(__name__)
 
 _PATIENCE_SECONDS = 10
-_HEADS_AT_ONCE = 16
-_CLOCKS_APART_SECONDS = 300
+_LOOKS_AT_ONCE = 16
+_SIGNED_AT_ONCE = 1000
 _PROBE_SECONDS = 60
+# What a URL writes may come after its end: the store's clock may be behind, and a transfer that began in time may last.
+_LATE_PUT_SECONDS = 3600
 
 
 class Method(StrEnum):
@@ -133,11 +135,18 @@ class PushLimits:
         return max(self.part_bytes, -(-size_bytes // (MAX_PARTS * mebibyte)) * mebibyte)
 
 
+class _Overtaken(Exception):
+    """Somebody else made the model, and this version in it, a moment ago."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Taken:
+    """A label that is ours. `lacking` are the bytes that are not there, each with the file that is to bring them, and
+    `uploads` are what it counts on for them."""
+
     info: ModelInfo
-    uploads: Sequence[PushUpload]
-    missing: dict[Digest, FileEntry]
+    lacking: Mapping[Digest, FileEntry]
+    uploads: Mapping[Digest, PushUpload]
     is_new: bool
 
 
@@ -195,7 +204,10 @@ class Pushes:
             is_rerun = True
             return await self._take(tx, push, manifest, reservation, actor, ours, is_direct=is_direct)
 
-        taken = await self._database.run(work)
+        taken = None
+        while taken is None:
+            with contextlib.suppress(_Overtaken):  # and then it is there to be found
+                taken = await self._database.run(work)
         instructions = await self._instructions(push.files, taken, is_direct=is_direct)
         if taken.is_new:
             log.info("version.reserved", model_name=push.model_name, version=taken.info.version, files=len(push.files))
@@ -215,7 +227,7 @@ class Pushes:
         await tx.models.lock(push.model_name)
         known = ours or await self._resumed(tx, push, manifest, actor)
         if known is not None and known.state == VersionState.READY:
-            return _Taken(await tx.versions.info_by_id(known.id), (), {}, is_new=False)
+            return _Taken(await tx.versions.info_by_id(known.id), {}, {}, is_new=False)
         if known is None:
             version_id = await self._take_label(tx, push, manifest, reservation, actor)
             await tx.declared.add(version_id, push.files)
@@ -223,13 +235,13 @@ class Pushes:
             version_id = known.id
             await tx.versions.renew(version_id, self._limits.lease_seconds)
             await tx.versions.annotate(version_id, push.details.additional_metadata, push.annotations)
-        lacking = await tx.declared.unpinned(version_id)
+        lacking = await tx.declared.lacking(version_id)
         stored = await _already_stored(tx, lacking.values(), actor)
         await tx.declared.pin(version_id, stored)
         lacking = {digest: file for digest, file in lacking.items() if digest not in stored}
         uploads = await self._open_uploads(tx, version_id, lacking, is_direct=is_direct)
         info = await whole(tx, await tx.versions.info_by_id(version_id))
-        return _Taken(info, uploads, lacking, is_new=known is None or ours is not None)
+        return _Taken(info, lacking, uploads, is_new=known is None or ours is not None)
 
     async def _resumed(self, tx: Transaction, push: Push, manifest: Manifest, actor: Actor) -> TakenLabel | None:
         """The version that this push means, if there is one already and it may go on with it."""
@@ -246,7 +258,7 @@ class Pushes:
         is_open = taken.state in {VersionState.PENDING, VersionState.VERIFYING} and taken.created_by == actor.name
         if is_same and (is_open or taken.state == VersionState.READY):
             return taken
-        raise _exists(ref, taken)
+        raise exists(ref, taken)
 
     async def _take_label(
         self, tx: Transaction, push: Push, manifest: Manifest, reservation: UUID, actor: Actor
@@ -267,24 +279,20 @@ class Pushes:
             )
             if version_id is not None:
                 return version_id
-            taken = await tx.versions.taken(ref)
-            if push.version is not None and taken is not None:
-                raise _exists(ref, taken)  # somebody else made the model, and this version, a moment ago
+            if push.version is not None:
+                raise _Overtaken
 
     async def _open_uploads(
-        self, tx: Transaction, version_id: int, lacking: dict[Digest, FileEntry], *, is_direct: bool
-    ) -> Sequence[PushUpload]:
+        self, tx: Transaction, version_id: int, lacking: Mapping[Digest, FileEntry], *, is_direct: bool
+    ) -> Mapping[Digest, PushUpload]:
         """What the push has sent or will send directly; what was found wrong gets a fresh place."""
-        uploads = await tx.uploads.pushed(version_id)
-        refused = [upload.id for upload in uploads if upload.state == UploadState.REFUSED]
+        refused = await tx.uploads.refused(version_id)
         await tx.uploads.give_up(refused, delay_seconds=self._limits.late_write_seconds)
+        uploads = await tx.uploads.counting(version_id)
         if not is_direct:
-            return [upload for upload in uploads if upload.id not in refused]
-        expiry_seconds = self._push_limits.presign_expiry_seconds + _CLOCKS_APART_SECONDS
-        await tx.uploads.is_writable_for(
-            [upload.id for upload in uploads if upload.state == UploadState.OPEN], expiry_seconds
-        )
-        there = {upload.sha256 for upload in uploads if upload.id not in refused}
+            return uploads
+        still_open = [upload.id for upload in uploads.values() if upload.state == UploadState.OPEN]
+        await tx.uploads.is_writable_for(still_open, self._writable_seconds)
         fresh = [
             NewUpload(
                 id=(upload_id := uuid4()),
@@ -294,62 +302,71 @@ class Pushes:
                 part_size=self._push_limits.part_size(file.size_bytes),
             )
             for digest, file in lacking.items()
-            if digest not in there
+            if digest not in uploads
         ]
         await tx.uploads.open_pushed(
-            fresh, version_id, lease_seconds=self._limits.lease_seconds, writable_seconds=expiry_seconds
+            fresh, version_id, lease_seconds=self._limits.lease_seconds, writable_seconds=self._writable_seconds
         )
-        return await tx.uploads.pushed(version_id)
+        return await tx.uploads.counting(version_id)
 
     async def _instructions(
         self, files: Sequence[FileEntry], taken: _Taken, *, is_direct: bool
     ) -> Sequence[Instruction]:
-        by_digest: dict[Digest, PushUpload] = {}
-        for upload in taken.uploads:
-            if upload.sha256 not in by_digest or upload.state == UploadState.STORED:
-                by_digest[upload.sha256] = upload
-        open_uploads = {
-            digest: upload for digest, upload in by_digest.items() if upload.state == UploadState.OPEN and is_direct
-        }
+        done = {digest for digest, upload in taken.uploads.items() if upload.state == UploadState.STORED}
+        unsure = [upload for upload in taken.uploads.values() if upload.state == UploadState.OPEN]
         if not taken.is_new:
-            sent = await self._sent(open_uploads.values())
-            open_uploads = {digest: upload for digest, upload in open_uploads.items() if upload.id not in sent}
-            done = {upload.sha256 for upload in by_digest.values() if upload.state == UploadState.STORED}
-            done |= {upload.sha256 for upload in by_digest.values() if upload.id in sent}
-        else:
-            done = set()
-        puts = [upload for upload in open_uploads.values() if upload.part_size is None]
+            done |= await self._sent(unsure)
+        direct = {upload.sha256: upload for upload in unsure if upload.sha256 not in done} if is_direct else {}
         expires_at = self._expires_at()
-        signed = await self._blobs.presign_puts(
-            [(upload.storage_key, upload.sha256, upload.size_bytes) for upload in puts],
-            expires_in_seconds=self._push_limits.presign_expiry_seconds,
-        )
-        requests = {upload.id: request for upload, request in zip(puts, signed, strict=True)}
+        requests = await self._signed([upload for upload in direct.values() if upload.part_size is None])
 
         def instruction(file: FileEntry) -> Instruction:
-            first = taken.missing.get(file.sha256)
+            first = taken.lacking.get(file.sha256)
             if first is None or first.path != file.path or file.sha256 in done:
                 return Instruction(file)
-            upload = open_uploads.get(file.sha256)
+            upload = direct.get(file.sha256)
             if upload is None:
                 return Instruction(file, Method.PROXY)
             if upload.part_size is None:
                 return Instruction(file, Method.PUT, requests[upload.id], expires_at)
             return Instruction(file, Method.MULTIPART, upload_id=upload.id, part_size=upload.part_size)
 
-        return [instruction(file) for file in files]
+        # In a thread: many of them take longer than the event loop may stall.
+        return await asyncio.to_thread(lambda: [instruction(file) for file in files])
 
-    async def _sent(self, uploads: Collection[PushUpload]) -> set[UUID]:
-        """Those of the uploads whose object is there, whole; only `commit` looks into it."""
-        turn = asyncio.Semaphore(_HEADS_AT_ONCE)
+    async def _signed(self, uploads: Sequence[PushUpload]) -> Mapping[UUID, PresignedRequest]:
+        requests: dict[UUID, PresignedRequest] = {}
+        for start in range(0, len(uploads), _SIGNED_AT_ONCE):
+            batch = uploads[start : start + _SIGNED_AT_ONCE]
+            signed = await self._blobs.presign_puts(
+                [(upload.storage_key, upload.sha256, upload.size_bytes) for upload in batch],
+                expires_in_seconds=self._push_limits.presign_expiry_seconds,
+            )
+            requests |= {upload.id: request for upload, request in zip(batch, signed, strict=True)}
+            await asyncio.sleep(0)  # signing waits for nothing, and others have a turn now
+        return requests
 
-        async def is_sent(upload: PushUpload) -> bool:
-            async with turn:
-                stored = await self._blobs.stored(upload.storage_key)
-            return stored is not None and stored.size_bytes == upload.size_bytes
+    async def _sent(self, uploads: Sequence[PushUpload]) -> set[Digest]:
+        """Those of the digests whose object is there, whole; only `commit` looks into it."""
+        sent: set[Digest] = set()
+        for start in range(0, len(uploads), _LOOKS_AT_ONCE):
+            batch = uploads[start : start + _LOOKS_AT_ONCE]
+            looks = await asyncio.gather(*(self._look(upload) for upload in batch))
+            sent |= {upload.sha256 for upload, (_, is_sent) in zip(batch, looks, strict=True) if is_sent}
+        return sent
 
-        answers = await asyncio.gather(*(is_sent(upload) for upload in uploads))
-        return {upload.id for upload, is_there in zip(uploads, answers, strict=True) if is_there}
+    async def _look(self, upload: PushUpload) -> tuple[Sequence[StoredPart], bool]:
+        """What the store has of an upload: its parts, or whether it is there as one object of the right size."""
+        if upload.multipart_id is not None:
+            parts = await self._blobs.list_parts(upload.storage_key, upload.multipart_id)
+            if parts is not None:
+                return parts, False
+        stored = await self._blobs.stored(upload.storage_key)
+        if stored is None and upload.multipart_id is not None:
+            multipart_id = upload.multipart_id
+            log.warning("upload.parts_lost", path=upload.path, storage_key=upload.storage_key)
+            await self._database.run(lambda tx: tx.uploads.lost_multipart(upload.id, multipart_id))
+        return (), stored is not None and stored.size_bytes == upload.size_bytes
 
     async def _does_store_check(self) -> bool:
         """Whether the store refuses a PUT whose bytes do not match its checksum: tried once in a process.
@@ -359,12 +376,10 @@ class Pushes:
         async with self._probing:
             if self._store_checks is None:
                 key = storage_key(uuid4())
-                async with self._database.transaction() as tx:
-                    await tx.garbage.add([key], delay_seconds=_PROBE_SECONDS)
+                await self._database.run(lambda tx: tx.garbage.add([key], delay_seconds=_PROBE_SECONDS))
                 self._store_checks = await self._blobs.enforces_checksums(key)
                 if self._store_checks:
-                    async with self._database.transaction() as tx:
-                        await tx.garbage.remove([key])
+                    await self._database.run(lambda tx: tx.garbage.remove([key]))
                 else:
                     log.warning("store.does_not_check", reason="it took a body that does not match its checksum")
         return self._store_checks
@@ -372,23 +387,33 @@ class Pushes:
     def _expires_at(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self._push_limits.presign_expiry_seconds)
 
+    @property
+    def _writable_seconds(self) -> float:
+        return self._push_limits.presign_expiry_seconds + _LATE_PUT_SECONDS
+
     # Uploads in parts
 
-    async def status(self, upload_id: str, *, actor: Actor) -> UploadStatus:
-        """What the store has of an upload in parts, so that a client that lost its place goes on. Renews the lease."""
-        upload, info = await self._upload(upload_id, actor)
-        parts = await self._blobs.list_parts(upload.storage_key, upload.multipart_id) if upload.multipart_id else []
-        if parts is None:
-            if not await self._sent([upload]):
-                raise UploadUnknown(upload_id)
-            return UploadStatus(upload, info.model_name, info.version, (), is_complete=True)
-        return UploadStatus(upload, info.model_name, info.version, parts, is_complete=False)
+    async def status(self, upload_id: UUID, *, actor: Actor) -> UploadStatus:
+        """What the store has of an upload in parts, so that a client that lost its place goes on. Renews the lease.
 
-    async def sign_parts(self, upload_id: str, numbers: Sequence[int], *, actor: Actor) -> Sequence[SignedPart]:
-        """A URL for each of the parts, good for one PUT of exactly that part's size. Renews the lease."""
+        Raises `UploadUnknown` for one that is over, and for one that is whole and not what was declared.
+        """
         upload, info = await self._upload(upload_id, actor)
+        if upload.state == UploadState.STORED:
+            return UploadStatus(upload, info.model_name, info.version, (), is_complete=True)
+        parts, is_complete = await self._look(upload)
+        return UploadStatus(upload, info.model_name, info.version, parts, is_complete)
+
+    async def sign_parts(self, upload_id: UUID, numbers: Sequence[int], *, actor: Actor) -> Sequence[SignedPart]:
+        """A URL for each of the parts, good for one PUT of exactly that part's size. Renews the lease.
+
+        Raises `UploadUnknown` as `status` does, `VersionNotAvailable` while it is verified.
+        """
+        upload, info = await self._upload(upload_id, actor, writable_seconds=self._writable_seconds)
         if info.state != VersionState.PENDING:
             raise VersionNotAvailable(info.model_name, info.version, info.state)
+        if upload.state == UploadState.STORED:
+            raise UploadUnknown(str(upload_id))
         sizes = upload.part_sizes
         for index, number in enumerate(numbers):
             if not 1 <= number <= len(sizes):
@@ -403,22 +428,21 @@ class Pushes:
         )
         return [SignedPart(number, request, expires_at) for number, request in zip(numbers, requests, strict=True)]
 
-    async def _upload(self, upload_id: str, actor: Actor) -> tuple[PushUpload, ModelInfo]:
+    async def _upload(
+        self, upload_id: UUID, actor: Actor, *, writable_seconds: float | None = None
+    ) -> tuple[PushUpload, ModelInfo]:
         require(actor, Permission.WRITE)
-        try:
-            parsed = UUID(upload_id)
-        except ValueError:
-            raise UploadUnknown(upload_id) from None
 
         async def work(tx: Transaction) -> tuple[PushUpload, ModelInfo]:
-            found = await tx.uploads.find_pushed(parsed)
-            if found is None or found[0].part_size is None:
-                raise UploadUnknown(upload_id)
+            found = await tx.uploads.find_pushed(upload_id)
+            if found is None or found[0].part_size is None or found[0].state == UploadState.REFUSED:
+                raise UploadUnknown(str(upload_id))
             upload, version_id = found
             info = await tx.versions.info_by_id(version_id)
             if info.created_by != actor.name or not await tx.versions.renew(version_id, self._limits.lease_seconds):
-                raise UploadUnknown(upload_id)
-            await tx.uploads.is_writable_for([parsed], self._push_limits.presign_expiry_seconds + _CLOCKS_APART_SECONDS)
+                raise UploadUnknown(str(upload_id))
+            if writable_seconds is not None:
+                await tx.uploads.is_writable_for([upload_id], writable_seconds)
             return upload, info
 
         return await self._database.run(work)
@@ -457,10 +481,20 @@ class Pushes:
             uploads = await tx.uploads.pushed_of(version_id, file.sha256)
         if size_bytes is not None and size_bytes != file.size_bytes:
             raise SizeMismatch(path, file.size_bytes, size_bytes)
-        if is_stored or any(upload.state == UploadState.STORED for upload in uploads):
-            await self._compare(file, chunks)
-        else:
-            await self._store(ref, version_id, file, chunks)
+        lease = Lease(self._database, self._limits.lease_seconds)
+        lease.version_id = version_id
+        self._ongoing.begin()
+        lease.keep()
+        try:
+            if is_stored or any(upload.state == UploadState.STORED for upload in uploads):
+                await self._compare(version_id, file, lease.while_held(chunks))
+            else:
+                await self._store(ref, version_id, file, lease, chunks, actor)
+        except UploadTooLarge:
+            raise SizeMismatch(path, file.size_bytes, None) from None
+        finally:
+            lease.end()
+            self._ongoing.end()
         return file
 
     async def _pending(self, tx: Transaction, ref: VersionRef, actor: Actor) -> int:
@@ -468,29 +502,33 @@ class Pushes:
         if taken is None or taken.has_lapsed:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
         if taken.state in {VersionState.READY, VersionState.REMOVED} or taken.created_by != actor.name:
-            raise _exists(ref, taken)
+            raise exists(ref, taken)
         if taken.state != VersionState.PENDING:
             raise VersionNotAvailable(ref.model_name, ref.version, taken.state)
         return taken.id
 
-    async def _compare(self, file: FileEntry, chunks: AsyncIterable[bytes]) -> None:
+    async def _compare(self, version_id: int, file: FileEntry, chunks: AsyncIterable[bytes]) -> None:
         """Bytes that are there already are only looked at."""
-        try:
-            _check(file, await digest_stream(chunks, file.size_bytes))
-        except UploadTooLarge:
-            raise SizeMismatch(file.path, file.size_bytes, None) from None
+        if not await self._database.run(lambda tx: tx.versions.renew(version_id, self._limits.lease_seconds)):
+            raise LeaseLost
+        _check(file, await digest_stream(chunks, file.size_bytes))
 
-    async def _store(self, ref: VersionRef, version_id: int, file: FileEntry, chunks: AsyncIterable[bytes]) -> None:
+    async def _store(
+        self,
+        ref: VersionRef,
+        version_id: int,
+        file: FileEntry,
+        lease: Lease,
+        chunks: AsyncIterable[bytes],
+        actor: Actor,
+    ) -> None:
         upload = NewUpload(upload_id := uuid4(), storage_key(upload_id), file.path, declared=file)
-        lease = Lease(self._database, self._limits.lease_seconds)
-        lease.version_id = version_id
         lease.upload_ids.append(upload.id)
 
         async def began_multipart(multipart_id: str) -> None:
             if not await self._database.run(lambda tx: tx.uploads.began_multipart(upload.id, multipart_id)):
                 raise LeaseLost
 
-        self._ongoing.begin()
         is_kept = False
         try:
             if not await self._database.run(
@@ -498,7 +536,6 @@ class Pushes:
                 patience_seconds=_PATIENCE_SECONDS,
             ):
                 raise LeaseLost
-            lease.keep()
             blob = await store_stream(
                 lease.while_held(chunks),
                 key=upload.storage_key,
@@ -509,27 +546,34 @@ class Pushes:
                 began_multipart=began_multipart,
             )
             _check(file, blob)
-            await self._database.run(
-                lambda tx: self._keep(tx, ref, version_id, upload, file.sha256), patience_seconds=_PATIENCE_SECONDS
+            is_kept = await self._database.run(
+                lambda tx: self._keep(tx, ref, version_id, upload, file.sha256, actor),
+                patience_seconds=_PATIENCE_SECONDS,
             )
-            is_kept = True
-        except UploadTooLarge:
-            raise SizeMismatch(file.path, file.size_bytes, None) from None
         finally:
-            lease.end()
             if not is_kept:
                 await asyncio.shield(self._ongoing.run(self._give_up(upload)))
-            self._ongoing.end()
 
-    async def _keep(self, tx: Transaction, ref: VersionRef, version_id: int, upload: NewUpload, sha256: Digest) -> None:
-        state = await tx.versions.lock(version_id)
-        if state == VersionState.VERIFYING:
-            raise VersionNotAvailable(ref.model_name, ref.version, state)
-        if state != VersionState.PENDING or await tx.uploads.mark_stored([upload.id]) != 1:
+    async def _keep(
+        self, tx: Transaction, ref: VersionRef, version_id: int, upload: NewUpload, sha256: Digest, actor: Actor
+    ) -> bool:
+        """Let a push count on these bytes; `False` when somebody else has brought the same ones meanwhile."""
+        if await tx.versions.lock(version_id) is None:
             raise LeaseLost
-        others = [each.id for each in await tx.uploads.pushed_of(version_id, sha256) if each.id != upload.id]
-        await tx.uploads.give_up(others, delay_seconds=self._limits.late_write_seconds)
+        uploads = await tx.uploads.pushed_of(version_id, sha256)
+        stored = {each.id for each in uploads if each.state == UploadState.STORED}
+        if upload.id in stored:
+            return True  # the answer to an earlier COMMIT of ours was lost
+        await self._pending(tx, ref, actor)
         await tx.versions.renew(version_id, self._limits.lease_seconds)
+        if stored:
+            return False
+        if await tx.uploads.mark_stored([upload.id]) != 1:
+            raise LeaseLost
+        # What others bring through us is theirs until it is over.
+        direct = [each.id for each in uploads if each.is_direct]
+        await tx.uploads.give_up(direct, delay_seconds=self._limits.late_write_seconds)
+        return True
 
     async def _give_up(self, upload: NewUpload) -> None:
         delay_seconds = self._limits.late_write_seconds
@@ -561,9 +605,3 @@ def _check(file: FileEntry, blob: StoredBlob) -> None:
         raise SizeMismatch(file.path, file.size_bytes, blob.size_bytes)
     if blob.sha256 != file.sha256:
         raise DigestMismatch(file.path, str(file.sha256), str(blob.sha256))
-
-
-def _exists(ref: VersionRef, taken: TakenLabel) -> VersionExists:
-    return VersionExists(
-        ref.model_name, ref.version, state=taken.state, digest=str(taken.digest) if taken.digest else None
-    )

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from model_registry.access import Actor
 from model_registry.domain import Digest, Event, Manifest, StoredBlob, VersionRef
+from model_registry.errors import VersionExists
 from model_registry.storage.blobs import KeptBlob
 from model_registry.storage.database import Transaction
+from model_registry.storage.versions import TakenLabel
 from model_registry.utils import to_json_text
 
 
@@ -17,6 +19,12 @@ class UploadLimits:
     max_upload_bytes: int
     lease_seconds: float
     late_write_seconds: float
+
+
+def exists(ref: VersionRef, taken: TakenLabel) -> VersionExists:
+    """What to say to whoever may not go on with a version that is there."""
+    digest = str(taken.digest) if taken.digest else None
+    return VersionExists(ref.model_name, ref.version, state=taken.state, digest=digest)
 
 
 async def discard_unfinished(

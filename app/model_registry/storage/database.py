@@ -23,6 +23,7 @@ from model_registry.storage.events import Events
 from model_registry.storage.garbage import Garbage
 from model_registry.storage.idempotency import Idempotency
 from model_registry.storage.models import Models
+from model_registry.storage.search import Search
 from model_registry.storage.uploads import Uploads
 from model_registry.storage.versions import Versions
 from model_registry.utils import JsonText, clean_json_object, to_json_text
@@ -71,6 +72,10 @@ class Transaction:
     @cached_property
     def declared(self) -> Declared:
         return Declared(self.connection)
+
+    @cached_property
+    def search(self) -> Search:
+        return Search(self.connection)
 
     @cached_property
     def garbage(self) -> Garbage:

@@ -7,11 +7,12 @@ from sqlalchemy import BigInteger, LargeBinary, Row, Text, delete, func, insert,
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.db_models import DeclaredFileDB, VersionFileDB
+from model_registry.db_models import BlobDB, DeclaredFileDB, VersionFileDB
 from model_registry.domain import Digest, FileEntry
 from model_registry.storage.sql import BATCH, among, array
 
 _FILES = select(*DeclaredFileDB.__table__.columns)
+_ARE_THERE = (BlobDB.sha256 == DeclaredFileDB.stored_sha256) & BlobDB.damaged_at.is_(None)
 
 
 class Declared:
@@ -46,15 +47,15 @@ class Declared:
         )
 
     async def find(self, version_id: int, path: str) -> tuple[FileEntry, bool] | None:
-        """The file of this path, and whether its bytes are pinned."""
+        """The file of this path, and whether its bytes are pinned, and sound as far as is known."""
         row = (
             await self._connection.execute(
-                _FILES.where(DeclaredFileDB.version_id == version_id, DeclaredFileDB.path == path)
+                _FILES.add_columns(BlobDB.sha256.is_not(None).label("is_there"))
+                .outerjoin(BlobDB, _ARE_THERE)
+                .where(DeclaredFileDB.version_id == version_id, DeclaredFileDB.path == path)
             )
         ).one_or_none()
-        if row is None:
-            return None
-        return _to_entry(row), row.stored_sha256 is not None
+        return None if row is None else (_to_entry(row), row.is_there)
 
     async def first(self, version_id: int, limit: int) -> Sequence[FileEntry]:
         """The first files by path."""
@@ -63,11 +64,12 @@ class Declared:
         )
         return [_to_entry(row) for row in rows]
 
-    async def unpinned(self, version_id: int) -> dict[Digest, FileEntry]:
-        """For each digest that was not there before, the first file that has it."""
+    async def lacking(self, version_id: int) -> dict[Digest, FileEntry]:
+        """For each digest whose bytes are not pinned, or were found damaged since, the first file that has it."""
         rows = await self._connection.execute(
             _FILES.ext(distinct_on(DeclaredFileDB.sha256))
-            .where(DeclaredFileDB.version_id == version_id, DeclaredFileDB.stored_sha256.is_(None))
+            .outerjoin(BlobDB, _ARE_THERE)
+            .where(DeclaredFileDB.version_id == version_id, BlobDB.sha256.is_(None))
             .order_by(DeclaredFileDB.sha256, DeclaredFileDB.path)
         )
         return {Digest(row.sha256): _to_entry(row) for row in rows}

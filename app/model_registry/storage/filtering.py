@@ -1,27 +1,43 @@
 """Filters as SQL: every value is a bound parameter, every condition true or false and never NULL.
 
-JSON is compared for equality by containment (``@>``), which the GIN index of `model_info` serves. No index serves
-inequalities and patterns on JSON, patterns that begin with a wildcard, and whatever is negated: rows are tried for
-these in the order of the search, or where an index has found them for another part of the filter.
+The GIN index of `model_info` answers equality on JSON, which is containment (``@>``). No index answers inequalities and
+patterns on JSON, patterns that begin with a wildcard (except on `model_name`), nor what is negated: for these, rows are
+tried in the order of the search, or among those that an index finds for another part of the filter, or, where the
+statistics say that next to none will do, as they are stored.
 """
 
+import json
+import operator as comparing
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    and_,
-    not_,
-    or_,
-)
+from sqlalchemy import ColumnElement, Text, and_, any_, exists, func, literal, not_, or_
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 
-from model_registry.db_models import ModelInfoDB
-from model_registry.filters import And, Comparison, FieldKind, Filter, Not, Operator, Or
+from model_registry.db_models import ModelInfoDB, RegisteredModelDB
+from model_registry.filters import And, Comparison, Field, FieldKind, Filter, Not, Operator, Or, Scalar, json_type
+from model_registry.storage.sql import among, array
+from model_registry.utils import EMPTY_OBJECT, JsonText, to_json_text
 
-_COLUMNS: dict[str, Any] = {column.name: column for column in ModelInfoDB.__table__.columns}
+_Condition = ColumnElement[bool]
+
+_JSONB = JSONB()
+_OPPOSITES = {
+    Operator.NE: Operator.EQ,
+    Operator.NOT_IN: Operator.IN,
+    Operator.NOT_LIKE: Operator.LIKE,
+    Operator.NOT_ILIKE: Operator.ILIKE,
+}
+_INEQUALITIES: dict[Operator, Callable[[Any, Any], _Condition]] = {
+    Operator.LT: comparing.lt,
+    Operator.LE: comparing.le,
+    Operator.GT: comparing.gt,
+    Operator.GE: comparing.ge,
+}
 
 
-def where(condition: Filter) -> ColumnElement[bool]:
-    """The condition that a row of `model_info` fulfils exactly when the filter says so."""
+def where(condition: Filter) -> _Condition:
+    """What is true of just those rows of `model_info` that the filter is for."""
     match condition:
         case And():
             return and_(*map(where, condition.operands))
@@ -30,15 +46,73 @@ def where(condition: Filter) -> ColumnElement[bool]:
         case Not():
             return not_(where(condition.operand))
         case Comparison():
-            return _in_json(condition) if condition.field.kind is FieldKind.JSON else _in_column(condition)
+            compare = _json_condition if condition.field.kind is FieldKind.JSON else _column_condition
+            return compare(condition.field, condition.operator, condition.value)
 
 
-def _in_column(comparison: Comparison) -> ColumnElement[bool]:
-    column = _COLUMNS[comparison.field.name]
-    value = comparison.value
-    match comparison.operator:
-        case Operator.IN:
-            return among(column, value)
-        case Operator.NOT_IN:
-            return not_(among(column, value))
-    return compared(column, operator, value)
+def _column_condition(field: Field, operator: Operator, value: Any) -> _Condition:
+    column = getattr(ModelInfoDB, field.name)
+    if operator in _OPPOSITES:
+        return not_(_column_condition(field, _OPPOSITES[operator], value))
+    if operator in _INEQUALITIES:
+        return _INEQUALITIES[operator](column.collate("C") if field.kind is FieldKind.TEXT else column, value)
+    if operator is Operator.IN:
+        return among(column, value)
+    if operator is Operator.EQ:
+        equals: _Condition = column == value
+        return equals
+    if field.name == "model_name":
+        # There are far fewer models than versions, and an index finds the versions of a model.
+        return exists().where(RegisteredModelDB.name == column, _matches(RegisteredModelDB.name, operator, value))
+    return _matches(column, operator, value)
+
+
+def _json_condition(field: Field, operator: Operator, value: Any) -> _Condition:
+    column = getattr(ModelInfoDB, field.name)
+    if operator in _INEQUALITIES:
+        return _exists(column, _path(field, f"@ {operator} {_in_path(value)}"))
+    if operator is Operator.IN:
+        return _contains(column, any_(array([_document(field, item) for item in value], _JSONB)))
+    if operator is Operator.EQ:
+        return _contains(column, literal(_document(field, value), _JSONB))
+    of_same_type = _path(field, f'@.type() == "{json_type(value[0] if isinstance(value, tuple) else value)}"')
+    if operator in _OPPOSITES:
+        return and_(_exists(column, of_same_type), not_(_json_condition(field, _OPPOSITES[operator], value)))
+    found = func.jsonb_path_query_first(column, of_same_type, literal(EMPTY_OBJECT, _JSONB), literal(True))
+    text = found.op("#>>", return_type=Text())(array([], Text()))
+    return _matches(text, operator, value).is_(True)
+
+
+def _matches(text: Any, operator: Operator, pattern: str) -> _Condition:
+    matches: _Condition = text.like(pattern) if operator is Operator.LIKE else text.ilike(pattern)
+    return matches
+
+
+def _contains(column: Any, document: ColumnElement[Any]) -> _Condition:
+    contains: _Condition = column.contains(document)
+    return contains
+
+
+def _exists(column: Any, path: ColumnElement[str]) -> _Condition:
+    """Whether the path finds anything; it is NULL and not false where it comes to a list or a missing key."""
+    found: _Condition = column.path_exists(path).is_(True)
+    return found
+
+
+def _path(field: Field, condition: str) -> ColumnElement[str]:
+    """A JSON path to the value, if it fulfils the condition; a strict one does not go into lists."""
+    keys = "".join(f".{_in_path(key)}" for key in field.path)
+    return literal(f"strict ${keys} ? ({condition})", JSONPATH())
+
+
+def _in_path(value: Scalar) -> str:
+    """A key or value as JSON paths have it, which quote text as JSON does."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+
+
+def _document(field: Field, value: Scalar) -> JsonText:
+    """The smallest document that has the value at the path."""
+    document: Any = value
+    for key in reversed(field.path):
+        document = {key: document}
+    return to_json_text(document)

@@ -62,6 +62,8 @@ _MODEL = select(
     _LATEST,
 ).where(~RegisteredModelDB.is_provisional)
 _ONE = _MODEL.where(RegisteredModelDB.name == _NAME)
+# As JSON has it (RFC 8259, section 6), and with no more digits than a tag's number can have.
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,999})(\.[0-9]{1,999})?([eE][+-]?[0-9]{1,3})?")
 _EXISTS = select(RegisteredModelDB.name).where(RegisteredModelDB.name == _NAME)
 
 
@@ -164,7 +166,12 @@ class Models:
         await self._connection.execute(
             update(RegisteredModelDB)
             .where(RegisteredModelDB.name == name)
-            .values(description=annotations.description, tags=annotations.tags, updated_at=func.now())
+            .values(
+                description=annotations.description,
+                tags=annotations.tags,
+                # Not when the transaction began: it may have waited for others that began later.
+                updated_at=func.clock_timestamp(),
+            )
         )
 
     async def delete_unused(self, name: str) -> bool:
@@ -182,7 +189,7 @@ def _json_values(text: str) -> list[Any]:
     match text:
         case "true" | "false":
             return [text, text == "true"]
-        case _ if re.fullmatch(r"-?\d{1,300}(\.\d{1,300})?", text):
+        case _ if _NUMBER.fullmatch(text):
             return [text, Decimal(text)]
         case _:
             return [text]

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, LargeBinary, Row, Text, delete, func, insert, literal, select, update
+from sqlalchemy import BigInteger, LargeBinary, Row, Text, case, delete, func, insert, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -73,7 +74,15 @@ class Uploads:
         gone = (
             delete(UploadDB)
             .where(among(UploadDB.id, upload_ids))
-            .returning(UploadDB.storage_key, UploadDB.multipart_id, UploadDB.size_bytes, UploadDB.writable_until)
+            .returning(
+                UploadDB.storage_key,
+                # Those of a push may have been begun twice at the same moment: the collector looks for all of them.
+                case((UploadDB.part_size.is_(None), UploadDB.multipart_id)).label("multipart_id"),
+                UploadDB.size_bytes,
+                UploadDB.writable_until,
+                # What clients write with one PUT has no parts to look for.
+                or_(UploadDB.writable_until.is_(None), UploadDB.part_size.is_not(None)).label("may_have_parts"),
+            )
             .cte("gone")
         )
         await self._connection.execute(
@@ -85,7 +94,7 @@ class Uploads:
                     gone.c.multipart_id,
                     gone.c.size_bytes,
                     gone.c.writable_until,
-                    literal(True),
+                    gone.c.may_have_parts,
                     func.now() + seconds(delay_seconds),
                 ),
             )
@@ -118,15 +127,21 @@ class Uploads:
                 )
             )
 
-    async def pushed(self, version_id: int) -> Sequence[PushUpload]:
-        """What a push has written or will write, by path."""
+    async def counting(self, version_id: int) -> dict[Digest, PushUpload]:
+        """For each digest the upload that a push counts on: rather one that holds the bytes than one that will or did
+        not. Of those that pass through us nobody knows before they hold them."""
         rows = await self._connection.execute(
-            _PUSHED.where(UploadDB.version_id == version_id).order_by(UploadDB.path, UploadDB.created_at)
+            _PUSHED.ext(distinct_on(UploadDB.sha256))
+            .where(
+                UploadDB.version_id == version_id,
+                or_(UploadDB.state != UploadState.OPEN, UploadDB.writable_until.is_not(None)),
+            )
+            .order_by(UploadDB.sha256, (UploadDB.state == UploadState.STORED).desc(), UploadDB.created_at.desc())
         )
-        return [_to_push_upload(row) for row in rows]
+        return {(upload := _to_push_upload(row)).sha256: upload for row in rows}
 
     async def pushed_of(self, version_id: int, sha256: Digest) -> Sequence[PushUpload]:
-        """What a push has for these bytes."""
+        """All that a push has for these bytes."""
         rows = await self._connection.execute(
             _PUSHED.where(UploadDB.version_id == version_id, UploadDB.sha256 == sha256.raw)
         )
@@ -184,12 +199,20 @@ class Uploads:
             )
         )
 
-    async def close_pushed(self, version_id: int) -> None:
-        """End the uploads of a push whose objects have become blobs."""
-        await self._connection.execute(delete(UploadDB).where(UploadDB.version_id == version_id))
+    async def close_pushed(self, upload_ids: Sequence[UUID]) -> None:
+        """End the uploads of a push whose objects become blobs."""
+        await self._connection.execute(delete(UploadDB).where(among(UploadDB.id, upload_ids)))
 
     async def of_version(self, version_id: int) -> Sequence[UUID]:
         return (await self._connection.scalars(select(UploadDB.id).where(UploadDB.version_id == version_id))).all()
+
+    async def refused(self, version_id: int) -> Sequence[UUID]:
+        """Those of a version that hold other bytes."""
+        return (
+            await self._connection.scalars(
+                select(UploadDB.id).where(UploadDB.version_id == version_id, UploadDB.state == UploadState.REFUSED)
+            )
+        ).all()
 
     async def count_lapsed(self) -> tuple[int, int, int]:
         """Of uploads past their lease: how many no version knows of, how many there are in all, and their bytes."""

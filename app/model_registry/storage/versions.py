@@ -56,6 +56,7 @@ from model_registry.utils import JsonText
 from model_registry.versions import Precedence
 
 _READY = ModelInfoDB.state == VersionState.READY
+_HAS_NOT_LAPSED = or_(ModelInfoDB.lease_expires_at.is_(None), ModelInfoDB.lease_expires_at > func.now())
 _NAME = bindparam("model_name", type_=Text)
 _LABEL = bindparam("version", type_=Text)
 
@@ -219,7 +220,9 @@ class Versions:
         limit: int,
     ) -> Page[ModelInfo]:
         """Versions of one model in one state, newest precedence first, or last registered first."""
-        wanted = select(ModelInfoDB.id).where(ModelInfoDB.model_name == model_name, ModelInfoDB.state == state)
+        wanted = select(ModelInfoDB.id).where(
+            ModelInfoDB.model_name == model_name, ModelInfoDB.state == state, _HAS_NOT_LAPSED
+        )
         order: tuple[ColumnElement[Any], ...] = (ModelInfoDB.number.desc(),)
         if by_precedence:
             order = (ModelInfoDB.precedence.desc(), *order)
@@ -351,7 +354,7 @@ class Versions:
             select(ModelInfoDB.state)
             .where(
                 ModelInfoDB.id == version_id,
-                or_(ModelInfoDB.lease_expires_at.is_(None), ModelInfoDB.lease_expires_at > func.now()),
+                _HAS_NOT_LAPSED,
             )
             .with_for_update()
         )

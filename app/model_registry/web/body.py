@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from model_registry.errors import InvalidField, Stalled
+from model_registry.errors import BodyTooLarge, InvalidField, RegistryError, Stalled
 from model_registry.settings import Settings
 from model_registry.utils import Loc, parse_json_object
 from model_registry.web.problems import BadRequest, UnsupportedMediaType
@@ -34,16 +34,24 @@ async def body_chunks(request: Request, idle_timeout_seconds: float) -> AsyncIte
             yield chunk
 
 
-async def read_bounded(request: Request, *, max_bytes: int, idle_timeout_seconds: float) -> bytes:
-    """The whole body, if it is at most so long."""
-    rule = f"a JSON body has at most {max_bytes} bytes"
-    if (announced := content_length(request)) is not None and announced > max_bytes:
-        raise InvalidField("body", rule, f"{announced} bytes")
+async def read_bounded(
+    request: Request, *, max_bytes: int, idle_timeout_seconds: float, is_metadata: bool = True
+) -> bytes:
+    """The whole body, if it is at most so long; for metadata that is a rule of its content, for more it is not."""
+
+    def refusal(seen: str) -> RegistryError:
+        if is_metadata:
+            return InvalidField("body", f"a JSON body has at most {max_bytes} bytes", seen)
+        return BodyTooLarge(max_bytes)
+
+    # A larger one is read as far as it may go: a client hears nothing before it has sent most of its body.
+    if is_metadata and (announced := content_length(request)) is not None and announced > max_bytes:
+        raise refusal(f"{announced} bytes")
     body = bytearray()
     async for chunk in body_chunks(request, idle_timeout_seconds):
         body += chunk
         if len(body) > max_bytes:
-            raise InvalidField("body", rule, f"{len(body)} bytes or more")
+            raise refusal(f"{len(body)} bytes or more")
     return bytes(body)
 
 
@@ -54,11 +62,15 @@ def media_type(request: Request) -> str:
 async def json_body(
     request: Request, settings: Settings, *, accepted: tuple[str, ...] = (JSON,), max_bytes: int | None = None
 ) -> dict[str, Any]:
-    """The object that the body is; nothing at all is the empty one. Metadata documents in it are at depth 1."""
+    """The object that the body is; nothing at all is the empty one. Metadata documents in it are at depth 1.
+
+    With `max_bytes` it holds more than metadata.
+    """
     body = await read_bounded(
         request,
         max_bytes=max_bytes or settings.max_metadata_bytes,
         idle_timeout_seconds=settings.body_idle_timeout_seconds,
+        is_metadata=max_bytes is None,
     )
     if not body:
         return {}

@@ -50,13 +50,13 @@ class Fields:
             raise InvalidField(self.loc(name), NOT_AN_OBJECT, value)
         return value
 
-    def items(self, name: str, *, at_most: int) -> list[Any]:
+    def items(self, name: str, *, at_least: int = 0, at_most: int) -> list[Any]:
         """A list that must be there."""
         value = self._required(name)
         if not isinstance(value, list):
             raise InvalidField(self.loc(name), "a list is expected", value)
-        if len(value) > at_most:
-            raise InvalidField(self.loc(name), f"at most {at_most} items", f"{len(value)} items")
+        if not at_least <= len(value) <= at_most:
+            raise InvalidField(self.loc(name), f"{at_least} to {at_most} items are expected", f"{len(value)} items")
         return value
 
     def _required(self, name: str) -> Any:

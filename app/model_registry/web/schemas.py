@@ -237,7 +237,7 @@ class AliasHistoryOut(BaseModel):
 class AliasIn(BaseModel):
     """Where an alias is to point."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"version": "2.4.0"}})
+    model_config = ConfigDict(extra="forbid")
 
     version: str = Field(description="A label; neither `latest` nor another alias.")
 
@@ -258,17 +258,7 @@ class PlannedMoveIn(BaseModel):
 class SwapIn(BaseModel):
     """Moves that are made together, or not at all."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "moves": [
-                    {"alias": "champion", "version": "2.4.0", "expected_version": "2.3.1"},
-                    {"alias": "previous", "version": "2.3.1"},
-                ]
-            }
-        },
-    )
+    model_config = ConfigDict(extra="forbid")
 
     moves: list[PlannedMoveIn] = Field(min_length=1, max_length=100, description="No alias twice.")
 

@@ -38,10 +38,11 @@ async def answer(
     disposition = content_disposition(download.filename)
     headers = {
         "ETag": f'"{download.etag}"',
-        "Last-Modified": http_date(download.last_modified),
         "Cache-Control": "no-cache",
         "X-Model-Version": download.version.version,
     }
+    if download.last_modified is not None:
+        headers["Last-Modified"] = http_date(download.last_modified)
     if is_not_modified(request.headers, download.etag, download.last_modified):
         return Response(status_code=304, headers=headers)
     if redirect and request.method == "GET":

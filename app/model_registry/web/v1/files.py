@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from model_registry.domain import VersionSelector
 from model_registry.downloads import Download
-from model_registry.errors import FileDamaged, FileNotFound, InvalidField
+from model_registry.errors import FileDamaged, FileNotFound, InvalidField, InvalidPageToken
 from model_registry.names import check_path
 from model_registry.utils import rfc3339
 from model_registry.web import paging, transfer
@@ -120,6 +120,7 @@ _ARCHIVE_ANSWERS = {
         NO_MODEL,
         NO_VERSION,
         NO_ALIAS,
+        _DAMAGED,
         NO_MATCH,
         RangeNotSatisfiable(1024),
         BAD_NAME,
@@ -169,7 +170,7 @@ async def list_files(
         selector, after=started[1] if started else None, limit=limit, actor=context.actor
     )
     if started and started[0] != published.id:
-        raise BAD_TOKEN
+        raise InvalidPageToken
     urls: list[str | None] = [None] * len(page.items)
     expires_at = None
     if presign:
@@ -279,7 +280,8 @@ async def head_archive(
 )
 async def download_url(request: Request, context: Context, name: ModelName, version: ReadVersion) -> Response:
     """For clients that fetch from storage by themselves, with nothing but a URL: it takes GET, with Range."""
-    body = Fields(await json_body(request, context.settings), ("path", "expires_in_seconds"))
+    tree = await json_body(request, context.settings)
+    body = Fields({name: value for name, value in tree.items() if value is not None}, ("path", "expires_in_seconds"))
     expiry_seconds = context.settings.presign_expiry_seconds
     if "expires_in_seconds" in body:
         expiry_seconds = body.integer("expires_in_seconds", at_least=1, at_most=_MAX_EXPIRY_SECONDS)

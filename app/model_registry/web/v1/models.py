@@ -43,6 +43,7 @@ from model_registry.web.v1.bodies import annotations_of, check_patch
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=ANY_ROUTE)
 
 _MAX_SEARCH = 256
+_MAX_TAGS_ASKED = 32
 _TAG = "tag."
 
 
@@ -155,7 +156,7 @@ async def find_models(
     page = await context.catalog.page(
         search=search,
         tags=tags,
-        after=paging.page_position(page_token or None, query, check_model_name),
+        after=paging.page_position(page_token or None, query, lambda name: check_model_name(name)),
         limit=limit,
         actor=context.actor,
     )
@@ -175,6 +176,8 @@ def _tags(request: Request) -> dict[str, str]:
             raise InvalidField(("query", name), rule, value)
         if tags.setdefault(key, value) != value:
             raise InvalidField(("query", name), "a tag has one value, so no model has both", value)
+        if len(tags) > _MAX_TAGS_ASKED:
+            raise InvalidField(("query", name), f"a query asks for at most {_MAX_TAGS_ASKED} tags", value)
     return tags
 
 
@@ -245,7 +248,7 @@ async def get_model_resource(
         ),
     },
 )
-async def update_model(request: Request, context: Context, name: ModelName, if_match_: IfMatch = None) -> Response:
+async def update_model(request: Request, context: Context, name: ModelName, if_match: IfMatch = None) -> Response:
     """Change `description` and `tags` by a merge patch: what is left out stays, null takes away."""
     patch = await json_body(request, context.settings, accepted=(MERGE_PATCH, JSON))
     check_patch(patch, ("description", "tags"))

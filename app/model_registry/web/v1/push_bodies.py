@@ -14,7 +14,7 @@ from model_registry.errors import InvalidField, UploadUnknown
 from model_registry.names import MAX_FILES, DistinctPaths, check_media_type
 from model_registry.pushing import Instruction, Method, Push, Reserved, SignedPart, UploadStatus
 from model_registry.storage.blobstore import MAX_PARTS
-from model_registry.utils import Loc, rfc3339, to_json_text
+from model_registry.utils import JsonText, Loc, parse_json_object, rfc3339, to_json_text
 from model_registry.web.describing import INFO_EXAMPLE
 from model_registry.web.fields import Fields
 from model_registry.web.schemas import DIGEST_EXAMPLE, TIME_EXAMPLE, ModelInfoOut, model_info_members
@@ -198,20 +198,27 @@ STATUS_EXAMPLE = {
 }
 
 
-def push_of(model_name: str, tree: dict[str, Any]) -> Push:
+def push_of(model_name: str, tree: dict[str, Any], max_metadata_bytes: int) -> Push:
     """What the body of a push says; a large manifest takes seconds, so call it in a thread."""
     body = Fields(tree, _PUSH)
-    transfer = body.optional_text("transfer") or "direct"
-    if transfer not in _TRANSFERS:
+    transfer = body.optional_text("transfer")
+    if transfer not in {None, *_TRANSFERS}:
         raise InvalidField(body.loc("transfer"), f"one of {', '.join(_TRANSFERS)} is expected", transfer)
     return Push(
         model_name,
         body.optional_text("version"),
-        ModelDetails(**{name: to_json_text(body.object(name)) for name in _DOCUMENTS}),
+        ModelDetails(**{name: _document(body, name, max_metadata_bytes) for name in _DOCUMENTS}),
         annotations_of(body),
         _files(body),
-        is_direct=transfer == "direct",
+        is_direct=transfer != "proxied",
     )
+
+
+def _document(body: Fields, name: str, max_bytes: int) -> JsonText:
+    """By itself as large as any other, whatever the size of the body."""
+    document = to_json_text(body.object(name))
+    parse_json_object(document, body.loc(name), max_bytes=max_bytes)
+    return document
 
 
 def _files(body: Fields) -> tuple[FileEntry, ...]:
@@ -225,9 +232,7 @@ def _files(body: Fields) -> tuple[FileEntry, ...]:
             paths.add(fields.text("path"), fields.loc("path")),
             fields.integer("size_bytes", at_least=0, at_most=_MAX_BIGINT),
             Digest.parse(fields.text("sha256"), fields.loc("sha256")),
-            check_media_type(
-                fields.optional_text("media_type") or "application/octet-stream", fields.loc("media_type")
-            ),
+            _media_type(fields),
         )
         if sizes.setdefault(file.sha256, file.size_bytes) != file.size_bytes:
             raise InvalidField(fields.loc("size_bytes"), "the same bytes have one size", file.size_bytes)
@@ -235,18 +240,27 @@ def _files(body: Fields) -> tuple[FileEntry, ...]:
     return tuple(files)
 
 
+def _media_type(fields: Fields) -> str:
+    media_type = fields.optional_text("media_type")
+    return "application/octet-stream" if media_type is None else check_media_type(media_type, fields.loc("media_type"))
+
+
 def parts_of(tree: dict[str, Any]) -> Parts:
-    """What the body of a commit says."""
+    """What the body of a commit says; call it in a thread, too."""
     body = Fields(tree, ("parts",))
     given = body.object("parts")
-    return {_upload_id(upload_id): _tags(tags, (*body.loc("parts"), upload_id)) for upload_id, tags in given.items()}
+    return {upload_id_of(upload_id): _tags(tags, (*body.loc("parts"), upload_id)) for upload_id, tags in given.items()}
 
 
-def _upload_id(text: str) -> UUID:
+def upload_id_of(text: str) -> UUID:
+    """As it was handed out, and in no other spelling: two of one id would hide each other."""
     try:
-        return UUID(text)
+        upload_id = UUID(text)
     except ValueError:
         raise UploadUnknown(text) from None
+    if str(upload_id) != text:
+        raise UploadUnknown(text)
+    return upload_id
 
 
 def _tags(tags: object, loc: Loc) -> Sequence[PartTag]:
@@ -262,13 +276,15 @@ def _tags(tags: object, loc: Loc) -> Sequence[PartTag]:
 def part_numbers_of(tree: dict[str, Any]) -> list[int]:
     """What the body of a request for part URLs says."""
     body = Fields(tree, ("part_numbers",))
-    numbers = body.items("part_numbers", at_most=1000)
+    numbers = body.items("part_numbers", at_least=1, at_most=1000)
+    seen = set()
     for index, number in enumerate(numbers):
         where = (*body.loc("part_numbers"), index)
         if not isinstance(number, int) or isinstance(number, bool):
             raise InvalidField(where, "a part's number is an integer", number)
-        if number in numbers[:index]:
+        if number in seen:
             raise InvalidField(where, "each part stands once in the list", number)
+        seen.add(number)
     return numbers
 
 

@@ -8,12 +8,14 @@ from starlette.responses import Response
 
 from model_registry.domain import VersionRef, VersionState
 from model_registry.errors import (
+    BodyTooLarge,
     CommitInProgress,
     DigestMismatch,
     FileNotFound,
     InvalidField,
     LeaseLost,
     ModelNameTaken,
+    PartsChanged,
     SizeMismatch,
     UploadIncomplete,
     UploadTooLarge,
@@ -58,6 +60,7 @@ from model_registry.web.v1.push_bodies import (
     push_json,
     push_of,
     signed_parts_json,
+    upload_id_of,
     upload_status_json,
 )
 
@@ -112,6 +115,7 @@ FilePath = Annotated[
             VersionExists("fraud-detector", "2.4.0", state="ready", digest=DIGEST_EXAMPLE),
             ModelNameTaken("Fraud-Detector", "fraud-detector"),
             UploadTooLarge(200 * 1024**3),
+            BodyTooLarge(_MAX_MANIFEST_BYTES),
             BAD_BODY_TYPE,
             BAD_NAME,
             STALLED,
@@ -128,7 +132,7 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
     that nobody commits is given up when its lease ends; every request about it renews the lease.
     """
     tree = await json_body(request, context.settings, max_bytes=_MAX_MANIFEST_BYTES)
-    push = await asyncio.to_thread(push_of, name, tree)
+    push = await asyncio.to_thread(push_of, name, tree, context.settings.max_metadata_bytes)
     reserved = await context.pushes.reserve(push, actor=context.actor)
     info = reserved.info
     body = await asyncio.to_thread(push_json, reserved, str(request.base_url).rstrip("/"))
@@ -159,6 +163,7 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
             NO_VERSION,
             _UNKNOWN,
             UploadIncomplete("fraud-detector", "2.4.0", {"model.joblib": [3]}),
+            VersionExists("fraud-detector", "2.4.0", state="pending", digest=DIGEST_EXAMPLE),
             VersionNotAvailable("fraud-detector", "2.4.0", "removed"),
             CommitInProgress("fraud-detector", "2.4.0"),
             LeaseLost(),
@@ -169,9 +174,11 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
                 "parts are listed in ascending order, each once",
                 1,
             ),
+            BodyTooLarge(_MAX_MANIFEST_BYTES),
             BAD_BODY_TYPE,
             STALLED,
             UNAVAILABLE,
+            PartsChanged("model.joblib"),
             instance=f"{_VERSION}/commit",
         ),
     },
@@ -179,7 +186,8 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
 async def commit_version(request: Request, context: Context, name: ModelName, version: Label) -> Response:
     """Make the version visible, once every declared sha256 has been verified, by the store's own check of a PUT or by
     reading the object back; a client's word is not enough."""
-    parts = parts_of(await json_body(request, context.settings, max_bytes=_MAX_MANIFEST_BYTES))
+    tree = await json_body(request, context.settings, max_bytes=_MAX_MANIFEST_BYTES)
+    parts = await asyncio.to_thread(parts_of, tree)
     info = await context.pushes.commit(VersionRef(name, version), parts, actor=context.actor)
     if info.state == VersionState.READY:
         return Response(model_info_json(info), media_type=JSON)
@@ -277,7 +285,7 @@ async def sign_parts(request: Request, context: Context, upload_id: UploadId) ->
     """Fresh URLs, as often as they are needed; each takes exactly one part of the right size. A part that is sent again
     takes the place of the one before."""
     numbers = part_numbers_of(await json_body(request, context.settings))
-    parts = await context.pushes.sign_parts(upload_id, numbers, actor=context.actor)
+    parts = await context.pushes.sign_parts(upload_id_of(upload_id), numbers, actor=context.actor)
     return Response(signed_parts_json(parts), headers=_SECRET, media_type=JSON)
 
 
@@ -292,5 +300,5 @@ async def sign_parts(request: Request, context: Context, upload_id: UploadId) ->
 )
 async def upload_status(context: Context, upload_id: UploadId) -> Response:
     """For a client that lost its place: the parts that are not listed are those to send."""
-    status = await context.pushes.status(upload_id, actor=context.actor)
+    status = await context.pushes.status(upload_id_of(upload_id), actor=context.actor)
     return Response(upload_status_json(status), headers={"Cache-Control": "no-store"}, media_type=JSON)

@@ -173,7 +173,7 @@ async def get_version(
     },
 )
 async def update_version(
-    request: Request, context: Context, name: ModelName, version: Label, if_match_: IfMatch = None
+    request: Request, context: Context, name: ModelName, version: Label, if_match: IfMatch = None
 ) -> Response:
     """Change `description`, `tags` and `additional_metadata` by a merge patch; everything else is frozen."""
     patch = await json_body(request, context.settings, accepted=(MERGE_PATCH, JSON))

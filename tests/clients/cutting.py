@@ -1,0 +1,69 @@
+"""A network that breaks: a TCP proxy that ends a connection in the middle of the answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.conftest import RunningService
+
+
+class CuttingProxy:
+    """Passes connections on. The first ends when the client has got `after_bytes`, the others when they are over."""
+
+    def __init__(self, after_bytes: int) -> None:
+        self.url = ""
+        self.requests: list[str] = []
+        """The head of each request, as it came."""
+        self.answered_bytes: list[int] = []
+        """How much of an answer each connection gave back."""
+        self._after_bytes = after_bytes
+
+    async def relay(
+        self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter, address: tuple[str, int]
+    ) -> None:
+        server, to_server = await asyncio.open_connection(*address)
+        number = len(self.answered_bytes)
+        self.answered_bytes.append(0)
+        listening = asyncio.create_task(self._requests(client, to_server))
+        try:
+            while chunk := await server.read(65536):
+                passed = chunk if number else chunk[: self._after_bytes - self.answered_bytes[number]]
+                to_client.write(passed)
+                self.answered_bytes[number] += len(passed)
+                await to_client.drain()
+                if len(passed) < len(chunk):
+                    break
+        except ConnectionError:
+            pass  # the client is gone
+        finally:
+            listening.cancel()
+            to_server.close()
+            to_client.close()
+
+    async def _requests(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+        while head := await client.read(65536):
+            self.requests.append(head.decode())
+            to_server.write(head)
+
+
+@asynccontextmanager
+async def cutting(service: RunningService, *, after_bytes: int) -> AsyncIterator[CuttingProxy]:
+    """A proxy before the service, for clients that send small requests."""
+    proxy = CuttingProxy(after_bytes)
+    running: set[asyncio.Task[None]] = set()
+
+    def accept(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(proxy.relay(client, to_client, service.address))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    proxy.url = f"http://{host}:{port}"
+    try:
+        yield proxy
+    finally:
+        server.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

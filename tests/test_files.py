@@ -337,6 +337,19 @@ async def test_a_tricky_target_reaches_nothing(model: httpx.AsyncClient, service
     assert (await model.get(ONE)).json()["state"] == "ready"
 
 
+async def test_a_wrong_method_is_a_problem_that_says_which_there_are(model: httpx.AsyncClient) -> None:
+    for url, methods in (
+        (BIN, "GET, HEAD, PUT"),
+        (f"{ONE}/files/config.json", "GET, HEAD, PUT"),
+        (f"{ONE}/files", "GET, HEAD"),
+        (f"{ONE}/archive.tar", "GET, HEAD"),
+        (f"{ONE}/download_url", "POST"),
+    ):
+        refused = await model.delete(url)
+        problem(refused, 405, "method-not-allowed")
+        assert refused.headers["allow"] == methods
+
+
 async def test_a_file_is_redirected_to_storage_where_that_is_asked_for(model: httpx.AsyncClient) -> None:
     redirect = await model.get(BIN, params={"redirect": "true"})
     head = await model.head(BIN, params={"redirect": "true"})
@@ -409,7 +422,7 @@ async def test_a_download_url_needs_a_path_only_where_there_are_several_files(mo
 
 async def test_a_download_url_that_cannot_be_is_refused(model: httpx.AsyncClient) -> None:
     url = f"{ONE}/download_url"
-    for seconds in (0, -1, 604_801, 10**30, 1.5, "60", True, [60]):
+    for seconds in [0, -1, 604_801, 10**30, 1.5, "60", True, [60]]:
         response = await model.post(url, json={"path": "empty", "expires_in_seconds": seconds})
         assert "1 to 604800" in wrong_field(response, "body", "expires_in_seconds")
     for seconds in (1, 604_800):

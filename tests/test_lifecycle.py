@@ -18,7 +18,7 @@ from model_registry.gc import Collector
 from tests.bucket import Bucket
 from tests.conftest import Collect, RunningService, ServiceWith
 from tests.test_faults import CommitEater
-from tests.test_model_registry import WEIGHTS, register, register_version
+from tests.test_model_registry import WEIGHTS, register
 from tests.test_models import MODELS, create, events, found, let_lapse, patch, problem, reserve, wrong_field
 
 VERSIONS = f"{MODELS}/m/versions"
@@ -317,6 +317,7 @@ async def test_a_purge_gives_up_the_bytes_that_nothing_else_shows(
     shared, own = b"shared" * 100, b"own" * 100
     await register(model, {"model_name": "m", "version": "3.0"}, {"shared": shared, "own": own})
     await register(model, {"model_name": "n", "version": "1.0"}, {"again": shared})
+    await collect()
     assert len(await bucket.keys()) == 4
 
     purged = await changed(model.delete(f"{VERSIONS}/3.0", params=PURGE))
@@ -511,7 +512,7 @@ async def test_a_registration_can_be_given_up_while_its_file_arrives(
         yield b'--B\r\nContent-Disposition: form-data; name="version"\r\n\r\n1.0\r\n'
         yield b'--B\r\nContent-Disposition: form-data; name="model_file"; filename="f"\r\n\r\nbytes'
         while (response := await client.get(ONE)).status_code == 404:
-            await asyncio.sleep(0.01)
+            continue
         assert response.json()["state"] == "pending"
         await changed(client.delete(ONE))
         yield b"\r\n--B--\r\n"
@@ -638,23 +639,22 @@ async def test_a_change_whose_commit_is_in_doubt_is_made_once(
         await client.put(PROD, json={"version": "2.0"})
         etag = (await client.get(ONE)).headers["etag"]
 
-        for number, (name, change, status, actions) in enumerate(
-            [
-                ("create", lambda: client.post(MODELS, json={"name": "new"}), 201, ["model.created"]),
-                ("describe the model", lambda: patch(client, new, {"tags": {"a": 1}}), 200, ["model.updated"]),
-                ("delete", lambda: client.delete(new), 204, ["model.deleted"]),
-                ("describe", lambda: patch(client, ONE, {"tags": {"a": 1}}, If_Match=etag), 200, ["version.updated"]),
-                ("yank", lambda: client.post(f"{ONE}/yank", json={"reason": "x"}), 200, ["version.yanked"]),
-                ("unyank", lambda: client.post(f"{ONE}/unyank"), 200, ["version.unyanked"]),
-                ("remove", lambda: client.delete(ONE), 200, ["version.removed"]),
-                ("restore", lambda: client.post(f"{ONE}/restore"), 200, ["version.restored"]),
-                ("force", lambda: client.delete(TWO, params=FORCE), 200, ["version.removed"]),
-                ("purge", lambda: client.delete(TWO, params=PURGE), 200, ["version.purged"]),
-                ("purge at once", lambda: client.delete(ONE, params=PURGE), 200, ["version.removed", "version.purged"]),
-                ("give up", lambda: client.delete(f"{MODELS}/p/versions/1.0"), 200, ["version.discarded"]),
-            ],
-            start=1,
-        ):
+        changes: list[tuple[str, Callable[[], Awaitable[httpx.Response]], int, list[str]]] = [
+            ("create", lambda: client.post(MODELS, json={"name": "new"}), 201, ["model.created"]),
+            ("describe the model", lambda: patch(client, new, {"tags": {"a": 1}}), 200, ["model.updated"]),
+            ("delete", lambda: client.delete(new), 204, ["model.deleted"]),
+            ("describe", lambda: patch(client, ONE, {"tags": {"a": 1}}, If_Match=etag), 200, ["version.updated"]),
+            ("yank", lambda: client.post(f"{ONE}/yank", json={"reason": "x"}), 200, ["version.yanked"]),
+            ("unyank", lambda: client.post(f"{ONE}/unyank"), 200, ["version.unyanked"]),
+            ("remove", lambda: client.delete(ONE), 200, ["version.removed"]),
+            ("restore", lambda: client.post(f"{ONE}/restore"), 200, ["version.restored"]),
+            ("force", lambda: client.delete(TWO, params=FORCE), 200, ["version.removed"]),
+            ("purge", lambda: client.delete(TWO, params=PURGE), 200, ["version.purged"]),
+            ("purge at once", lambda: client.delete(ONE, params=PURGE), 200, ["version.removed", "version.purged"]),
+            ("give up", lambda: client.delete(f"{MODELS}/p/versions/1.0"), 200, ["version.discarded"]),
+        ]
+
+        for number, (name, change, status, actions) in enumerate(changes, start=1):
             before = await log(client)
             commits.commits_to_pass = 0
             response = await change()

@@ -85,7 +85,7 @@ def faults(instance: object, schema: dict[str, Any], *, exactly: bool = False) -
     components = copy.deepcopy(DOCUMENT["components"])
     if exactly:
         for component in components["schemas"].values():
-            if "additionalProperties" not in component:
+            if "properties" in component and "additionalProperties" not in component:
                 component["additionalProperties"] = False
                 component["required"] = list(component["properties"])
     validator = OAS31Validator(schema | {"components": components})
@@ -167,7 +167,8 @@ def test_every_request_body_has_an_example_that_fits(media: dict[str, Any]) -> N
     assert examples
     for example in examples:
         assert faults(example, media["schema"]) == []
-        assert example.keys() == resolved(media["schema"])["properties"].keys()
+        if isinstance(example, dict):
+            assert example.keys() == resolved(media["schema"])["properties"].keys()
 
 
 @pytest.mark.parametrize(("status", "media_type", "media"), RESPONSE_BODIES)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Awaitable
 from decimal import Decimal
 from typing import Any
 
@@ -232,6 +233,39 @@ async def test_the_etag_of_a_push_changes_when_it_is_ready(client: httpx.AsyncCl
 
     assert held.status_code == 304
     assert (ready.status_code, ready.json()["state"]) == (200, "ready")
+
+
+async def seen_during(client: httpx.AsyncClient, url: str, change: Awaitable[httpx.Response]) -> set[int]:
+    """The statuses that others get who read all the time while a change is made."""
+    seen: set[int] = set()
+    is_over = asyncio.Event()
+
+    async def read() -> None:
+        while not is_over.is_set():
+            seen.add((await client.get(url)).status_code)
+
+    readers = [asyncio.create_task(read()) for _ in range(6)]
+    assert (await change).status_code == 200
+    is_over.set()
+    await asyncio.gather(*readers)
+    return seen
+
+
+async def test_a_push_is_there_at_every_moment_until_it_is_ready(client: httpx.AsyncClient) -> None:
+    for number in range(12):
+        url, content = f"{VERSIONS}/1.{number}", str(number).encode()
+        (upload,) = (await reserve(client, "m", f"1.{number}", {"f": content}))["uploads"]
+        await client.put(upload["url"], content=content, headers=upload["headers"])
+
+        assert await seen_during(client, url, client.post(f"{url}/commit")) == {200}
+
+
+async def test_a_push_is_there_or_it_is_not_while_it_is_given_up(client: httpx.AsyncClient) -> None:
+    for number in range(12):
+        await reserve(client, "m", f"1.{number}")
+        url = f"{VERSIONS}/1.{number}"
+
+        assert await seen_during(client, url, client.delete(url)) <= {200, 404}
 
 
 async def test_a_version_is_read_under_conditions(model: httpx.AsyncClient) -> None:

@@ -16,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from model_registry.web.body import JSON
 from model_registry.web.conditions import is_not_modified
 
 _SCHEMAS = "#/components/schemas/"
@@ -51,10 +52,15 @@ def openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
         [(model, "validation") for model in models], ref_template=f"{_SCHEMAS}{{model}}"
     )
     schemas |= definitions["$defs"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
     for schema in schemas.values():
         if "example" in schema:
             schema["example"] = _with_nulls(schema["example"], schema, schemas)
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        if JSON in operation["responses"].get("422", {}).get("content", {}):
+            # FastAPI's own, for any route with a parameter; those that can refuse one describe the problem.
+            del operation["responses"]["422"]
         for parameter in operation.get("parameters", []):
             parameter["schema"] = _without_null(parameter["schema"])
         for response in operation["responses"].values():

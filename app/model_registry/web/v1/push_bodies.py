@@ -77,6 +77,9 @@ class UploadOut(BaseModel):
 class PushOut(ModelInfoOut):
     """The pending version, and what is to be sent."""
 
+    # Without the example of the class above, which has no uploads.
+    model_config = ConfigDict(json_schema_extra={})
+
     uploads: list[UploadOut]
 
 

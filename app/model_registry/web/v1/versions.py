@@ -112,8 +112,9 @@ async def list_versions(
     context: Context,
     name: ModelName,
     state: Annotated[
-        VersionState, Query(description="Versions in this state; removed ones can be restored until they are purged.")
-    ] = VersionState.READY,
+        Literal["pending", "verifying", "ready", "removed"],
+        Query(description="Versions in this state; removed ones can be restored until they are purged."),
+    ] = "ready",
     order: Annotated[
         Literal["precedence", "created"],
         Query(description="precedence: newest version first. created: last registered first."),
@@ -125,7 +126,7 @@ async def list_versions(
     query = ["versions", name, state, order]
     page = await context.registry.versions_of(
         name,
-        state=state,
+        state=VersionState(state),
         by_precedence=order == "precedence",
         after=paging.list_position(page_token or None, query),
         limit=limit,

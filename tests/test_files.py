@@ -430,8 +430,8 @@ async def test_a_download_url_that_cannot_be_is_refused(model: httpx.AsyncClient
     for path in ("none", "", "../empty", "/empty", "a\\b", "weights", "EMPTY", "x" * 4096):
         missing = problem(await model.post(url, json={"path": path}), 404, "file-not-found")
         assert (missing["model_name"], missing["version"]) == ("m", "1.0")
-    for path in (1, ["empty"], {"a": "empty"}, "x" * 4097, "a\x00b"):
-        wrong_field(await model.post(url, json={"path": path}), "body", "path")
+    for wrong in (1, ["empty"], {"a": "empty"}, "x" * 4097, "a\x00b"):
+        wrong_field(await model.post(url, json={"path": wrong}), "body", "path")
     wrong_field(await model.post(url, json={"path": "empty", "method": "PUT"}), "body", "method")
     wrong_field(await model.post(url, json=["empty"]), "body")
     problem(await model.post(url, content=b'{"path": "empty"}'), 415, "unsupported-media-type")

@@ -527,6 +527,35 @@ async def test_a_registration_can_be_given_up_while_its_file_arrives(
     assert await bucket.keys() == set()
 
 
+# Under a condition
+
+
+async def test_a_change_is_made_only_of_what_the_caller_knows(model: httpx.AsyncClient) -> None:
+    changes: list[tuple[str, str, dict[str, str]]] = [
+        ("POST", f"{TWO}/yank", {}),
+        ("POST", f"{TWO}/unyank", {}),
+        ("DELETE", TWO, {}),
+        ("POST", f"{TWO}/restore", {}),
+        ("DELETE", TWO, PURGE),
+    ]
+    known = (await model.get(TWO)).headers["etag"]
+    for method, url, parameters in changes:
+        for outdated in ('"0"', f"W/{known}"):
+            refused = await model.request(method, url, params=parameters, headers={"If-Match": outdated})
+            changed = problem(refused, 412, "precondition-failed")
+            assert (changed["etag"], changed["model_name"], changed["version"]) == (known, "m", "2.0")
+        wrong_field(await model.request(method, url, headers={"If-Match": "2"}), "header", "If-Match")
+        made = await model.request(method, url, params=parameters, headers={"If-Match": known})
+        assert made.status_code == 200, made.text
+        known = made.headers["etag"]
+    # What cannot be done anyway is said first.
+    problem(await model.post(f"{TWO}/restore", headers={"If-Match": '"0"'}), 409, "version-purged")
+    problem(await model.delete(TWO, headers={"If-Match": '"0"'}), 404, "version-not-found")
+    pending = await reserve(model, "m", "3.0")
+    problem(await model.delete(f"{VERSIONS}/3.0", headers={"If-Match": '"0"'}), 412, "precondition-failed")
+    assert (await model.get(f"{VERSIONS}/3.0")).json()["id"] == pending["id"]
+
+
 # At once
 
 

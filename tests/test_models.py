@@ -797,6 +797,23 @@ async def test_of_a_delete_and_registrations_at_once_all_agree(client: httpx.Asy
         assert (await client.get(f"{MODELS}/{name}")).json()["version_count"] == 3
 
 
+async def test_a_model_is_deleted_only_as_the_caller_knows_it(client: httpx.AsyncClient) -> None:
+    etag = (await create(client, "m")).headers["etag"]
+    now = (await patch(client, f"{MODELS}/m", {"description": "x"})).headers["etag"]
+    await register_version(client, "n", "1.0")
+
+    refused = await client.delete(f"{MODELS}/m", headers={"If-Match": etag})
+    wrong_field(await client.delete(f"{MODELS}/m", headers={"If-Match": "x"}), "header", "If-Match")
+    in_use = await client.delete(f"{MODELS}/n", headers={"If-Match": '"0"'})
+    deleted = await client.delete(f"{MODELS}/m", headers={"If-Match": now})
+
+    assert problem(refused, 412, "precondition-failed")["etag"] == now
+    problem(in_use, 409, "model-in-use")
+    assert deleted.status_code == 204
+    assert await events(client, "model.created") != []
+    assert [event["model"] for event in await events(client, "model.deleted")] == ["m"]
+
+
 async def test_of_many_deletes_one_is_made(client: httpx.AsyncClient) -> None:
     await create(client, "m")
 

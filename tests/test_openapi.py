@@ -9,6 +9,8 @@ import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.api import create_app
 from model_registry.web.problems import MEDIA_TYPE
@@ -45,6 +47,24 @@ STATUSES = {
     "get_model": {200, 206, 304, 307, 404, 412, 416, 422, 503},
     "head_model": {200, 304, 404, 412, 422, 503},
     "remove_model": {200, 404, 409, 422, 503},
+    "find_models": {200, 422, 503},
+    "create_model": {201, 408, 409, 415, 422, 503},
+    "get_model_resource": {200, 304, 404, 412, 422, 503},
+    "update_model": {200, 404, 408, 412, 415, 422, 503},
+    "delete_model": {204, 404, 409, 412, 422, 503},
+    "list_versions": {200, 404, 422, 503},
+    "get_version": {200, 304, 404, 412, 422, 503},
+    "update_version": {200, 404, 408, 409, 412, 415, 422, 503},
+    "remove_version": {200, 404, 409, 412, 422, 503},
+    "restore_version": {200, 404, 409, 412, 422, 503},
+    "yank_version": {200, 404, 408, 409, 412, 415, 422, 503},
+    "unyank_version": {200, 404, 409, 412, 422, 503},
+    "list_files": {200, 404, 409, 422, 503},
+    "get_file": {200, 206, 304, 307, 404, 409, 412, 416, 422, 503},
+    "head_file": {200, 304, 404, 409, 412, 422, 503},
+    "get_archive": {200, 206, 304, 404, 409, 412, 416, 422, 503},
+    "head_archive": {200, 304, 404, 409, 412, 422, 503},
+    "download_url": {200, 404, 408, 409, 415, 422, 503},
     "list_aliases": {200, 404, 422, 503},
     "get_alias": {200, 304, 404, 412, 422, 503},
     "put_alias": {200, 201, 404, 408, 409, 412, 415, 422, 503},
@@ -61,6 +81,8 @@ STATUSES = {
 FRAUD = {"model_name": "fraud-detector", "version": "2.4.0"}
 INFO = "/get_model_info/fraud-detector/2.4.0"
 FILE = "/get_model/fraud-detector/2.4.0"
+MODEL = "/v1/models/fraud-detector"
+VERSION = f"{MODEL}/versions/2.4.0"
 ALIASES = "/v1/models/fraud-detector/aliases"
 CHAMPION = f"{ALIASES}/champion"
 
@@ -298,12 +320,59 @@ async def test_answers_have_exactly_the_fields_that_are_described(client: httpx.
         "version": await client.get("/version"),
     }
 
+    assert_bodies_as_described(answers)
+
+
+def assert_bodies_as_described(answers: dict[str, httpx.Response]) -> None:
     for operation_id, answer in answers.items():
         assert answer.headers["content-type"] == JSON
         assert answer.status_code in STATUSES[operation_id]
         assert answer.json()
         schema = schema_of(operation_id, answer.status_code)
         assert faults(answer.json(), schema, exactly=True) == [], operation_id
+
+
+async def test_answers_about_resources_have_exactly_the_fields_that_are_described(client: httpx.AsyncClient) -> None:
+    created = await client.post("/v1/models", json={"name": "fraud-detector", "tags": {"team": "risk"}})
+    await register_fraud(client)
+    await client.put(CHAMPION, json={"version": "2.4.0"})
+    answers = {
+        "create_model": created,
+        "find_models": await client.get("/v1/models"),
+        "get_model_resource": await client.get(MODEL),
+        "update_model": await client.patch(MODEL, json={"tags": {"stage": 1}}),
+        "list_versions": await client.get(f"{MODEL}/versions"),
+        "get_version": await client.get(VERSION),
+        "update_version": await client.patch(VERSION, json={"tags": {"live": True}}),
+        "yank_version": await client.post(f"{VERSION}/yank", json={"reason": "x"}),
+        "unyank_version": await client.post(f"{VERSION}/unyank"),
+        "list_files": await client.get(f"{VERSION}/files", params={"presign": "true"}),
+        "download_url": await client.post(f"{VERSION}/download_url"),
+        "remove_version": await client.delete(VERSION, params={"force": "true"}),
+        "restore_version": await client.post(f"{VERSION}/restore"),
+    }
+
+    assert_bodies_as_described(answers)
+    for operation_id in ("find_models", "list_versions", "list_files"):
+        assert answers[operation_id].json()["items"], operation_id
+
+
+async def test_the_examples_of_bodies_about_resources_are_taken(client: httpx.AsyncClient) -> None:
+    def example_of(operation_id: str) -> Any:
+        content = OPERATIONS[operation_id][2]["requestBody"]["content"]
+        (example,) = {json.dumps(media["example"]) for media in content.values()}
+        return json.loads(example)
+
+    answers = [
+        await client.post("/v1/models", json=example_of("create_model")),
+        await client.patch(MODEL, json=example_of("update_model")),
+        await register_fraud(client),
+        await client.patch(VERSION, json=example_of("update_version")),
+        await client.post(f"{VERSION}/yank", json=example_of("yank_version")),
+        await client.post(f"{VERSION}/download_url", json=example_of("download_url")),
+    ]
+
+    assert [answer.status_code for answer in answers] == [201, 200, 201, 200, 200, 200]
 
 
 async def test_answers_have_the_headers_that_are_described(client: httpx.AsyncClient) -> None:
@@ -333,11 +402,47 @@ async def test_answers_have_the_headers_that_are_described(client: httpx.AsyncCl
 
     seen = {(operation_id, answer.status_code) for operation_id, group in answers.items() for answer in group}
     assert {status for operation_id, status in seen if operation_id == "get_model"} == {200, 206, 304, 307, 416}
+    assert_headers_as_described(answers)
+
+
+def assert_headers_as_described(answers: dict[str, list[httpx.Response]]) -> None:
     for operation_id, group in answers.items():
         for answer in group:
             described = OPERATIONS[operation_id][2]["responses"][str(answer.status_code)]["headers"]
             missing = [name for name in described if name not in answer.headers]
             assert missing == [], f"{operation_id} {answer.status_code}"
+
+
+async def test_answers_about_resources_have_the_headers_that_are_described(client: httpx.AsyncClient) -> None:
+    created = await client.post("/v1/models", json={"name": "fraud-detector"})
+    await register_fraud(client)
+    file, archive = f"{VERSION}/files/model.joblib", f"{VERSION}/archive.tar"
+    any_etag = {"If-None-Match": "*"}
+    part, beyond = {"Range": "bytes=0-9"}, {"Range": "bytes=99999-"}
+    answers = {
+        "create_model": [created],
+        "get_model_resource": [await client.get(MODEL), await client.get(MODEL, headers=any_etag)],
+        "update_model": [await client.patch(MODEL, json={})],
+        "get_version": [await client.get(VERSION), await client.get(VERSION, headers=any_etag)],
+        "update_version": [await client.patch(VERSION, json={})],
+        "yank_version": [await client.post(f"{VERSION}/yank")],
+        "unyank_version": [await client.post(f"{VERSION}/unyank")],
+        "list_files": [await client.get(f"{VERSION}/files")],
+        "get_file": [
+            *[await client.get(file, headers=headers) for headers in ({}, part, beyond, any_etag)],
+            await client.get(file, params={"redirect": "true"}),
+        ],
+        "head_file": [await client.head(file), await client.head(file, headers=any_etag)],
+        "get_archive": [await client.get(archive, headers=headers) for headers in ({}, part, beyond, any_etag)],
+        "head_archive": [await client.head(archive), await client.head(archive, headers=any_etag)],
+        "download_url": [await client.post(f"{VERSION}/download_url")],
+        "remove_version": [await client.delete(VERSION)],
+        "restore_version": [await client.post(f"{VERSION}/restore")],
+    }
+
+    assert [answer.status_code for answer in answers["get_file"]] == [200, 206, 416, 304, 307]
+    assert [answer.status_code for answer in answers["get_archive"]] == [200, 206, 416, 304]
+    assert_headers_as_described(answers)
 
 
 async def test_problems_read_as_their_examples_do(client: httpx.AsyncClient, service: RunningService) -> None:
@@ -383,6 +488,10 @@ async def test_problems_read_as_their_examples_do(client: httpx.AsyncClient, ser
 
     assert two_hosts is not None
     assert words(two_hosts.json()) == words(problem_examples("list_models")["bad-request"])
+    assert_problems_as_described(answers)
+
+
+def assert_problems_as_described(answers: dict[str, list[httpx.Response]]) -> None:
     for operation_id, group in answers.items():
         examples = problem_examples(operation_id)
         for answer in group:
@@ -393,10 +502,140 @@ async def test_problems_read_as_their_examples_do(client: httpx.AsyncClient, ser
             assert words(answer.json()) == words(examples[slug]), slug
 
 
+NEEDS_A_FAULT = {"bad-request", "internal-error", "request-timeout", "unavailable"}
+
+
+async def test_problems_about_resources_read_as_their_examples_do(
+    client: httpx.AsyncClient, database_session: AsyncSession
+) -> None:
+    """And these routes have no others, but for those of a message, client or service out of order."""
+    await register_fraud(client)
+    await client.put(CHAMPION, json={"version": "2.4.0"})
+    aliased = await client.delete(VERSION)
+    await client.delete(CHAMPION)
+    several, pending = f"{MODEL}/versions/2.5.0", f"{MODEL}/versions/2.6.0"
+    await register(client, FRAUD | {"version": "2.5.0"}, {"model.joblib": WEIGHTS, "labels.txt": b"ok"})
+    entry = {"path": "f", "size_bytes": 1, "sha256": f"sha256:{'0' * 64}"}
+    await client.post(f"{MODEL}/versions", json={"version": "2.6.0", "files": [entry]})
+    await register(client, FRAUD | {"version": "2.0.0"})
+    purged = f"{MODEL}/versions/2.0.0"
+    await client.delete(purged, params={"purge": "true"})
+    no_model, no_version, bad_name = "/v1/models/alexnet", f"{MODEL}/versions/9", "/v1/models/fraud%20detector"
+    no_alias = f"{MODEL}/versions/@champion"
+    outdated, text_body = {"If-Match": '"0"'}, {"content-type": "text/plain"}
+    beyond = {"Range": "bytes=99999-"}
+    patch = client.patch
+    bad_limit, bad_token, perhaps = {"limit": 5000}, {"page_token": "x"}, "perhaps"
+
+    await client.post("/v1/models", json={"name": "unused"})
+
+    async def of_reads(suffix: str) -> list[httpx.Response]:
+        urls = (f"{no_model}/versions/1", no_version, no_alias, f"{bad_name}/versions/1")
+        return [await client.get(url + suffix) for url in urls]
+
+    async def of_changes(action: str) -> list[httpx.Response]:
+        urls = (f"{no_model}/versions/1", no_version, pending, f"{bad_name}/versions/1")
+        changed = await client.post(f"{VERSION}/{action}", headers=outdated)
+        return [changed, *[await client.post(f"{url}/{action}") for url in urls]]
+
+    answers = {
+        "find_models": [
+            await client.get("/v1/models", params=bad_limit),
+            await client.get("/v1/models", params=bad_token),
+            await client.get("/v1/models", params={"search": "a" * 300}),
+        ],
+        "create_model": [
+            await client.post("/v1/models", json={"name": "fraud-detector"}),
+            await client.post("/v1/models", json={"name": "Fraud-Detector"}),
+            await client.post("/v1/models", content=b"x", headers=text_body),
+            await client.post("/v1/models", json={}),
+        ],
+        "get_model_resource": [
+            await client.get(no_model),
+            await client.get(bad_name),
+            await client.get(MODEL, headers=outdated),
+        ],
+        "update_model": [
+            await patch(no_model, json={}),
+            await patch(MODEL, json={}, headers=outdated),
+            await patch(MODEL, content=b"x", headers=text_body),
+            await patch(MODEL, json={"owner": "ada"}),
+        ],
+        "delete_model": [
+            *[await client.delete(url) for url in (no_model, MODEL, bad_name)],
+            await client.delete("/v1/models/unused", headers=outdated),
+        ],
+        "list_versions": [
+            await client.get(f"{no_model}/versions"),
+            await client.get(f"{bad_name}/versions"),
+            await client.get(f"{MODEL}/versions", params=bad_limit),
+            await client.get(f"{MODEL}/versions", params=bad_token),
+        ],
+        "get_version": [*await of_reads(""), await client.get(VERSION, headers=outdated)],
+        "update_version": [
+            await patch(f"{no_model}/versions/1", json={}),
+            await patch(no_version, json={}),
+            await patch(pending, json={}),
+            await patch(VERSION, json={}, headers=outdated),
+            await patch(VERSION, content=b"x", headers=text_body),
+            await patch(VERSION, json={"model_params": {}}),
+        ],
+        "remove_version": [
+            aliased,
+            *[await client.delete(f"{url}/versions/9") for url in (no_model, MODEL, bad_name)],
+            await client.delete(VERSION, params={"force": perhaps}),
+            await client.delete(VERSION, headers=outdated),
+        ],
+        "restore_version": [*await of_changes("restore"), await client.post(f"{purged}/restore")],
+        "yank_version": [
+            *(await of_changes("yank"))[:4],
+            await client.post(f"{VERSION}/yank", json={"reason": 7}),
+            await client.post(f"{VERSION}/yank", content=b"x", headers=text_body),
+        ],
+        "unyank_version": await of_changes("unyank"),
+        "list_files": [
+            *await of_reads("/files"),
+            await client.get(f"{VERSION}/files", params=bad_limit),
+            await client.get(f"{VERSION}/files", params=bad_token),
+        ],
+        "get_file": [
+            *await of_reads("/files/model.joblib"),
+            await client.get(f"{VERSION}/files/model.onnx"),
+            await client.get(f"{VERSION}/files/model.joblib", headers=outdated),
+            await client.get(f"{VERSION}/files/model.joblib", headers=beyond),
+            await client.get(f"{VERSION}/files/model.joblib", params={"redirect": perhaps}),
+        ],
+        "get_archive": [
+            *await of_reads("/archive.tar"),
+            await client.get(f"{VERSION}/archive.tar", headers=outdated),
+            await client.get(f"{VERSION}/archive.tar", headers=beyond),
+        ],
+        "download_url": [
+            await client.post(f"{no_model}/versions/1/download_url"),
+            await client.post(f"{no_version}/download_url"),
+            await client.post(f"{no_alias}/download_url"),
+            await client.post(f"{VERSION}/download_url", json={"path": "model.onnx"}),
+            await client.post(f"{VERSION}/download_url", content=b"x", headers=text_body),
+            await client.post(f"{several}/download_url"),
+        ],
+    }
+    await database_session.execute(text("UPDATE blobs SET damaged_at = now()"))
+    await database_session.commit()
+    answers["list_files"].append(await client.get(f"{VERSION}/files", params={"presign": "true"}))
+    answers["get_file"].append(await client.get(f"{VERSION}/files/model.joblib"))
+    answers["get_archive"].append(await client.get(f"{VERSION}/archive.tar"))
+    answers["download_url"].append(await client.post(f"{VERSION}/download_url"))
+
+    assert_problems_as_described(answers)
+    for operation_id, group in answers.items():
+        seen = {answer.json()["type"].rpartition(":")[2] for answer in group}
+        assert seen == problem_examples(operation_id).keys() - NEEDS_A_FAULT, operation_id
+
+
 def words(problem: dict[str, Any]) -> dict[str, Any]:
     """A problem without what differs from one occasion to the next."""
     said = {name: value for name, value in problem.items() if name not in {"instance", "request_id"}}
-    said |= dict.fromkeys(said.keys() & {"digest", "etag", "size_bytes"})
+    said |= dict.fromkeys(said.keys() & {"digest", "sha256", "etag", "size_bytes"})
     for name in ("model_name", "version", "generation"):
         if name in said:
             said["detail"] = said["detail"].replace(repr(said[name]), name)

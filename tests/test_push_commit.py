@@ -90,7 +90,8 @@ async def test_slow_verification_is_answered_and_goes_on_by_itself(
     assert (otherwise.status_code, slug(otherwise)) == (409, "commit-in-progress")
     assert (invisible.status_code, listing.json()) == (404, [])
     assert (committed.status_code, committed.json()["state"]) == (200, "ready")
-    assert gate.reads == 1
+    # Four commits and one reader of the object, who may have had to begin again.
+    assert gate.reads <= 2
     assert content == CONTENT
     assert await actions(database_session) == ["version.registered"]
 

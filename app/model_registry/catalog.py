@@ -9,7 +9,7 @@ import structlog
 
 from model_registry.access import Actor, Permission, require
 from model_registry.domain import Alias, Annotations, Event, Page, RegisteredModel
-from model_registry.errors import ModelExists, ModelInUse, ModelNotFound, PreconditionFailed
+from model_registry.errors import ModelChanged, ModelExists, ModelInUse, ModelNotFound
 from model_registry.names import check_model_name, check_tags
 from model_registry.storage.database import Database, Transaction
 from model_registry.utils import JsonText, exact_json, merge_patch, to_json_text
@@ -18,6 +18,12 @@ log = structlog.get_logger(__name__)
 
 _ALIASES_SHOWN = 1000
 _LARGE_PATCH = 16 * 1024
+Precondition = Callable[[str], bool]
+"""Whether a change may be made, by the ETag of what is there."""
+
+
+def unconditional(_etag: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +80,9 @@ class Catalog:
         return described
 
     async def update(
-        self, name: str, patch: Mapping[str, Any], *, precondition: Callable[[str], bool], actor: Actor
+        self, name: str, patch: Mapping[str, Any], *, precondition: Precondition = unconditional, actor: Actor
     ) -> DescribedModel:
-        """Apply a merge patch of `description` and `tags`, if the precondition holds of the model's ETag.
+        """Apply a merge patch of `description` and `tags`.
 
         Raises `ModelNotFound`, `PreconditionFailed`, and `InvalidField` for tags against the rules.
         """
@@ -86,8 +92,7 @@ class Catalog:
         async def work(tx: Transaction) -> DescribedModel:
             await tx.models.lock(name)
             before = await _described(tx, name)
-            if not precondition(before.etag):
-                raise PreconditionFailed("If-Match: the model is not as you know it any more.", etag=f'"{before.etag}"')
+            _check(precondition, before)
             if not patch:
                 return before
             await tx.models.annotate(name, patched(Annotations(before.model.description, before.model.tags), patch))
@@ -96,16 +101,17 @@ class Catalog:
 
         return await self._database.run(work)
 
-    async def delete(self, name: str, *, actor: Actor) -> None:
-        """Only a model that never had a version. Raises `ModelNotFound`, `ModelInUse`."""
+    async def delete(self, name: str, *, precondition: Precondition = unconditional, actor: Actor) -> None:
+        """Only a model that never had a version. Raises `ModelNotFound`, `ModelInUse`, `PreconditionFailed`."""
         require(actor, Permission.REMOVE)
         check_model_name(name)
 
         async def work(tx: Transaction) -> None:
             await tx.models.lock(name)
-            await _described(tx, name)
+            described = await _described(tx, name)
             if not await tx.models.delete_unused(name):
                 raise ModelInUse(name)
+            _check(precondition, described)
             await tx.events.record(Event(actor.name, "model.deleted", name))
 
         await self._database.run(work)
@@ -119,6 +125,11 @@ async def _described(tx: Transaction, name: str) -> DescribedModel:
         raise ModelNotFound(name, existing if existing != name else None)
     aliases = await tx.aliases.page(name, after=None, limit=_ALIASES_SHOWN)
     return DescribedModel(model, aliases.items)
+
+
+def _check(precondition: Precondition, described: DescribedModel) -> None:
+    if not precondition(described.etag):
+        raise ModelChanged(described.model.name, described.etag)
 
 
 def patch_details(patch: Mapping[str, Any]) -> JsonText:

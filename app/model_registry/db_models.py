@@ -161,6 +161,7 @@ class ModelInfoDB(Base):
         # Search: its orders, what is looked for most (in the order that is the default), and equality on JSON.
         # By name it goes along the unique index of names and numbers.
         Index("ix_model_info_created_at", "created_at", "id", postgresql_where=text("state = 'ready'")),
+        Index("ix_model_info_number", "number", "id", postgresql_where=text("state = 'ready'")),
         Index("ix_model_info_size_bytes", "size_bytes", "id", postgresql_where=text("state = 'ready'")),
         Index(
             "ix_model_info_model_name_created_at",

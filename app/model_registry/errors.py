@@ -418,6 +418,26 @@ class AliasChanged(PreconditionFailed):
         )
 
 
+class ModelChanged(PreconditionFailed):
+    def __init__(self, model_name: str, etag: str) -> None:
+        super().__init__(
+            f"Model {model_name!r} is not as you know it any more; look whether you still mean to change it.",
+            model_name=model_name,
+            etag=f'"{etag}"',
+        )
+
+
+class VersionChanged(PreconditionFailed):
+    def __init__(self, model_name: str, version: str, etag: str) -> None:
+        super().__init__(
+            f"Version {version!r} of {model_name!r} is not as you know it any more; look whether you still mean to "
+            "change it.",
+            model_name=model_name,
+            version=version,
+            etag=f'"{etag}"',
+        )
+
+
 class AliasElsewhere(PreconditionFailed):
     """The alias does not point where the caller expects it to; nothing was moved."""
 

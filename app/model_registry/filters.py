@@ -505,7 +505,7 @@ def _syntax_error(text: str, error: UnexpectedInput) -> InvalidFilter:
 # Orders
 
 # What breaks ties: the id, and among versions of one model their number, which grows with it and has an index.
-_TIES = {"created_at": "id", "model_name": "number", "size_bytes": "id"}
+_TIES = {"created_at": "id", "model_name": "number", "number": "id", "size_bytes": "id"}
 _ORDER_RULE = f"an order is one of {', '.join(_TIES)}, alone or with ASC or DESC after it"
 
 
@@ -521,8 +521,7 @@ class SearchPosition:
 class Order:
     """How a search is sorted. There is an index for each field that one may sort by.
 
-    `number` is none of them because in one model it is the order of `created_at`, and over several it means nothing;
-    `created_by` because one looks for a creator's versions by a filter.
+    `created_by` is none of them, because one looks for a creator's versions by a filter.
     """
 
     field: str

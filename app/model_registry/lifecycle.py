@@ -8,12 +8,12 @@ from typing import Any
 import structlog
 
 from model_registry.access import Actor, Permission, require
-from model_registry.catalog import patch_details, patched
+from model_registry.catalog import Precondition, patch_details, patched, unconditional
 from model_registry.domain import Annotations, Event, ModelInfo, VersionRef, VersionSelector, VersionState
 from model_registry.errors import (
     InvalidField,
-    PreconditionFailed,
     VersionAliased,
+    VersionChanged,
     VersionNotAvailable,
     VersionPurged,
 )
@@ -28,6 +28,10 @@ _UNFINISHED = frozenset({VersionState.PENDING, VersionState.VERIFYING})
 
 
 class Lifecycle:
+    """Every change is made only if its precondition holds of the ETag that the version has; otherwise it raises
+    `VersionChanged`.
+    """
+
     def __init__(
         self, *, database: Database, purge_after_seconds: float, grace_seconds: float, max_metadata_bytes: int
     ) -> None:
@@ -37,21 +41,16 @@ class Lifecycle:
         self._max_metadata_bytes = max_metadata_bytes
 
     async def update(
-        self, ref: VersionRef, patch: Mapping[str, Any], *, precondition: Callable[[str], bool], actor: Actor
+        self, ref: VersionRef, patch: Mapping[str, Any], *, precondition: Precondition = unconditional, actor: Actor
     ) -> ModelInfo:
-        """Apply a merge patch of `description`, `tags` and `additional_metadata`, if the precondition holds of the ETag
-        that the version has.
+        """Apply a merge patch of `description`, `tags` and `additional_metadata`.
 
-        Raises `VersionNotFound`, `VersionNotAvailable`, `PreconditionFailed`, `InvalidField`.
+        Raises `VersionNotFound`, `VersionNotAvailable`, `InvalidField`.
         """
         require(actor, Permission.WRITE)
 
         async def work(tx: Transaction) -> ModelInfo:
-            before = await self._hold_ready(tx, ref)
-            if not precondition(before.etag):
-                raise PreconditionFailed(
-                    "If-Match: the version is not described as you know it any more.", etag=f'"{before.etag}"'
-                )
+            before = await self._hold_ready(tx, ref, precondition)
             if not patch:
                 return before
             annotations = patched(Annotations(before.description, before.tags), patch)
@@ -76,12 +75,14 @@ class Lifecycle:
             raise InvalidField(("body", "additional_metadata"), rule, f"{size_bytes} bytes")
         return metadata
 
-    async def yank(self, ref: VersionRef, reason: str | None, *, actor: Actor) -> ModelInfo:
+    async def yank(
+        self, ref: VersionRef, reason: str | None, *, precondition: Precondition = unconditional, actor: Actor
+    ) -> ModelInfo:
         """Warn of a version: never the latest any more, but there for whoever names it. Again changes the reason."""
         require(actor, Permission.WRITE)
 
         async def work(tx: Transaction) -> ModelInfo:
-            info = await self._hold_ready(tx, ref)
+            info = await self._hold_ready(tx, ref, precondition)
             if info.yanked and info.yank_reason == reason:
                 return info
             await tx.versions.yank(info.id, reason)
@@ -91,12 +92,12 @@ class Lifecycle:
 
         return await self._logged("version.yanked", ref, work)
 
-    async def unyank(self, ref: VersionRef, *, actor: Actor) -> ModelInfo:
+    async def unyank(self, ref: VersionRef, *, precondition: Precondition = unconditional, actor: Actor) -> ModelInfo:
         """Take the warning back; nothing happens to a version without one."""
         require(actor, Permission.WRITE)
 
         async def work(tx: Transaction) -> ModelInfo:
-            info = await self._hold_ready(tx, ref)
+            info = await self._hold_ready(tx, ref, precondition)
             if not info.yanked:
                 return info
             await tx.versions.unyank(info.id)
@@ -112,6 +113,7 @@ class Lifecycle:
         force: bool = False,
         with_bytes: bool = False,
         may_be_pending: bool = False,
+        precondition: Precondition = unconditional,
         actor: Actor,
     ) -> ModelInfo:
         """Hide a version; it can be restored until it is purged, and its label stays taken for ever.
@@ -129,22 +131,24 @@ class Lifecycle:
 
         async def work(tx: Transaction) -> ModelInfo:
             info = await self._hold(tx, ref)
-            if info.state in _UNFINISHED and may_be_pending:
+            is_unfinished = info.state in _UNFINISHED
+            if (is_unfinished and not may_be_pending) or (info.state == VersionState.REMOVED and not with_bytes):
+                raise await missing(tx, VersionSelector(ref.model_name, ref.version))
+            aliases = await tx.aliases.of_version(info.id)
+            if aliases and not force:
+                raise VersionAliased(info.model_name, info.version, aliases)
+            _check(precondition, info)
+            if is_unfinished:
                 return await self._cancel(tx, info, actor)
             if info.state == VersionState.READY:
-                await self._remove(tx, info, force=force, actor=actor)
-            elif info.state in _UNFINISHED or not with_bytes:
-                raise await missing(tx, VersionSelector(ref.model_name, ref.version))
+                await self._remove(tx, info, aliases, actor)
             if with_bytes and info.purged_at is None:
                 await purge(tx, info.id, ref, grace_seconds=self._grace_seconds, actor=actor)
             return await tx.versions.info_by_id(info.id)
 
         return await self._logged("version.removed", ref, work)
 
-    async def _remove(self, tx: Transaction, info: ModelInfo, *, force: bool, actor: Actor) -> None:
-        aliases = await tx.aliases.of_version(info.id)
-        if aliases and not force:
-            raise VersionAliased(info.model_name, info.version, aliases)
+    async def _remove(self, tx: Transaction, info: ModelInfo, aliases: list[str], actor: Actor) -> None:
         await tx.aliases.drop_of_version(info.id, actor=actor.name)
         await tx.versions.remove(info.id, self._purge_after_seconds)
         await tx.models.count(info.model_name, -1)
@@ -158,7 +162,7 @@ class Lifecycle:
         await tx.events.record(Event(actor.name, "version.discarded", info.model_name, info.version))
         return replace(given_up, state=VersionState.REMOVED)
 
-    async def restore(self, ref: VersionRef, *, actor: Actor) -> ModelInfo:
+    async def restore(self, ref: VersionRef, *, precondition: Precondition = unconditional, actor: Actor) -> ModelInfo:
         """Show a removed version again; nothing happens to one that is ready. Aliases are not restored with it.
 
         Raises `VersionPurged`, `VersionNotAvailable`, `VersionNotFound`.
@@ -167,12 +171,13 @@ class Lifecycle:
 
         async def work(tx: Transaction) -> ModelInfo:
             info = await self._hold(tx, ref)
-            if info.state == VersionState.READY:
-                return info
             if info.state in _UNFINISHED:
                 raise VersionNotAvailable(ref.model_name, ref.version, info.state)
             if info.purged_at is not None:
                 raise VersionPurged(ref.model_name, ref.version)
+            _check(precondition, info)
+            if info.state == VersionState.READY:
+                return info
             await tx.versions.restore(info.id)
             await tx.models.count(ref.model_name, 1)
             await tx.events.record(Event(actor.name, "version.restored", ref.model_name, ref.version))
@@ -188,15 +193,22 @@ class Lifecycle:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
         return await tx.versions.info_by_id(taken.id)
 
-    async def _hold_ready(self, tx: Transaction, ref: VersionRef) -> ModelInfo:
+    async def _hold_ready(self, tx: Transaction, ref: VersionRef, precondition: Precondition) -> ModelInfo:
         info = await self._hold(tx, ref)
         if info.state in _UNFINISHED:
             raise VersionNotAvailable(ref.model_name, ref.version, info.state)
         if info.state != VersionState.READY:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
+        _check(precondition, info)
         return info
 
     async def _logged(self, event: str, ref: VersionRef, work: Callable[[Transaction], Any]) -> ModelInfo:
         info: ModelInfo = await self._database.run(work)
         log.info(event, model_name=ref.model_name, version=ref.version)
         return info
+
+
+def _check(precondition: Precondition, info: ModelInfo) -> None:
+    """Call it last: a precondition is for what would succeed without it (RFC 9110, section 13.2.1)."""
+    if not precondition(info.etag):
+        raise VersionChanged(info.model_name, info.version, info.etag)

@@ -8,14 +8,14 @@ from tests.conftest import RunningService
 
 
 class CuttingProxy:
-    """Passes connections on. The first ends when the client has got `after_bytes`, the others when they are over."""
+    """Passes connections on. The first ends after `after_bytes` of a body, the others when they are over."""
 
     def __init__(self, after_bytes: int) -> None:
         self.url = ""
         self.requests: list[str] = []
         """The head of each request, as it came."""
         self.answered_bytes: list[int] = []
-        """How much of an answer each connection gave back."""
+        """How much came back by each connection, after the head of its first answer."""
         self._after_bytes = after_bytes
 
     async def relay(
@@ -26,6 +26,7 @@ class CuttingProxy:
         self.answered_bytes.append(0)
         listening = asyncio.create_task(self._requests(client, to_server))
         try:
+            to_client.write(await server.readuntil(b"\r\n\r\n"))
             while chunk := await server.read(65536):
                 passed = chunk if number else chunk[: self._after_bytes - self.answered_bytes[number]]
                 to_client.write(passed)
@@ -33,7 +34,7 @@ class CuttingProxy:
                 await to_client.drain()
                 if len(passed) < len(chunk):
                     break
-        except ConnectionError:
+        except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client is gone
         finally:
             listening.cancel()

@@ -63,6 +63,14 @@ BAD_LIMIT = InvalidRequest(
     [{"loc": ["query", "limit"], "msg": "Input should be less than or equal to 1000", "value": "5000"}]
 )
 BAD_TOKEN = InvalidPageToken()
+
+
+def bad_flag(name: str) -> InvalidRequest:
+    """A query parameter that is neither true nor false."""
+    rule = "Input should be a valid boolean, unable to interpret input"
+    return InvalidRequest([{"loc": ["query", name], "msg": rule, "value": "perhaps"}])
+
+
 BAD_BODY_TYPE = UnsupportedMediaType(f"Content-Type: the body is {JSON}.", accepted=[JSON])
 BAD_PATCH_TYPE = UnsupportedMediaType(
     f"Content-Type: the body is {MERGE_PATCH} or {JSON}.", accepted=[MERGE_PATCH, JSON]

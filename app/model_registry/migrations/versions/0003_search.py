@@ -20,6 +20,7 @@ _DOCUMENTS = ["tags", "model_params", "standardization_params", "additional_meta
 
 def upgrade() -> None:
     op.create_index("ix_model_info_created_at", "model_info", ["created_at", "id"], postgresql_where=_READY)
+    op.create_index("ix_model_info_number", "model_info", ["number", "id"], postgresql_where=_READY)
     op.create_index("ix_model_info_size_bytes", "model_info", ["size_bytes", "id"], postgresql_where=_READY)
     for name in ("model_name", "created_by"):
         op.create_index(

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from model_registry.catalog import DescribedModel
 from model_registry.domain import RegisteredModel
-from model_registry.errors import InvalidField, ModelExists, ModelInUse, ModelNameTaken, PreconditionFailed
+from model_registry.errors import InvalidField, ModelChanged, ModelExists, ModelInUse, ModelNameTaken
 from model_registry.names import MAX_TAG_KEY, MAX_TAG_VALUE, check_model_name
 from model_registry.utils import rfc3339
 from model_registry.web import paging
@@ -110,7 +110,7 @@ _DESCRIBED_EXAMPLE = _MODEL_EXAMPLE | {
 }
 _ETAG = {"ETag": header("Of everything that is shown.", '"5f3c9a0e1b2d4c6f8a7b9c0d1e2f3a4b"')}
 _NEW_MODEL_EXAMPLE = _DESCRIBED_EXAMPLE | {"latest_version": None, "version_count": 0, "aliases": []}
-_CHANGED = PreconditionFailed("If-Match: the model is not as you know it any more.", etag='"5f3c9a0e1b2d"')
+_CHANGED = ModelChanged("fraud-detector", "5f3c9a0e1b2d")
 _INSTANCE = "/v1/models/fraud-detector"
 
 
@@ -264,12 +264,14 @@ async def update_model(request: Request, context: Context, name: ModelName, if_m
     summary="Delete a model that never had a version",
     responses={
         204: {"description": "Deleted."},
-        **problem_responses(NO_MODEL, ModelInUse("fraud-detector"), BAD_NAME, UNAVAILABLE, instance=_INSTANCE),
+        **problem_responses(
+            NO_MODEL, ModelInUse("fraud-detector"), _CHANGED, BAD_NAME, UNAVAILABLE, instance=_INSTANCE
+        ),
     },
 )
-async def delete_model(context: Context, name: ModelName) -> Response:
+async def delete_model(request: Request, context: Context, name: ModelName, if_match: IfMatch = None) -> Response:
     """Only what never had a version: otherwise a label could come to name other bytes."""
-    await context.catalog.delete(name, actor=context.actor)
+    await context.catalog.delete(name, precondition=precondition(request.headers), actor=context.actor)
     return Response(status_code=204)
 
 

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from model_registry.domain import VersionRef, VersionSelector, VersionState
 from model_registry.errors import (
     InvalidField,
-    PreconditionFailed,
     VersionAliased,
+    VersionChanged,
     VersionNotAvailable,
     VersionPurged,
 )
@@ -44,6 +44,7 @@ from model_registry.web.describing import (
     ModelName,
     PageToken,
     ReadVersion,
+    bad_flag,
     described_body,
     example,
 )
@@ -56,7 +57,7 @@ router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"], respo
 
 _INSTANCE = "/v1/models/fraud-detector/versions/2.4.0"
 _PENDING = VersionNotAvailable("fraud-detector", "2.4.0", "pending")
-_CHANGED = PreconditionFailed("If-Match: the version is not described as you know it any more.", etag='"1.1"')
+_CHANGED = VersionChanged("fraud-detector", "2.4.0", "1.1")
 
 
 class ModelInfoPageOut(BaseModel):
@@ -194,13 +195,16 @@ async def update_version(
             NO_MODEL,
             NO_VERSION,
             VersionAliased("fraud-detector", "2.4.0", ["champion"]),
+            _CHANGED,
             BAD_NAME,
+            bad_flag("force"),
             UNAVAILABLE,
             instance=_INSTANCE,
         ),
     },
 )
 async def remove_version(
+    request: Request,
     context: Context,
     name: ModelName,
     version: Label,
@@ -208,10 +212,16 @@ async def remove_version(
     purge: Annotated[
         bool, Query(description="Give up its bytes for good, now; also of a version that was removed before.")
     ] = False,
+    if_match: IfMatch = None,
 ) -> Response:
     """Hide a version; its label stays taken for ever. One that is still being pushed is given up: its label is free."""
     info = await context.lifecycle.remove(
-        VersionRef(name, version), force=force, with_bytes=purge, may_be_pending=True, actor=context.actor
+        VersionRef(name, version),
+        force=force,
+        with_bytes=purge,
+        may_be_pending=True,
+        precondition=precondition(request.headers),
+        actor=context.actor,
     )
     return changed_model_info(info)
 
@@ -226,15 +236,21 @@ async def remove_version(
             NO_VERSION,
             VersionPurged("fraud-detector", "2.4.0"),
             _PENDING,
+            _CHANGED,
             BAD_NAME,
             UNAVAILABLE,
             instance=f"{_INSTANCE}/restore",
         ),
     },
 )
-async def restore_version(context: Context, name: ModelName, version: Label) -> Response:
+async def restore_version(
+    request: Request, context: Context, name: ModelName, version: Label, if_match: IfMatch = None
+) -> Response:
     """Show it again; possible until it is purged. Nothing happens to a version that is ready."""
-    return changed_model_info(await context.lifecycle.restore(VersionRef(name, version), actor=context.actor))
+    info = await context.lifecycle.restore(
+        VersionRef(name, version), precondition=precondition(request.headers), actor=context.actor
+    )
+    return changed_model_info(info)
 
 
 @router.post(
@@ -247,6 +263,7 @@ async def restore_version(context: Context, name: ModelName, version: Label) -> 
             NO_MODEL,
             NO_VERSION,
             _PENDING,
+            _CHANGED,
             BAD_BODY_TYPE,
             InvalidField(("body", "reason"), "text is expected", 7),
             STALLED,
@@ -255,12 +272,17 @@ async def restore_version(context: Context, name: ModelName, version: Label) -> 
         ),
     },
 )
-async def yank_version(request: Request, context: Context, name: ModelName, version: Label) -> Response:
+async def yank_version(
+    request: Request, context: Context, name: ModelName, version: Label, if_match: IfMatch = None
+) -> Response:
     """It is never the latest any more, but stays there for whoever names it; `yank_reason` says why. Again changes the
     reason."""
     body = Fields(await json_body(request, context.settings), ("reason",))
     reason = body.optional_text("reason", max_chars=MAX_REASON)
-    return changed_model_info(await context.lifecycle.yank(VersionRef(name, version), reason, actor=context.actor))
+    info = await context.lifecycle.yank(
+        VersionRef(name, version), reason, precondition=precondition(request.headers), actor=context.actor
+    )
+    return changed_model_info(info)
 
 
 @router.post(
@@ -268,9 +290,16 @@ async def yank_version(request: Request, context: Context, name: ModelName, vers
     summary="Take the warning back",
     responses={
         200: _changed("Not yanked.", INFO_EXAMPLE),
-        **problem_responses(NO_MODEL, NO_VERSION, _PENDING, BAD_NAME, UNAVAILABLE, instance=f"{_INSTANCE}/unyank"),
+        **problem_responses(
+            NO_MODEL, NO_VERSION, _PENDING, _CHANGED, BAD_NAME, UNAVAILABLE, instance=f"{_INSTANCE}/unyank"
+        ),
     },
 )
-async def unyank_version(context: Context, name: ModelName, version: Label) -> Response:
+async def unyank_version(
+    request: Request, context: Context, name: ModelName, version: Label, if_match: IfMatch = None
+) -> Response:
     """It can be the latest again. Nothing happens to a version that was not yanked."""
-    return changed_model_info(await context.lifecycle.unyank(VersionRef(name, version), actor=context.actor))
+    info = await context.lifecycle.unyank(
+        VersionRef(name, version), precondition=precondition(request.headers), actor=context.actor
+    )
+    return changed_model_info(info)

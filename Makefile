@@ -35,10 +35,12 @@ $(STAMP): requirements.lock pyproject.toml
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
   --no-emit-index-url --no-emit-find-links
 
-lock: ## Renew the locks from pyproject.toml: everything, the server alone, and what builds the wheel
+lock: ## Renew the locks from pyproject.toml: everything, the server, what builds the wheel, clients
 	$(LOCK) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock
 	$(LOCK) -c requirements.lock --extra server pyproject.toml -o requirements-server.lock
 	echo hatchling | $(LOCK) -c requirements.lock - -o requirements-build.lock
+	$(LOCK) --upgrade --no-deps tests/clients/kserve.in -o tests/clients/kserve.txt
+	$(LOCK) --upgrade tests/clients/awscli.in -o tests/clients/awscli.txt
 
 format: install ## Put the code in form
 	$(BIN)/ruff check --fix .

@@ -122,7 +122,7 @@ async def test_the_first_model_of_the_readme_works_as_it_stands(
         assert not shown or agrees(shown, json.loads(output)), (shown, output)
         done += 1
 
-    assert done == 5
+    assert done == 7
     registered = (folder / "model.bin").read_bytes()
     assert (folder / "fetched.bin").read_bytes() == registered
     assert (folder / "direct.bin").read_bytes() == registered

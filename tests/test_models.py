@@ -783,7 +783,7 @@ async def test_a_model_that_only_a_push_has_made_is_not_there(client: httpx.Asyn
 
 
 async def test_of_a_delete_and_registrations_at_once_all_agree(client: httpx.AsyncClient) -> None:
-    for turn in range(8):
+    for turn in range(16):
         name = f"m{turn}"
         await create(client, name)
 

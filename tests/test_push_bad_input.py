@@ -27,9 +27,14 @@ async def refused(client: httpx.AsyncClient, body: Any, **where: Any) -> dict[st
     answer = await client.post(where.get("at", VERSIONS), content=content, headers=JSON)
     assert (answer.status_code, slug(answer)) == (422, "invalid-field"), answer.text
     problem: dict[str, Any] = answer.json()
-    [error] = problem["errors"]
+    error: dict[str, Any] = problem["errors"][0]
+    assert len(problem["errors"]) == 1
     assert error["msg"]
     return error
+
+
+def each_of(field: str, *values: Any) -> list[tuple[str, Any]]:
+    return [(field, value) for value in values]
 
 
 @pytest.fixture(autouse=True)
@@ -172,11 +177,11 @@ async def test_the_same_bytes_have_one_size(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *[("version", each) for each in (1, 1.0, True, [], {})],
-        *[(name, each) for name in (*DOCUMENTS, "tags") for each in ("text", 1, True, [], None)],
-        *[("description", each) for each in (1, True, [], {}, "x" * 65_537)],
-        *[("files", each) for each in ("text", 1, True, {}, None)],
-        *[("transfer", each) for each in (1, True, [], {}, "", "DIRECT", "carrier pigeon")],
+        *each_of("version", 1, 1.0, True, [], {}),
+        *[pair for name in (*DOCUMENTS, "tags") for pair in each_of(name, "text", 1, True, [], None)],
+        *each_of("description", 1, True, [], {}, "x" * 65_537),
+        *each_of("files", "text", 1, True, {}, None),
+        *each_of("transfer", 1, True, [], {}, "", "DIRECT", "carrier pigeon"),
         *[
             (name, "x")
             for name in ("source", "uri", "storage_key", "bucket", "artifact_location", "model_name", "name", "state")

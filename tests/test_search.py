@@ -582,6 +582,7 @@ async def test_every_kind_of_query_is_served_by_an_index(
     service: RunningService, engine: AsyncEngine, many: None
 ) -> None:
     of_model = "ix_model_info_(model_name_created_at|list)"
+    either = "ix_model_info_(created_at|size_bytes)"
     queries = [
         ("", "created_at DESC", "ix_model_info_created_at"),
         ("", "created_at ASC", "ix_model_info_created_at"),
@@ -594,8 +595,8 @@ async def test_every_kind_of_query_is_served_by_an_index(
         ("version = 'v7.7'", "created_at DESC", "ix_model_info_version"),
         ("version IN ('v7.7', 'v8.8')", "created_at DESC", "ix_model_info_version"),
         ("created_by = 'user-7'", "created_at DESC", "ix_model_info_created_by_created_at"),
-        ("created_at >= '2026-01-05' AND created_at < '2026-01-06'", "size_bytes", "ix_model_info_(created_at|size_bytes)"),
-        ("size_bytes > 390000000", "created_at", "ix_model_info_(created_at|size_bytes)"),
+        ("created_at >= '2026-01-05' AND created_at < '2026-01-06'", "size_bytes", either),
+        ("size_bytes > 390000000", "created_at", either),
         ("state = 'removed'", "created_at DESC", "ix_model_info_unready"),
         ("state = 'pending'", "created_at DESC", "ix_model_info_unready"),
         ("tags.ticket = 'T-12345'", "created_at DESC", "ix_model_info_json"),
@@ -621,7 +622,9 @@ async def test_every_kind_of_query_is_served_by_an_index(
                     f"{step['Node Type']} {step.get('Index Name', step.get('Relation Name', ''))}" for step in steps
                 ]
 
-                assert any(re.fullmatch(index, step.get("Index Name", "")) for step in steps), told
+                # Near the end of an order little is left, and the index of the order may be the shortest way.
+                wanted = index if after is None else f"{index}|ix_model_info_{order.field}"
+                assert any(re.fullmatch(wanted, step.get("Index Name", "")) for step in steps), told
                 assert "Seq Scan model_info" not in told, told
                 # Files and aliases are looked up for the rows of the page alone.
                 for table in ("version_files", "aliases"):

@@ -161,9 +161,7 @@ class Aliases:
         }
         return Held({version.version: version for version in versions.values()}, held)
 
-    async def move(
-        self, model_name: str, targets: Mapping[str, HeldVersion], *, actor: str
-    ) -> dict[str, Alias]:
+    async def move(self, model_name: str, targets: Mapping[str, HeldVersion], *, actor: str) -> dict[str, Alias]:
         """Point aliases at versions, all with a new generation and at one time; `hold` both before."""
         new = pg_insert(AliasDB).from_select(
             ["model_name", "alias", "version_id", "updated_at", "updated_by"],

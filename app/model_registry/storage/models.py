@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import ModelInfoDB, RegisteredModelDB
 from model_registry.domain import Annotations, Page, RegisteredModel, VersionState
-from model_registry.errors import ModelNameTaken
+from model_registry.errors import ModelNameTaken, Unavailable
 from model_registry.utils import to_json_text
 
 _NAME: ColumnElement[str] = bindparam("wanted", type_=RegisteredModelDB.name.type)
@@ -82,13 +82,9 @@ class Models:
             number: int | None = await self._connection.scalar(_NEXT_NUMBER, {"wanted": name})
             if number is not None:
                 return number
-            existing = await self._connection.scalar(
-                select(RegisteredModelDB.name).where(func.lower(RegisteredModelDB.name) == name.lower())
-            )
-            if existing is not None:
-                raise ModelNameTaken(name, existing)
-            # The row in our way was dropped in between: an unfinished registration that failed.
-        raise ModelNameTaken(name, name)
+            await self._refuse_other_case(name)
+            # The row in our way was dropped in between: an unfinished registration that failed, or a delete.
+        raise Unavailable(f"The name {name!r}")
 
     async def count(self, name: str, change: int) -> None:
         """So many more versions are ready, or fewer. From the first on the model stays, whatever becomes of them."""
@@ -153,14 +149,19 @@ class Models:
             )
             if result.rowcount == 1:
                 return True
-            existing = await self._connection.scalar(
-                select(RegisteredModelDB.name).where(func.lower(RegisteredModelDB.name) == name.lower())
-            )
-            if existing == name:
+            await self._refuse_other_case(name)
+            if await self.get(name) is not None:
                 return False
-            if existing is not None:
-                raise ModelNameTaken(name, existing)
-        raise ModelNameTaken(name, name)
+        raise Unavailable(f"The name {name!r}")
+
+    async def _refuse_other_case(self, name: str) -> None:
+        existing = await self._connection.scalar(
+            select(RegisteredModelDB.name).where(
+                func.lower(RegisteredModelDB.name) == name.lower(), RegisteredModelDB.name != name
+            )
+        )
+        if existing is not None:
+            raise ModelNameTaken(name, existing)
 
     async def annotate(self, name: str, annotations: Annotations) -> None:
         await self._connection.execute(

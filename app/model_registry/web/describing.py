@@ -122,7 +122,9 @@ MODEL_INFO = {
 _BINARY = {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}
 VALIDATORS = MODEL_VERSION | {
     "ETag": header("Strong; of a single file its sha256.", f'"{DIGEST_EXAMPLE.removeprefix("sha256:")}"'),
-    "Last-Modified": header("When the version was registered.", "Sat, 31 Jan 2026 12:00:00 GMT"),
+    "Last-Modified": header(
+        "When the version was registered; only where a label was asked for.", "Sat, 31 Jan 2026 12:00:00 GMT"
+    ),
 }
 REPR_DIGEST = {
     "Repr-Digest": header("RFC 9530; of a single file.", "sha-256=:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=:")

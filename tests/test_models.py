@@ -699,10 +699,12 @@ async def test_tags_have_limits_that_many_patches_do_not_pass(client: httpx.Asyn
 
     assert "1000 tags" in wrong_field(await patch(client, url, {"tags": {"one": "more"}}), "body", "tags")
     assert (await patch(client, url, {"tags": {"one": "more", "k0": None}})).status_code == 200
-    large = [{f"k{i}": "ü" * 4096 for i in range(start, start + 100)} for start in range(1, 900, 100)]
-    answers = [await patch(client, url, json.dumps({"tags": tags}, ensure_ascii=False).encode()) for tags in large]
+    answers = [
+        await patch(client, url, {"tags": {f"k{i}": "ü" * 4096 for i in range(start, start + 7)}})
+        for start in (1, 11, 21)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 422]
     assert "in all" in wrong_field(answers[-1], "body", "tags")
-    assert len((await client.get(url)).content) < 3 * 1024**2
 
 
 async def test_a_patch_is_json_or_a_merge_patch(client: httpx.AsyncClient) -> None:

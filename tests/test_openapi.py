@@ -2,6 +2,7 @@
 
 import copy
 import json
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.api import create_app
 from model_registry.web.problems import MEDIA_TYPE
+from model_registry.web.schemas import DIGEST_EXAMPLE
 from tests.conftest import RunningService
 from tests.rawhttp import message, send
 from tests.test_model_registry import WEIGHTS, register
@@ -73,6 +75,11 @@ STATUSES = {
     "roll_back_alias": {200, 404, 409, 412, 422, 503},
     "swap_aliases": {200, 404, 408, 409, 412, 415, 422, 503},
     "list_events": {200, 422, 503},
+    "push_version": {200, 201, 408, 409, 413, 415, 422, 503},
+    "commit_version": {200, 202, 404, 408, 409, 413, 415, 422, 503},
+    "put_file": {201, 404, 408, 409, 415, 422, 503},
+    "sign_parts": {200, 404, 408, 409, 415, 422, 503},
+    "upload_status": {200, 404, 503},
     "healthz": {200},
     "readyz": {200, 503},
     "metrics": {200},
@@ -630,6 +637,109 @@ async def test_problems_about_resources_read_as_their_examples_do(
     for operation_id, group in answers.items():
         seen = {answer.json()["type"].rpartition(":")[2] for answer in group}
         assert seen == problem_examples(operation_id).keys() - NEEDS_A_FAULT, operation_id
+
+
+IN_PARTS = {"path": "model.joblib", "size_bytes": 100 * 1024**2, "sha256": f"sha256:{'1' * 64}"}
+
+
+async def test_answers_to_a_push_are_as_described(client: httpx.AsyncClient, database_session: AsyncSession) -> None:
+    push = json.loads(json.dumps(OPERATIONS["push_version"][2]["requestBody"]["content"][JSON]["example"]))
+    file = {"path": "model.joblib", "size_bytes": len(WEIGHTS), "sha256": f"sha256:{sha256(WEIGHTS).hexdigest()}"}
+    parts = OPERATIONS["sign_parts"][2]["requestBody"]["content"][JSON]["example"]
+    reserved = await client.post(f"{MODEL}/versions", json=push | {"files": [file]})
+    in_parts = await client.post(f"{MODEL}/versions", json={"files": [IN_PARTS]})
+    upload = f"/v1/uploads/{in_parts.json()['uploads'][0]['upload_id']}"
+    signed = await client.post(f"{upload}/parts", json=parts)
+    sent = await client.put(signed.json()["parts"][0]["url"], content=bytes(16 * 1024**2))
+    answers = {
+        "push_version": [reserved, in_parts, await client.post(f"{MODEL}/versions", json=push | {"files": [file]})],
+        "sign_parts": [signed],
+        "upload_status": [await client.get(upload)],
+        "put_file": [await client.put(f"{VERSION}/files/model.joblib", content=WEIGHTS)],
+        "commit_version": [await client.post(f"{VERSION}/commit")],
+    }
+
+    assert sent.status_code == 200
+    assert len(answers["upload_status"][0].json()["parts"]) == 1
+    for operation_id, group in answers.items():
+        for answer in group:
+            assert_bodies_as_described({operation_id: answer})
+    assert_headers_as_described({"push_version": answers["push_version"]})
+
+
+async def test_problems_of_a_push_read_as_their_examples_do(
+    client: httpx.AsyncClient, database_session: AsyncSession
+) -> None:
+    """And these routes have no others, but for those of a message, client or service out of order."""
+
+    async def change(statement: str) -> None:
+        await database_session.execute(text(statement))
+        await database_session.commit()
+
+    versions, removed, ready = f"{MODEL}/versions", f"{MODEL}/versions/1", f"{MODEL}/versions/2"
+    for version in ("1", "2"):
+        await register(client, FRAUD | {"version": version}, {"model.joblib": WEIGHTS})
+    await client.delete(removed)
+    file = {"path": "model.joblib", "size_bytes": 1024, "sha256": DIGEST_EXAMPLE}
+    body = {"version": "2.4.0", "files": [file]}
+    too_large, text_body = b" " * (32 * 1024**2 + 1), {"content-type": "text/plain"}
+    as_json = {"content-type": JSON}
+    unknown = "6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52"
+    post, put = client.post, client.put
+    await post(versions, json=body)
+    in_parts = await post(versions, json={"version": "3", "files": [IN_PARTS]})
+    upload = f"/v1/uploads/{in_parts.json()['uploads'][0]['upload_id']}"
+    answers = {
+        "push_version": [
+            await post(versions, json=body | {"version": "2"}),
+            await post("/v1/models/Fraud-Detector/versions", json=body),
+            await post(versions, json={"files": [file | {"size_bytes": 200 * 1024**3 + 1}]}),
+            await post(versions, content=too_large, headers=as_json),
+            await post(versions, content=b"x", headers=text_body),
+            await post("/v1/models/fraud%20detector/versions", json=body),
+        ],
+        "put_file": [
+            await put("/v1/models/alexnet/versions/1/files/model.joblib", content=b"x"),
+            await put(f"{versions}/9/files/model.joblib", content=b"x"),
+            await put(f"{VERSION}/files/model.onnx", content=b"x"),
+            await put(f"{ready}/files/model.joblib", content=WEIGHTS),
+            await put(f"{VERSION}/files/model.joblib", content=bytes(1024), headers={"Content-Encoding": "gzip"}),
+            await put(f"{VERSION}/files/model.joblib", content=bytes(1000)),
+            await put(f"{VERSION}/files/model.joblib", content=bytes(1024)),
+            await put(f"{VERSION}/files/%2e%2e/model.joblib", content=b"x"),
+        ],
+        "sign_parts": [
+            await post(f"/v1/uploads/{unknown}/parts", json={"part_numbers": [1]}),
+            await post(f"{upload}/parts", json={"part_numbers": [8]}),
+            await post(f"{upload}/parts", content=b"x", headers=text_body),
+        ],
+        "upload_status": [await client.get(f"/v1/uploads/{unknown}")],
+        "commit_version": [
+            await post("/v1/models/alexnet/versions/1/commit"),
+            await post(f"{versions}/9/commit"),
+            await post(f"{removed}/commit"),
+            await post(f"{VERSION}/commit", json={"parts": {unknown: []}}),
+            await post(f"{versions}/3/commit"),
+            await post(f"{VERSION}/commit", json={"parts": {unknown: [{"part_number": 0, "etag": "x"}]}}),
+            await post(f"{VERSION}/commit", content=too_large, headers=as_json),
+            await post(f"{VERSION}/commit", content=b"x", headers=text_body),
+        ],
+    }
+    await change("UPDATE model_info SET state = 'verifying' WHERE state = 'pending'")
+    answers["put_file"].append(await put(f"{VERSION}/files/model.joblib", content=bytes(1024)))
+    answers["sign_parts"].append(await post(f"{upload}/parts", json={"part_numbers": [1]}))
+    await change("UPDATE uploads SET state = 'refused', found_size_bytes = 1000")
+    answers["commit_version"].append(await post(f"{VERSION}/commit"))
+    await change(f"UPDATE uploads SET found_sha256 = '\\x{sha256(bytes(1024)).hexdigest()}'")
+    answers["commit_version"].append(await post(f"{VERSION}/commit"))
+    await change("UPDATE model_info SET created_by = 'somebody'")
+    answers["commit_version"].append(await post(f"{VERSION}/commit"))
+
+    assert_problems_as_described(answers)
+    races = {"lease-lost", "commit-in-progress", "parts-changed"}
+    for operation_id, group in answers.items():
+        seen = {answer.json()["type"].rpartition(":")[2] for answer in group}
+        assert seen == problem_examples(operation_id).keys() - NEEDS_A_FAULT - races, operation_id
 
 
 def words(problem: dict[str, Any]) -> dict[str, Any]:

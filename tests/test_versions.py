@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from model_registry.storage import versions as storage_versions
 from tests.conftest import Collect, RunningService, ServiceWith
 from tests.rawhttp import message, send
 from tests.test_bad_input import BAD_VERSIONS
@@ -92,6 +93,29 @@ async def test_pages_stay_right_while_versions_come_and_go(client: httpx.AsyncCl
     # What came in before the place that the pages are at is on the next list; what came in after it is on this one.
     assert [item["version"] for item in last["items"]] == (["1.5", "1.0"] if order == "precedence" else ["1.0"])
     assert last["next_page_token"] is None
+
+
+@pytest.mark.parametrize("order", ["precedence", "created"])
+@pytest.mark.parametrize(("at_once", "max_chars"), [(64, 10**6), (3, 10**6), (2, 0), (3, 0), (5, 200)])
+async def test_a_page_is_shorter_where_metadata_is_large(
+    client: httpx.AsyncClient, order: str, at_once: int, max_chars: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [f"{number}.0" for number in range(9, 0, -1)]
+    for version in reversed(versions):
+        info = {"model_name": "m", "version": version, "additional_metadata": {"a": "x" * 100}}
+        assert (await client.post("/register_model", json=info)).status_code == 201
+    monkeypatch.setattr(storage_versions, "_INFOS_AT_ONCE", at_once)
+    monkeypatch.setattr(storage_versions, "_MAX_PAGE_CHARS", max_chars)
+
+    for limit in (1, 2, 4, 8, 9, 10):
+        seen: list[str] = []
+        token = ""
+        while token is not None:
+            page = (await client.get(VERSIONS, params={"order": order, "limit": limit, "page_token": token})).json()
+            assert 1 <= len(page["items"]) <= (max(at_once - 1, 1) if max_chars == 0 else limit)
+            seen += [item["version"] for item in page["items"]]
+            token = page["next_page_token"]
+        assert seen == versions
 
 
 async def test_each_state_is_a_list(model: httpx.AsyncClient, database_session: AsyncSession, collect: Collect) -> None:

@@ -101,14 +101,10 @@ class ModelRegistry:
         async with self._database.reading() as tx:
             info = await tx.versions.info(selector)
             if info is None and or_unfinished and selector.is_label:
-                info = await self._unfinished(tx, VersionRef(selector.model_name, selector.version))
+                unfinished = await tx.versions.unfinished(VersionRef(selector.model_name, selector.version))
+                # Neither of the two: it may have become ready in between.
+                info = await whole(tx, unfinished) if unfinished else await tx.versions.info(selector)
             return await found(tx, selector, info)
-
-    async def _unfinished(self, tx: Transaction, ref: VersionRef) -> ModelInfo | None:
-        taken = await tx.versions.taken(ref)
-        if taken is None or taken.has_lapsed or taken.state not in {VersionState.PENDING, VersionState.VERIFYING}:
-            return None
-        return await whole(tx, await tx.versions.info_by_id(taken.id))
 
     async def versions_of(
         self,

@@ -552,7 +552,7 @@ class Pushes:
             )
         finally:
             if not is_kept:
-                await asyncio.shield(self._ongoing.run(self._give_up(upload)))
+                await asyncio.shield(self._ongoing.run(self._give_up(version_id, upload)))
 
     async def _keep(
         self, tx: Transaction, ref: VersionRef, version_id: int, upload: NewUpload, sha256: Digest, actor: Actor
@@ -575,10 +575,14 @@ class Pushes:
         await tx.uploads.give_up(direct, delay_seconds=self._limits.late_write_seconds)
         return True
 
-    async def _give_up(self, upload: NewUpload) -> None:
+    async def _give_up(self, version_id: int, upload: NewUpload) -> None:
         delay_seconds = self._limits.late_write_seconds
 
         async def work(tx: Transaction) -> None:
+            await tx.versions.lock(version_id)
+            found = await tx.uploads.find_pushed(upload.id)
+            if found is not None and found[0].state == UploadState.STORED:
+                return  # it was kept, and only the answer to the COMMIT was lost: others may count on it by now
             await tx.uploads.give_up([upload.id], delay_seconds=delay_seconds)
             # Once more by key: after a lost lease the row is gone, and our last write may have come after that.
             await tx.garbage.add([upload.storage_key], delay_seconds=delay_seconds, is_upload=True)

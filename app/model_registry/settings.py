@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         "stream", description="stream: bytes pass through the service. redirect: clients are sent to S3."
     )
     presign_expiry_seconds: int = Field(900, ge=1, le=604_800, description="How long a presigned URL is good for.")
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/]+(/[^\s]*)?)?$",
+        description="This service as clients reach it, for URLs to itself; empty for what each request says.",
+    )
     allowed_hosts: str = Field("*", description="Host names that requests may use, comma-separated; * for any.")
 
     max_upload_bytes: int = Field(200 * 1024**3, ge=1, description="The largest file that is taken.")

@@ -56,6 +56,9 @@ from model_registry.utils import JsonText
 from model_registry.versions import Precedence
 
 _READY = ModelInfoDB.state == VersionState.READY
+_INFOS_AT_ONCE = 64
+_MAX_PAGE_CHARS = 16 * 1024**2
+
 _HAS_NOT_LAPSED = or_(ModelInfoDB.lease_expires_at.is_(None), ModelInfoDB.lease_expires_at > func.now())
 _NAME = bindparam("model_name", type_=Text)
 _LABEL = bindparam("version", type_=Text)
@@ -191,6 +194,19 @@ class Versions:
         row = (await self._connection.execute(statement, _parameters(selector))).one_or_none()
         return None if row is None else to_info(row)
 
+    async def unfinished(self, ref: VersionRef) -> ModelInfo | None:
+        """The version of this label, while it is being pushed or registered."""
+        row = (
+            await self._connection.execute(
+                INFO.where(
+                    ModelInfoDB.model_name == ref.model_name,
+                    ModelInfoDB.version == ref.version,
+                    ModelInfoDB.lease_expires_at > func.now(),
+                )
+            )
+        ).one_or_none()
+        return None if row is None else to_info(row)
+
     async def info_by_id(self, version_id: int) -> ModelInfo:
         """A version in any state."""
         return to_info((await self._connection.execute(_INFO_BY_ID, {"id": version_id})).one())
@@ -227,7 +243,25 @@ class Versions:
         after: ListPosition | None,
         limit: int,
     ) -> Page[ModelInfo]:
-        """Versions of one model in one state, newest precedence first, or last registered first."""
+        """Versions of one model in one state, newest precedence first, or last registered first.
+
+        A page has fewer than `limit` where their metadata is large: it must fit into memory.
+        """
+        infos: list[ModelInfo] = []
+        while len(infos) <= limit:
+            at_once = min(_INFOS_AT_ONCE, limit + 1 - len(infos))
+            place = infos[-1].position if infos else after
+            batch = await self._infos_of_model(model_name, state, by_precedence, place, at_once)
+            infos += batch
+            if len(batch) < at_once:
+                break
+            if sum(map(_metadata_chars, infos)) > _MAX_PAGE_CHARS:
+                return Page(tuple(infos[:-1]), has_more=True)
+        return Page(tuple(infos[:limit]), has_more=len(infos) > limit)
+
+    async def _infos_of_model(
+        self, model_name: str, state: VersionState, by_precedence: bool, after: ListPosition | None, limit: int
+    ) -> Sequence[ModelInfo]:
         wanted = select(ModelInfoDB.id).where(
             ModelInfoDB.model_name == model_name, ModelInfoDB.state == state, _HAS_NOT_LAPSED
         )
@@ -241,10 +275,10 @@ class Versions:
             )
         elif after is not None:
             wanted = wanted.where(ModelInfoDB.number < after.number)
-        ids = wanted.order_by(*order).limit(limit + 1).subquery()
-        # The files and aliases are looked up for the rows of the page alone.
-        rows = (await self._connection.execute(INFO.where(ModelInfoDB.id.in_(select(ids.c.id))).order_by(*order))).all()
-        return Page(tuple(to_info(row) for row in rows[:limit]), has_more=len(rows) > limit)
+        ids = wanted.order_by(*order).limit(limit).subquery()
+        # The files and aliases are looked up for these rows alone.
+        rows = await self._connection.execute(INFO.where(ModelInfoDB.id.in_(select(ids.c.id))).order_by(*order))
+        return [to_info(row) for row in rows]
 
     async def stored_files(self, version_id: int) -> Sequence[StoredFile]:
         """All files of a version with where their bytes are, by path."""
@@ -566,6 +600,10 @@ def _manifest(manifest: Manifest) -> dict[str, Any]:
         "size_bytes": manifest.size_bytes,
         "file_count": manifest.file_count,
     }
+
+
+def _metadata_chars(info: ModelInfo) -> int:
+    return len(info.standardization_params) + len(info.model_params) + len(info.additional_metadata) + len(info.tags)
 
 
 def _kind(selector: VersionSelector) -> str:

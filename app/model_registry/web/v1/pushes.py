@@ -75,7 +75,7 @@ _UPLOAD = "/v1/uploads/6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52"
 _UNKNOWN = UploadUnknown("6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52")
 _OTHER_SIZE = SizeMismatch("model.joblib", 1024, 1000)
 _OTHER_BYTES = DigestMismatch(
-    "model.joblib", DIGEST_EXAMPLE, "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    "model.joblib", DIGEST_EXAMPLE, "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 )
 _VERIFYING = VersionNotAvailable("fraud-detector", "2.4.0", "verifying")
 _LOCATION = {"Location": header("Where to read it.", _VERSION)}
@@ -135,7 +135,9 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
     push = await asyncio.to_thread(push_of, name, tree, context.settings.max_metadata_bytes)
     reserved = await context.pushes.reserve(push, actor=context.actor)
     info = reserved.info
-    body = await asyncio.to_thread(push_json, reserved, str(request.base_url).rstrip("/"))
+    body = await asyncio.to_thread(
+        push_json, reserved, (context.settings.public_url or str(request.base_url)).rstrip("/")
+    )
     headers = {"Location": f"/v1/models/{info.model_name}/versions/{info.version}", **_SECRET}
     return Response(body, 201 if reserved.is_new else 200, headers, JSON)
 
@@ -162,7 +164,7 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
             NO_MODEL,
             NO_VERSION,
             _UNKNOWN,
-            UploadIncomplete("fraud-detector", "2.4.0", {"model.joblib": [3]}),
+            UploadIncomplete("fraud-detector", "2.4.0", {"model.joblib": range(1, 8)}),
             VersionExists("fraud-detector", "2.4.0", state="pending", digest=DIGEST_EXAMPLE),
             VersionNotAvailable("fraud-detector", "2.4.0", "removed"),
             CommitInProgress("fraud-detector", "2.4.0"),
@@ -170,9 +172,9 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
             _OTHER_SIZE,
             _OTHER_BYTES,
             InvalidField(
-                ("body", "parts", "6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52", 1, "part_number"),
-                "parts are listed in ascending order, each once",
-                1,
+                ("body", "parts", "6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52", 0, "part_number"),
+                "an integer from 1 to 10000 is expected",
+                0,
             ),
             BodyTooLarge(_MAX_MANIFEST_BYTES),
             BAD_BODY_TYPE,

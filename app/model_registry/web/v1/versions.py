@@ -123,7 +123,8 @@ async def list_versions(
     limit: Limit = 100,
     page_token: PageToken = None,
 ) -> Response:
-    """The versions of one model, page by page; pages stay right while versions are added."""
+    """The versions of one model, page by page; pages stay right while versions are added, and are shorter than `limit`
+    where metadata is large."""
     query = ["versions", name, state, order]
     page = await context.registry.versions_of(
         name,

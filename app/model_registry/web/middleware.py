@@ -7,12 +7,11 @@ import time
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_registry.errors import Unavailable, shown
 from model_registry.observability import BYTES_IN, BYTES_OUT, IN_FLIGHT, REQUEST_SECONDS, REQUESTS
-from model_registry.web.problems import BadRequest, NoSuchRoute, internal_error, problem_of
+from model_registry.web.problems import BadRequest, NoSuchRoute, internal_error, methods_at, problem_of
 
 log = structlog.get_logger(__name__)
 
@@ -212,10 +211,9 @@ class HeadAsGet:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._own: list[re.Pattern[str]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD" or self._has_own(scope):
+        if scope["type"] != "http" or scope["method"] != "HEAD" or "HEAD" in methods_at(scope["app"], scope["path"]):
             await self._app(scope, receive, send)
             return
 
@@ -227,9 +225,3 @@ class HeadAsGet:
             await self._app(get, receive, send_head)
         finally:
             scope["route"] = get.get("route")
-
-    def _has_own(self, scope: Scope) -> bool:
-        if self._own is None:
-            paths = scope["app"].openapi()["paths"]
-            self._own = [compile_path(template)[0] for template, methods in paths.items() if "head" in methods]
-        return any(pattern.match(scope["path"]) for pattern in self._own)

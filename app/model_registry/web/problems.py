@@ -6,11 +6,11 @@ import orjson
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.routing import compile_path
 from starlette.types import Scope
 
 from model_registry.errors import (
@@ -207,20 +207,19 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     }.get(error.status_code, ("http-error", str(error.detail)))
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(sorted(_methods_at(request) | set(headers.get("Allow", "").split(", ")) - {""}))
+        allowed = methods_at(request.app, request.scope["path"]) | set(headers.get("Allow", "").split(", ")) - {""}
+        headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
     return problem(request.scope, error.status_code, slug, detail, headers=headers)
 
 
-def _methods_at(request: Request) -> set[str]:
-    """All methods of a path: the router itself names only those of the first route that it found."""
-    paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
-    found = {
-        method.upper()
-        for template, methods in paths.items()
-        if compile_path(template)[0].match(request.scope["path"])
-        for method in methods
+def methods_at(app: FastAPI, path: str) -> set[str]:
+    """All methods that routes take at a path: the router itself names only those of the first route that it found."""
+    return {
+        method
+        for route in iter_route_contexts(app.routes)
+        if route.path_regex is not None and route.path_regex.match(path)
+        for method in route.methods or ()
     }
-    return found | {"HEAD"} if "GET" in found else found
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:

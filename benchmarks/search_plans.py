@@ -33,6 +33,7 @@ QUERIES = [
     ("", "created_at DESC"),
     ("", "created_at ASC"),
     ("", "size_bytes DESC"),
+    ("", "number DESC"),
     ("", "model_name ASC"),
     ("model_name = 'bert-00003'", "created_at DESC"),
     ("model_name = 'fraud-00000'", "created_at DESC"),
@@ -55,6 +56,9 @@ QUERIES = [
     ("tags.stage = 'prod'", "created_at DESC"),
     ("tags.stage = 'prod'", "model_name ASC"),
     ("tags.stage = 'nowhere'", "created_at DESC"),
+    # One in a hundred, all from the same days.
+    ("tags.experiment = 'exp-20'", "created_at DESC"),
+    ("tags.experiment = 'exp-20'", "size_bytes DESC"),
     ("tags.team = 'team-7' AND model_params.batch_size = 2", "created_at DESC"),
     ("model_params.optimizer = 'adam' AND model_params.learning_rate = 0.0123", "created_at DESC"),
     ("tags.ticket = 'T-5' OR version = '9.9.9' OR model_name = 'bert-00123'", "created_at DESC"),
@@ -80,9 +84,10 @@ FILL = [
         pg_temp.model_name(model), number / 100 || '.' || number / 10 % 10 || '.' || number % 10, number, state,
         sha256(i::text::bytea), at, CASE WHEN state = 'removed' THEN at END, CASE WHEN state = 'removed' THEN at END,
         (1000 * exp(random() * 15))::bigint, 1, int4send(number), at,
-        CASE WHEN i % 1000 = 0 THEN 'carol' ELSE 'user-' || i % 200 END,
+        CASE WHEN i % 1000 = 0 THEN 'carol' ELSE 'user-' || i % 199 END,
         jsonb_build_object(
-            'team', 'team-' || i % 50, 'stage', (ARRAY['dev', 'test', 'prod'])[1 + i % 3], 'ticket', 'T-' || i
+            'team', 'team-' || i % 50, 'stage', (ARRAY['dev', 'test', 'prod'])[1 + i % 3], 'ticket', 'T-' || i,
+            'experiment', 'exp-' || i * 100 / :versions
         ),
         jsonb_build_object(
             'learning_rate', round(random()::numeric, 4), 'batch_size', 2 ^ (i % 8), 'n_estimators', 100 * (i % 20),

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.embedded import StackAddresses
 from model_registry.gc import Collector
+from model_registry.storage.database import Database
 from tests.bucket import Bucket
 from tests.conftest import Collect, RunningService, ServiceWith
 from tests.test_faults import CommitEater
@@ -657,6 +658,8 @@ async def test_a_change_whose_commit_is_in_doubt_is_made_once(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Collector, "run_for_ever", never)
+    # A busy machine may need longer to connect again than a server that is away is waited for.
+    monkeypatch.setattr(Database.run, "__kwdefaults__", {"patience_seconds": 10})
     url = make_url(stack.database_url).set(host="127.0.0.1", port=await commits.start())
     service = await service_with(database_url=url.render_as_string(hide_password=False))
     commits.lets_it_arrive = lets_it_arrive

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from model_registry.embedded import StackAddresses
 from model_registry.errors import Unavailable
 from model_registry.settings import Settings
-from model_registry.storage.blobstore import PartsRefused
+from model_registry.storage.blobstore import PartsRefused, StoredPart
 from tests.bucket import Bucket
 from tests.conftest import RunningService, make_settings, running
 from tests.test_push import MIB, commit, lapse, missing_from, read, reserve, send, slug, uploads_of
@@ -131,13 +131,49 @@ async def test_a_lost_client_goes_on_where_it_was(client: httpx.AsyncClient) -> 
 
 async def test_a_part_is_sent_again_over_a_wrong_one(client: httpx.AsyncClient) -> None:
     upload = await begin(client)
-    await send_parts(client, upload, PIECES | {1: b"x" * PART})
+    etags = await send_parts(client, upload, PIECES | {1: b"x" * PART})
 
-    await send_parts(client, upload, {1: PIECES[1]})
-    committed = await commit(client)
+    etags |= await send_parts(client, upload, {1: PIECES[1]})
+    committed = await commit(client, parts=listed(upload, etags))
 
     assert committed.status_code == 200, committed.text
     assert await read(client, "model.bin") == CONTENT
+
+
+async def test_the_same_part_is_sent_twice(client: httpx.AsyncClient) -> None:
+    upload = await begin(client)
+    for _ in range(2):
+        await send_parts(client, upload)
+
+    status = (await client.get(f"/v1/uploads/{upload['upload_id']}")).json()
+    committed = await commit(client)
+
+    assert [part["part_number"] for part in status["parts"]] == [1, 2, 3]
+    assert committed.status_code == 200, committed.text
+
+
+async def test_where_storage_keeps_two_of_a_part_the_client_says_which_counts(
+    client: httpx.AsyncClient, service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = service.services.blobs
+    list_parts = store.list_parts
+    upload = await begin(client)
+    etags = await send_parts(client, upload)
+
+    async def also_an_older_one(key: str, multipart_id: str) -> list[StoredPart] | None:
+        parts = await list_parts(key, multipart_id)
+        return parts and [*parts, StoredPart(2, PART, '"the older one"')]
+
+    monkeypatch.setattr(store, "list_parts", also_an_older_one)
+    refused = await commit(client)
+    wrong = await commit(client, parts=listed(upload, etags | {2: "another"}))
+    committed = await commit(client, parts=listed(upload, etags))
+
+    assert (refused.status_code, slug(refused)) == (422, "invalid-field")
+    assert refused.json()["errors"][0]["loc"] == ["body", "parts", upload["upload_id"]]
+    assert refused.json()["errors"][0]["msg"].endswith(": 2")
+    assert (wrong.status_code, wrong.json()["errors"][0]["loc"][-2:]) == (422, [1, "etag"])
+    assert committed.status_code == 200, committed.text
 
 
 async def test_wrong_bytes_in_a_part_are_found_and_the_file_gets_a_fresh_place(

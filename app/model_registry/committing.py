@@ -43,7 +43,7 @@ from model_registry.utils import Loc
 log = structlog.get_logger(__name__)
 
 _PATIENCE_SECONDS = 10
-_AT_ONCE = 16
+_AT_ONCE = 8
 _BATCH = 256
 
 
@@ -56,6 +56,10 @@ class PartTag:
 
 
 Parts = Mapping[UUID, Sequence[PartTag]]
+
+_Etags = dict[int, dict[str, str]]
+"""For each part the etags that the store has for it, by how the client knows them. Some stores keep every one that was
+sent, and do not say which was the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +260,16 @@ class Commits:
         listed = await self._blobs.list_parts(upload.storage_key, upload.multipart_id)
         if listed is None:
             return tuple(sizes)
-        there = {part.number: part.etag for part in listed if sizes.get(part.number) == part.size_bytes}
-        if tags is not None:
-            _check_tags(upload, tags, {part.number: part.etag for part in listed}, len(sizes))
-        if lacking := tuple(number for number in sizes if number not in there):
+        there: _Etags = {}
+        for part in listed:
+            if sizes.get(part.number) == part.size_bytes:
+                there.setdefault(part.number, {})[part.etag.strip('"')] = part.etag
+        chosen = _only(upload, there) if tags is None else _chosen(upload, tags, there, len(sizes))
+        if lacking := tuple(number for number in sizes if number not in chosen):
             return lacking
         try:
             await self._blobs.complete_multipart(
-                upload.storage_key, upload.multipart_id, [there[number] for number in sizes], upload.size_bytes
+                upload.storage_key, upload.multipart_id, [chosen[number] for number in sizes], upload.size_bytes
             )
         except PartsRefused as error:
             raise PartsChanged(upload.path) from error
@@ -322,18 +328,30 @@ def _loc(upload: PushUpload) -> Loc:
     return ("body", "parts", str(upload.id))
 
 
-def _check_tags(upload: PushUpload, tags: Sequence[PartTag], there: Mapping[int, str], count: int) -> None:
-    """The client's own list of parts, where it sends one, must be exactly what the store has."""
+def _chosen(upload: PushUpload, tags: Sequence[PartTag], there: _Etags, count: int) -> dict[int, str]:
+    """The etags that the client's own list of parts chooses; it must name every part that the store has."""
+    chosen: dict[int, str] = {}
     for index, tag in enumerate(tags):
         where = (*_loc(upload), index)
         if not 1 <= tag.number <= count:
             raise InvalidField((*where, "part_number"), f"this upload has parts 1 to {count}", tag.number)
         if index and tag.number <= tags[index - 1].number:
             raise InvalidField((*where, "part_number"), "parts are listed in ascending order, each once", tag.number)
-        if tag.number in there and there[tag.number].strip('"') != tag.etag:
-            raise InvalidField((*where, "etag"), f"the store has {there[tag.number]} for this part", tag.etag)
+        if etags := there.get(tag.number):
+            if tag.etag not in etags:
+                raise InvalidField((*where, "etag"), f"the store has {', '.join(etags)} for this part", tag.etag)
+            chosen[tag.number] = etags[tag.etag]
     if left_out := sorted(there.keys() - {tag.number for tag in tags}):
         raise InvalidField(_loc(upload), f"parts that were sent are not listed: {_numbers(left_out)}", None)
+    return chosen
+
+
+def _only(upload: PushUpload, there: _Etags) -> dict[int, str]:
+    """The etags where there is nothing to choose from."""
+    if several := sorted(number for number, etags in there.items() if len(etags) > 1):
+        rule = f"list the parts, because some were sent again with other bytes: {_numbers(several)}"
+        raise InvalidField(_loc(upload), rule, None)
+    return {number: etag for number, etags in there.items() for etag in etags.values()}
 
 
 def _numbers(numbers: Sequence[int]) -> str:

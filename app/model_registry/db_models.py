@@ -177,7 +177,9 @@ class ModelInfoDB(Base):
             "id",
             postgresql_where=text("state = 'ready'"),
         ),
-        Index("ix_model_info_version", "version", postgresql_where=text("state = 'ready'")),
+        Index(
+            "ix_model_info_version_created_at", "version", "created_at", "id", postgresql_where=text("state = 'ready'")
+        ),
         Index("ix_model_info_unready", "state", "created_at", "id", postgresql_where=text("state <> 'ready'")),
         # Without fastupdate: no registration pays for the deferred work of thousands, and no search reads it through.
         Index(

@@ -52,7 +52,7 @@ from model_registry.versions import check_version, precedence
 log = structlog.get_logger(__name__)
 
 _PATIENCE_SECONDS = 10
-_LOOKS_AT_ONCE = 16
+_LOOKS_AT_ONCE = 8
 _SIGNED_AT_ONCE = 1000
 _PROBE_SECONDS = 60
 # What a URL writes may come after its end: the store's clock may be behind, and a transfer that began in time may last.
@@ -293,21 +293,18 @@ class Pushes:
             return uploads
         still_open = [upload.id for upload in uploads.values() if upload.state == UploadState.OPEN]
         await tx.uploads.is_writable_for(still_open, self._writable_seconds)
-        fresh = [
-            NewUpload(
-                id=(upload_id := uuid4()),
-                storage_key=storage_key(upload_id),
-                path=file.path,
-                declared=file,
-                part_size=self._push_limits.part_size(file.size_bytes),
-            )
-            for digest, file in lacking.items()
-            if digest not in uploads
-        ]
+        fresh = await asyncio.to_thread(
+            lambda: [self._new_upload(file) for digest, file in lacking.items() if digest not in uploads]
+        )
         await tx.uploads.open_pushed(
             fresh, version_id, lease_seconds=self._limits.lease_seconds, writable_seconds=self._writable_seconds
         )
         return await tx.uploads.counting(version_id)
+
+    def _new_upload(self, file: FileEntry) -> NewUpload:
+        upload_id = uuid4()
+        part_size = self._push_limits.part_size(file.size_bytes)
+        return NewUpload(upload_id, storage_key(upload_id), file.path, declared=file, part_size=part_size)
 
     async def _instructions(
         self, files: Sequence[FileEntry], taken: _Taken, *, is_direct: bool
@@ -360,7 +357,7 @@ class Pushes:
         if upload.multipart_id is not None:
             parts = await self._blobs.list_parts(upload.storage_key, upload.multipart_id)
             if parts is not None:
-                return parts, False
+                return list(dict.fromkeys(parts)), False
         stored = await self._blobs.stored(upload.storage_key)
         if stored is None and upload.multipart_id is not None:
             multipart_id = upload.multipart_id

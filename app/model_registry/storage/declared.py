@@ -11,6 +11,8 @@ from model_registry.db_models import BlobDB, DeclaredFileDB, VersionFileDB
 from model_registry.domain import Digest, FileEntry
 from model_registry.storage.sql import BATCH, among, array
 
+# All rows of a large manifest at once would stall the event loop.
+_ROWS_AT_ONCE = 1000
 _FILES = select(*DeclaredFileDB.__table__.columns)
 _ARE_THERE = (BlobDB.sha256 == DeclaredFileDB.stored_sha256) & BlobDB.damaged_at.is_(None)
 
@@ -66,13 +68,14 @@ class Declared:
 
     async def lacking(self, version_id: int) -> dict[Digest, FileEntry]:
         """For each digest whose bytes are not pinned, or were found damaged since, the first file that has it."""
-        rows = await self._connection.execute(
+        rows = await self._connection.stream(
             _FILES.ext(distinct_on(DeclaredFileDB.sha256))
             .outerjoin(BlobDB, _ARE_THERE)
             .where(DeclaredFileDB.version_id == version_id, BlobDB.sha256.is_(None))
             .order_by(DeclaredFileDB.sha256, DeclaredFileDB.path)
+            .execution_options(yield_per=_ROWS_AT_ONCE)
         )
-        return {Digest(row.sha256): _to_entry(row) for row in rows}
+        return {(entry := _to_entry(row)).sha256: entry async for some in rows.partitions() for row in some}
 
     async def publish(self, version_id: int) -> None:
         """Make the declared files the version's; every digest must have a blob by now."""

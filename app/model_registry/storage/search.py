@@ -15,7 +15,6 @@ from model_registry.storage.infos import INFO, to_info
 # Not a parameter: a plan that is made without the values may then use the indexes on ready versions too.
 _IS_READY = ModelInfoDB.state == literal_column("'ready'")
 
-PRETENDED_PAGES = 50
 _AnySelect = Select[*tuple[Any, ...]]
 
 
@@ -47,8 +46,8 @@ def page_statement(*, condition: Filter | None, order: Order, after: SearchPosit
         place = tuple_(*key)
         end = tuple_(*(literal(part, column.type) for part, column in zip((after.value, after.tie), key, strict=True)))
         hits = hits.where(place < end if order.is_descending else place > end)
-    found = _sorted(hits, order, key).limit(PRETENDED_PAGES * limit).subquery("found")
-    page = INFO.join_from(found, ModelInfoDB, ModelInfoDB.id == found.c.id).limit(limit)
+    found = _sorted(hits, order, key).limit(limit).subquery("found")
+    page = INFO.join_from(found, ModelInfoDB, ModelInfoDB.id == found.c.id)
     return _sorted(page, order, [found.c[column.name] for column in key])
 
 

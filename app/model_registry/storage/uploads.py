@@ -13,6 +13,9 @@ from model_registry.db_models import GarbageDB, ModelInfoDB, UploadDB
 from model_registry.domain import Digest, NewUpload, PushUpload, UploadState
 from model_registry.storage.sql import BATCH, among, array, seconds
 
+# All rows of a large push at once would stall the event loop.
+_ROWS_AT_ONCE = 1000
+
 
 class Uploads:
     def __init__(self, connection: AsyncConnection) -> None:
@@ -130,15 +133,16 @@ class Uploads:
     async def counting(self, version_id: int) -> dict[Digest, PushUpload]:
         """For each digest the upload that a push counts on: rather one that holds the bytes than one that will or did
         not. Of those that pass through us nobody knows before they hold them."""
-        rows = await self._connection.execute(
+        rows = await self._connection.stream(
             _PUSHED.ext(distinct_on(UploadDB.sha256))
             .where(
                 UploadDB.version_id == version_id,
                 or_(UploadDB.state != UploadState.OPEN, UploadDB.writable_until.is_not(None)),
             )
             .order_by(UploadDB.sha256, (UploadDB.state == UploadState.STORED).desc(), UploadDB.created_at.desc())
+            .execution_options(yield_per=_ROWS_AT_ONCE)
         )
-        return {(upload := _to_push_upload(row)).sha256: upload for row in rows}
+        return {(upload := _to_push_upload(row)).sha256: upload async for some in rows.partitions() for row in some}
 
     async def pushed_of(self, version_id: int, sha256: Digest) -> Sequence[PushUpload]:
         """All that a push has for these bytes."""

@@ -99,12 +99,6 @@ def _by_selector(statement: _AnySelect) -> dict[str, _AnySelect]:
 
 _INFO_BY = _by_selector(INFO)
 _PUBLISHED_BY = _by_selector(_PUBLISHED)
-_INFO_OR_UNFINISHED = INFO.where(
-    ModelInfoDB.model_name == _NAME,
-    ModelInfoDB.version == _LABEL,
-    ModelInfoDB.state != VersionState.REMOVED,
-    _HAS_NOT_LAPSED,
-)
 _INFO_BY_ID = INFO.where(ModelInfoDB.id == bindparam("id"))
 _HAS_VISIBLE = select(ModelInfoDB.id).where(ModelInfoDB.model_name == _NAME, _READY).limit(1)
 
@@ -187,11 +181,9 @@ class Versions:
 
     # Reading
 
-    async def info(self, selector: VersionSelector, *, or_unfinished: bool = False) -> ModelInfo | None:
-        """The ready version that the selector names; `or_unfinished`, by its label, one on its way there too."""
-        # In one statement: between two, a version becomes ready or is given up.
-        statement = _INFO_OR_UNFINISHED if or_unfinished and selector.is_label else _INFO_BY[_kind(selector)]
-        row = (await self._connection.execute(statement, _parameters(selector))).one_or_none()
+    async def info(self, selector: VersionSelector) -> ModelInfo | None:
+        """The ready version that the selector names."""
+        row = (await self._connection.execute(_INFO_BY[_kind(selector)], _parameters(selector))).one_or_none()
         return None if row is None else to_info(row)
 
     async def unfinished(self, ref: VersionRef) -> ModelInfo | None:

@@ -22,11 +22,10 @@ def upgrade() -> None:
     op.create_index("ix_model_info_created_at", "model_info", ["created_at", "id"], postgresql_where=_READY)
     op.create_index("ix_model_info_number", "model_info", ["number", "id"], postgresql_where=_READY)
     op.create_index("ix_model_info_size_bytes", "model_info", ["size_bytes", "id"], postgresql_where=_READY)
-    for name in ("model_name", "created_by"):
+    for name in ("model_name", "version", "created_by"):
         op.create_index(
             f"ix_model_info_{name}_created_at", "model_info", [name, "created_at", "id"], postgresql_where=_READY
         )
-    op.create_index("ix_model_info_version", "model_info", ["version"], postgresql_where=_READY)
     op.create_index(
         "ix_model_info_unready",
         "model_info",

@@ -91,7 +91,7 @@ class PartTagIn(BaseModel):
 
 
 class CommitIn(BaseModel):
-    """Which parts were sent; may be left out, because storage knows."""
+    """Which parts were sent; may be left out, because storage knows, unless a part was sent again with other bytes."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -229,7 +229,7 @@ async def commit_version(request: Request, context: Context, name: ModelName, ve
         **problem_responses(
             NO_MODEL,
             NO_VERSION,
-            FileNotFound("fraud-detector", "2.4.0", "model.joblib"),
+            FileNotFound("fraud-detector", "2.4.0", "model.onnx"),
             VersionExists("fraud-detector", "2.4.0", state="ready", digest=DIGEST_EXAMPLE),
             _VERIFYING,
             LeaseLost(),
@@ -284,8 +284,8 @@ async def put_file(
     },
 )
 async def sign_parts(request: Request, context: Context, upload_id: UploadId) -> Response:
-    """Fresh URLs, as often as they are needed; each takes exactly one part of the right size. A part that is sent again
-    takes the place of the one before."""
+    """Fresh URLs, as often as they are needed; each takes exactly one part of the right size. A part may be sent again;
+    after one with other bytes the commit lists the parts, because some stores keep both."""
     numbers = part_numbers_of(await json_body(request, context.settings))
     parts = await context.pushes.sign_parts(upload_id_of(upload_id), numbers, actor=context.actor)
     return Response(signed_parts_json(parts), headers=_SECRET, media_type=JSON)

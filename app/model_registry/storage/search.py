@@ -1,4 +1,9 @@
-"""Search over the versions of all models."""
+"""Search over the versions of all models.
+
+Each order has an index of the ready versions, and another finds the others by state; a filter for ready ones and others
+at once reads the whole table. What `filtering` says about indexes is up to the planner, which takes it that matches lie
+evenly along an order.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -7,13 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from model_registry.db_models import DeclaredFileDB, ModelInfoDB, RegisteredModelDB, UploadDB
+from model_registry.db_models import Base
 from tests.conftest import RunningService
 from tests.rawhttp import message
 from tests.rawhttp import send as send_raw
-from tests.test_push import GOOD, MIB, VERSIONS, commit, count, entry, slug
+from tests.test_push import GOOD, MIB, VERSIONS, commit, entry, slug
 
 FILE = entry("model.bin", GOOD)
 SHA = FILE["sha256"]
@@ -37,11 +38,24 @@ def each_of(field: str, *values: Any) -> list[tuple[str, Any]]:
     return [(field, value) for value in values]
 
 
+@pytest.fixture(scope="module")
+async def client(service: RunningService) -> AsyncIterator[httpx.AsyncClient]:
+    """One for all of these tests: to make a client takes longer than most of them."""
+    async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
+        yield client
+
+
 @pytest.fixture(autouse=True)
-async def nothing_is_left_behind(database_session: AsyncSession, client: httpx.AsyncClient) -> AsyncIterator[None]:
+async def nothing_is_left_behind(engine: AsyncEngine) -> AsyncIterator[None]:
+    """An empty registry, before and after each."""
+    tables = [table.name for table in Base.metadata.sorted_tables]
+    async with engine.begin() as connection:
+        anything = text("SELECT " + " OR ".join(f"EXISTS (SELECT FROM {name})" for name in tables))
+        if await connection.scalar(anything):
+            await connection.execute(text(f"TRUNCATE {', '.join(tables)}"))
     yield
-    for table in (RegisteredModelDB, ModelInfoDB, DeclaredFileDB, UploadDB):
-        assert await count(database_session, table) == 0, table.__tablename__
+    async with engine.connect() as connection:
+        assert not await connection.scalar(anything)
 
 
 def with_file(**changes: Any) -> dict[str, Any]:

@@ -75,6 +75,7 @@ async def test_slow_verification_is_answered_and_goes_on_by_itself(
         otherwise = await commit(client, parts={upload["upload_id"]: []})
         invisible = await client.get("/get_model_info/fraud/1.0")
         listing = await client.get("/list_models")
+        polled = await client.get(accepted.headers["location"])
         gate.open()
         async with asyncio.timeout(10):
             while (committed := await commit(client)).status_code == 202:
@@ -90,6 +91,7 @@ async def test_slow_verification_is_answered_and_goes_on_by_itself(
         assert [file["path"] for file in answer.json()["files"]] == ["model.bin"]
     assert (otherwise.status_code, slug(otherwise)) == (409, "commit-in-progress")
     assert (invisible.status_code, listing.json()) == (404, [])
+    assert (polled.status_code, polled.json()["state"]) == (200, "verifying")
     assert (committed.status_code, committed.json()["state"]) == (200, "ready")
     assert verified == 1
     assert content == CONTENT

@@ -5,7 +5,7 @@ import gzip
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.access import ANONYMOUS, Actor
 from model_registry.db_models import UploadDB
-from model_registry.domain import VersionRef
+from model_registry.domain import NewUpload, VersionRef
 from model_registry.errors import Forbidden, UploadUnknown, VersionExists
 from tests.bucket import Bucket
 from tests.conftest import Collect, RunningService, ServiceWith
@@ -296,6 +296,42 @@ async def test_a_large_file_passes_through_few_buffers(service_with: ServiceWith
 
     assert committed.status_code == 200, committed.text
     assert hashlib.sha256(received).digest() == hashlib.sha256(content).digest()
+
+
+async def test_a_slow_twin_of_a_large_file_ends_well_too(client: httpx.AsyncClient, bucket: Bucket) -> None:
+    content = bytes(range(256)) * (20 * MIB // 256)
+    await reserve(client, {"model.bin": content}, transfer="proxied")
+    is_begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield content[:MIB]
+        is_begun.set()
+        await may_end.wait()
+        async for chunk in chunks_of(content[MIB:], MIB):
+            yield chunk
+
+    sending = asyncio.create_task(client.put(FILE, content=slow()))
+    await is_begun.wait()
+    quick = await client.put(FILE, content=chunks_of(content, MIB))
+    may_end.set()
+    twin = await sending
+
+    assert (quick.status_code, twin.status_code) == (201, 201), twin.text
+    assert (await commit(client)).status_code == 200
+
+
+async def test_nothing_is_begun_for_a_version_that_is_whole(
+    client: httpx.AsyncClient, service: RunningService, database_session: AsyncSession
+) -> None:
+    """It would be nobody's, and so never collected."""
+    version_id = (await push(client, {"model.bin": GOOD})).json()["id"]
+    upload = NewUpload(uuid4(), "blobs/late", "model.bin")
+
+    async with service.services.database.transaction() as tx:
+        is_open = await tx.uploads.open(upload, version_id, 900)
+
+    assert not is_open
+    assert await count(database_session, UploadDB) == 0
 
 
 async def test_a_pending_version_is_nobody_elses(client: httpx.AsyncClient, service_with: ServiceWith) -> None:

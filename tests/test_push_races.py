@@ -150,6 +150,22 @@ async def test_equal_new_bytes_of_two_versions_become_one_blob(
         assert await read(client, "model.bin", version) == GOOD
 
 
+async def test_what_was_sent_and_then_came_from_elsewhere_is_collected(
+    client: httpx.AsyncClient, database_session: AsyncSession, bucket: Bucket, collect: Collect
+) -> None:
+    for version in ("1.0", "2.0"):
+        await send(client, uploads_of(await reserve(client, {"f": GOOD}, version))["f"], GOOD)
+    await commit(client, "1.0")
+
+    again = await reserve(client, {"f": GOOD}, "2.0")
+    committed = await commit(client, "2.0")
+
+    assert missing_from(again) == set()
+    assert committed.status_code == 200
+    await assert_nothing_is_unknown(database_session, bucket, collect)
+    assert len(await bucket.keys()) == 1
+
+
 async def test_many_files_in_other_orders_do_not_wait_in_a_circle(
     clients: list[httpx.AsyncClient], database_session: AsyncSession, bucket: Bucket, collect: Collect
 ) -> None:

@@ -155,10 +155,11 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
         },
         202: {
             "description": "Verification takes longer: poll `Location` until the state is `ready`. Should it be "
-            "`pending` again, commit once more to hear why.",
+            "`pending` again, commit once more to hear why. To commit once more is always safe: it joins what is "
+            "running, and takes over what a process left behind.",
             "model": ModelInfoOut,
             "content": example(PENDING_EXAMPLE | {"state": "verifying"}),
-            "headers": _LOCATION,
+            "headers": _LOCATION | {"Retry-After": header("Seconds to wait.", 1)},
         },
         **problem_responses(
             NO_MODEL,

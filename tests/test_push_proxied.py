@@ -345,7 +345,7 @@ async def test_a_pending_version_is_nobody_elses(client: httpx.AsyncClient, serv
     upload_id = UUID(uploads_of(reserved)["model.bin"]["upload_id"])
 
     with pytest.raises(VersionExists):
-        await pushes.commit(ref, {}, actor=somebody)
+        await service.services.commits.commit(ref, {}, actor=somebody)
     with pytest.raises(VersionExists):
         await pushes.put_file(ref, "model.bin", chunks_of(GOOD), size_bytes=None, actor=somebody)
     with pytest.raises(UploadUnknown):
@@ -353,7 +353,7 @@ async def test_a_pending_version_is_nobody_elses(client: httpx.AsyncClient, serv
     with pytest.raises(UploadUnknown):
         await pushes.sign_parts(upload_id, [1], actor=somebody)
     with pytest.raises(Forbidden):
-        await pushes.commit(ref, {}, actor=nobody)
+        await service.services.commits.commit(ref, {}, actor=nobody)
     with pytest.raises(Forbidden):
         await pushes.status(upload_id, actor=nobody)
     with pytest.raises(Forbidden):

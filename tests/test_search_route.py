@@ -138,7 +138,7 @@ async def test_a_bad_filter_is_refused_at_the_column_where_it_broke(
 async def test_nonsense_in_a_search_is_a_422(client: httpx.AsyncClient, params: dict[str, str]) -> None:
     response = await client.get("/v1/versions", params=params)
 
-    assert response.status_code in {422, 431, 400}, response.text
+    assert response.status_code == 422, response.text
     assert response.headers["content-type"] == "application/problem+json"
 
 

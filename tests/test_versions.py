@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from model_registry.storage import versions as storage_versions
+from model_registry.storage import infos
 from tests.conftest import Collect, RunningService, ServiceWith
 from tests.rawhttp import message, send
 from tests.test_bad_input import BAD_VERSIONS
@@ -104,8 +104,8 @@ async def test_a_page_is_shorter_where_metadata_is_large(
     for version in reversed(versions):
         info = {"model_name": "m", "version": version, "additional_metadata": {"a": "x" * 100}}
         assert (await client.post("/register_model", json=info)).status_code == 201
-    monkeypatch.setattr(storage_versions, "_INFOS_AT_ONCE", at_once)
-    monkeypatch.setattr(storage_versions, "_MAX_PAGE_CHARS", max_chars)
+    monkeypatch.setattr(infos, "_AT_ONCE", at_once)
+    monkeypatch.setattr(infos, "_MAX_PAGE_CHARS", max_chars)
 
     for limit in (1, 2, 4, 8, 9, 10):
         seen: list[str] = []

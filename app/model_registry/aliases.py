@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 
 from model_registry.access import Actor, Permission, require
-from model_registry.domain import Alias, AliasMove, AliasRef, Event, Page, VersionState
+from model_registry.domain import Alias, AliasMove, AliasRef, Event, Page, Precondition, VersionState, unconditional
 from model_registry.errors import (
     AliasChanged,
     AliasElsewhere,
@@ -31,13 +31,6 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 MAX_MOVES = 100
-
-Precondition = Callable[[int | None], bool]
-"""What must hold of an alias's generation, `None` where there is no alias, for a change to be made."""
-
-
-def unconditional(_generation: int | None) -> bool:
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +248,7 @@ def _moved(model_name: str, alias: Alias, before: HeldAlias | None, actor: Actor
 
 def _check(precondition: Precondition, ref: AliasRef, present: HeldAlias | None) -> None:
     generation, version = (present.generation, present.version.version) if present else (None, None)
-    if not precondition(generation):
+    if not precondition(None if generation is None else str(generation)):
         raise AliasChanged(ref.model_name, ref.alias, generation=generation, version=version)
 
 

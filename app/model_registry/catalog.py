@@ -1,14 +1,14 @@
 """Models, the names that versions are kept under: make, find, describe, delete."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from model_registry.access import Actor, Permission, require
-from model_registry.domain import Alias, Annotations, Event, Page, RegisteredModel
+from model_registry.domain import Alias, Annotations, Event, Page, Precondition, RegisteredModel, unconditional
 from model_registry.errors import ModelChanged, ModelExists, ModelInUse, ModelNotFound
 from model_registry.names import check_model_name, check_tags
 from model_registry.storage.database import Database, Transaction
@@ -18,12 +18,6 @@ log = structlog.get_logger(__name__)
 
 _ALIASES_SHOWN = 1000
 _LARGE_PATCH = 16 * 1024
-Precondition = Callable[[str], bool]
-"""Whether a change may be made, by the ETag of what is there."""
-
-
-def unconditional(_etag: str) -> bool:
-    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from model_registry.lookup import missing, whole
 from model_registry.ongoing import Ongoing
 from model_registry.storage.blobstore import BlobStore, PartsRefused
 from model_registry.storage.database import Database, Transaction
-from model_registry.unfinished import UploadLimits, announce, exists, keep_blobs
+from model_registry.transitions import UploadLimits, announce, exists, keep_blobs
 from model_registry.utils import Loc
 
 log = structlog.get_logger(__name__)
@@ -182,7 +182,7 @@ class Commits:
         state = await tx.versions.lock(version_id)
         if state == VersionState.READY:
             return []
-        if state not in {VersionState.PENDING, VersionState.VERIFYING}:
+        if state is None or not state.is_unfinished:
             raise LeaseLost
         uploads = await tx.uploads.counting(version_id)
         in_parts = {upload.id for upload in uploads.values() if upload.part_size is not None}
@@ -281,7 +281,7 @@ class Commits:
         if state == VersionState.READY:
             # This was us, and the answer to an earlier COMMIT was lost; or our twin in another process.
             return await tx.versions.info_by_id(version_id)
-        if state not in {VersionState.PENDING, VersionState.VERIFYING}:
+        if state is None or not state.is_unfinished:
             raise LeaseLost
         uploads = await tx.uploads.counting(version_id)
         stored = [upload for upload in uploads.values() if upload.state == UploadState.STORED]

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -16,6 +16,14 @@ from model_registry.versions import check_version
 
 T = TypeVar("T")
 
+Precondition = Callable[[str | None], bool]
+"""Whether a change may be made, by the ETag of what is there, `None` for nothing."""
+
+
+def unconditional(_etag: str | None) -> bool:
+    return True
+
+
 FILES_SHOWN = 100
 """So many files are in a `ModelInfo`; the manifest has all of them."""
 
@@ -27,6 +35,11 @@ class VersionState(StrEnum):
     VERIFYING = "verifying"
     READY = "ready"
     REMOVED = "removed"
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Before it is ready: it has a lease, and may still come to nothing."""
+        return self in {VersionState.PENDING, VersionState.VERIFYING}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from model_registry.errors import Unavailable
 from model_registry.storage.blobstore import BlobStore
 from model_registry.storage.database import Database
 from model_registry.storage.garbage import GarbageItem
-from model_registry.unfinished import discard_unfinished, purge
+from model_registry.transitions import discard_unfinished, purge
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,17 @@ from typing import Any
 import structlog
 
 from model_registry.access import Actor, Permission, require
-from model_registry.catalog import Precondition, patch_details, patched, unconditional
-from model_registry.domain import Annotations, Event, ModelInfo, VersionRef, VersionSelector, VersionState
+from model_registry.catalog import patch_details, patched
+from model_registry.domain import (
+    Annotations,
+    Event,
+    ModelInfo,
+    Precondition,
+    VersionRef,
+    VersionSelector,
+    VersionState,
+    unconditional,
+)
 from model_registry.errors import (
     InvalidField,
     VersionAliased,
@@ -19,12 +28,10 @@ from model_registry.errors import (
 )
 from model_registry.lookup import missing, whole
 from model_registry.storage.database import Database, Transaction
-from model_registry.unfinished import discard_unfinished, purge
+from model_registry.transitions import discard_unfinished, purge
 from model_registry.utils import EMPTY_OBJECT, JsonText, exact_json, merge_patch, to_json_text
 
 log = structlog.get_logger(__name__)
-
-_UNFINISHED = frozenset({VersionState.PENDING, VersionState.VERIFYING})
 
 
 class Lifecycle:
@@ -131,7 +138,7 @@ class Lifecycle:
 
         async def work(tx: Transaction) -> ModelInfo:
             info = await self._hold(tx, ref)
-            is_unfinished = info.state in _UNFINISHED
+            is_unfinished = info.state.is_unfinished
             if (is_unfinished and not may_be_pending) or (info.state == VersionState.REMOVED and not with_bytes):
                 raise await missing(tx, VersionSelector(ref.model_name, ref.version))
             aliases = await tx.aliases.of_version(info.id)
@@ -171,7 +178,7 @@ class Lifecycle:
 
         async def work(tx: Transaction) -> ModelInfo:
             info = await self._hold(tx, ref)
-            if info.state in _UNFINISHED:
+            if info.state.is_unfinished:
                 raise VersionNotAvailable(ref.model_name, ref.version, info.state)
             if info.purged_at is not None:
                 raise VersionPurged(ref.model_name, ref.version)
@@ -195,7 +202,7 @@ class Lifecycle:
 
     async def _hold_ready(self, tx: Transaction, ref: VersionRef, precondition: Precondition) -> ModelInfo:
         info = await self._hold(tx, ref)
-        if info.state in _UNFINISHED:
+        if info.state.is_unfinished:
             raise VersionNotAvailable(ref.model_name, ref.version, info.state)
         if info.state != VersionState.READY:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TypeVar
 
-from model_registry.domain import FILES_SHOWN, ModelInfo, VersionSelector, VersionState
+from model_registry.domain import FILES_SHOWN, ModelInfo, VersionSelector
 from model_registry.errors import AliasNotFound, ModelNotFound, NotFound, VersionNotFound
 from model_registry.storage.database import Transaction
 
@@ -19,7 +19,7 @@ async def found(tx: Transaction, selector: VersionSelector, result: T | None) ->
 
 async def whole(tx: Transaction, info: ModelInfo) -> ModelInfo:
     """With the files that an unfinished version has declared; a finished one has its own."""
-    if info.state not in {VersionState.PENDING, VersionState.VERIFYING}:
+    if not info.state.is_unfinished:
         return info
     return replace(info, files=tuple(await tx.declared.first(info.id, FILES_SHOWN)))
 

@@ -21,7 +21,7 @@ from model_registry.ongoing import Ongoing
 from model_registry.registration import Registration
 from model_registry.storage.blobstore import BlobStore
 from model_registry.storage.database import Database
-from model_registry.unfinished import UploadLimits
+from model_registry.transitions import UploadLimits
 from model_registry.uploads import PartBuffers
 from model_registry.utils import clean_json_object, to_json_text
 

@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 import structlog
 
 from model_registry.access import Actor, Permission, require
-from model_registry.committing import Commits
 from model_registry.domain import (
     Annotations,
     Digest,
@@ -45,7 +44,7 @@ from model_registry.ongoing import Ongoing
 from model_registry.storage.blobstore import MAX_PARTS, BlobStore, PresignedRequest, StoredPart, storage_key
 from model_registry.storage.database import Database, Transaction
 from model_registry.storage.versions import TakenLabel
-from model_registry.unfinished import UploadLimits, discard_unfinished, exists
+from model_registry.transitions import UploadLimits, discard_unfinished, exists
 from model_registry.uploads import PartBuffers, digest_stream, store_stream
 from model_registry.versions import check_version, precedence
 
@@ -162,7 +161,6 @@ class Pushes:
         limits: UploadLimits,
         push_limits: PushLimits,
         ongoing: Ongoing,
-        commit_wait_seconds: float,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -172,10 +170,6 @@ class Pushes:
         self._ongoing = ongoing
         self._store_checks: bool | None = None
         self._probing = asyncio.Lock()
-        commits = Commits(
-            database=database, blobs=blobs, limits=limits, ongoing=ongoing, wait_seconds=commit_wait_seconds
-        )
-        self.commit = commits.commit
 
     # Reserve
 
@@ -255,7 +249,7 @@ class Pushes:
             await discard_unfinished(tx, taken.id, only_lapsed=True, delay_seconds=self._limits.late_write_seconds)
             return None
         is_same = taken.digest == manifest.digest and await tx.versions.has_params(taken.id, push.details)
-        is_open = taken.state in {VersionState.PENDING, VersionState.VERIFYING} and taken.created_by == actor.name
+        is_open = taken.state.is_unfinished and taken.created_by == actor.name
         if is_same and (is_open or taken.state == VersionState.READY):
             return taken
         raise exists(ref, taken)

@@ -27,7 +27,7 @@ from model_registry.ongoing import Ongoing
 from model_registry.storage.blobstore import BlobStore, storage_key
 from model_registry.storage.database import Database, Transaction
 from model_registry.storage.idempotency import FirstAnswer
-from model_registry.unfinished import UploadLimits, announce, discard_unfinished, keep_blobs
+from model_registry.transitions import UploadLimits, announce, discard_unfinished, keep_blobs
 from model_registry.uploads import PartBuffers, digest_stream, store_stream
 from model_registry.utils import canonical_json
 from model_registry.versions import precedence

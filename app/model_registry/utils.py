@@ -226,7 +226,9 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 def exact_json(text: JsonText) -> Any:
     """The document as Python values, every number exact."""
-    return json.loads(text, parse_float=Decimal, parse_int=lambda digits: _exact_integer(int(digits)))
+    return json.loads(
+        text, parse_float=Decimal, parse_int=lambda digits: int(digits) if len(digits) < 19 else Decimal(digits)
+    )
 
 
 def to_json_text(value: Mapping[str, Any]) -> JsonText:

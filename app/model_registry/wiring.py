@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from model_registry.aliases import Aliases
 from model_registry.catalog import Catalog
+from model_registry.committing import Commits
 from model_registry.downloads import Downloads
 from model_registry.errors import Unavailable
 from model_registry.eventlog import EventLog
@@ -19,7 +20,7 @@ from model_registry.settings import ConfigurationError, Settings
 from model_registry.storage.blobstore import BlobStore
 from model_registry.storage.database import Database, DatabaseLimits
 from model_registry.storage.s3 import S3BlobStore, S3Options
-from model_registry.unfinished import UploadLimits
+from model_registry.transitions import UploadLimits
 from model_registry.uploads import PartBuffers
 from model_registry.verification import Verifier
 
@@ -44,6 +45,7 @@ class Services:
     catalog: Catalog
     lifecycle: Lifecycle
     pushes: Pushes
+    commits: Commits
     downloads: Downloads
     aliases: Aliases
     events: EventLog
@@ -124,7 +126,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                         presign_expiry_seconds=settings.presign_expiry_seconds,
                     ),
                     ongoing=ongoing,
-                    commit_wait_seconds=settings.commit_wait_seconds,
+                ),
+                commits=Commits(
+                    database=database,
+                    blobs=blobs,
+                    limits=limits,
+                    ongoing=ongoing,
+                    wait_seconds=settings.commit_wait_seconds,
                 ),
                 downloads=Downloads(database, blobs),
                 aliases=Aliases(database),

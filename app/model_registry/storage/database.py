@@ -30,6 +30,8 @@ from model_registry.utils import JsonText, clean_json_object, to_json_text
 
 T = TypeVar("T")
 
+_ANSWER_SECONDS = 5
+
 # Classes of SQLSTATE (PostgreSQL manual, appendix A) that say "not now" rather than "not so".
 _TRANSIENT = ("08", "28", "3D", "40", "53", "57", "55P03", "25006", "25P03")
 
@@ -157,9 +159,11 @@ class Database:
 
         A lost reply to COMMIT looks like a commit that never arrived. Where `work` recorded an event, the server is
         asked what became of that transaction, so the work is done once; where it did not, `work` must be idempotent.
-        `patience_seconds` is how long a server that is away is waited for, before the caller gets `Unavailable`.
+        `patience_seconds` is how long a server that is away is waited for, before the caller gets `Unavailable`; it is
+        longer where a COMMIT of a recorded event has gone unanswered.
         """
-        deadline = time.monotonic() + patience_seconds
+        asked_at = time.monotonic()
+        deadline = asked_at + patience_seconds
         unanswered: tuple[str, T] | None = None
         for attempt in itertools.count(1):
             try:
@@ -172,6 +176,9 @@ class Database:
                         unanswered = (tx.events.xid, result)
                 return result
             except Unavailable as error:
+                if unanswered is not None:
+                    # The change may have been made: worth waiting to know it.
+                    deadline = max(deadline, asked_at + _ANSWER_SECONDS)
                 pause = min(0.05 * 2**attempt, 1)
                 if not _is_worth_another_try(error.__cause__) or time.monotonic() + pause > deadline:
                     raise

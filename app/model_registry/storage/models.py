@@ -10,8 +10,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import ModelInfoDB, RegisteredModelDB
-from model_registry.domain import Annotations, Page, RegisteredModel, VersionState
+from model_registry.domain import Annotations, Page, RegisteredModel
 from model_registry.errors import ModelNameTaken, Unavailable
+from model_registry.storage.sql import latest
 from model_registry.utils import to_json_text
 
 _NAME: ColumnElement[str] = bindparam("wanted", type_=RegisteredModelDB.name.type)
@@ -40,14 +41,7 @@ _SAME_BUT_FOR_CASE = select(RegisteredModelDB.name).where(
 
 
 _LATEST = (
-    select(ModelInfoDB.version)
-    .where(
-        ModelInfoDB.model_name == RegisteredModelDB.name,
-        ModelInfoDB.state == VersionState.READY,
-        ModelInfoDB.yanked_at.is_(None),
-    )
-    .order_by(ModelInfoDB.is_prerelease, ModelInfoDB.precedence.desc(), ModelInfoDB.number.desc())
-    .limit(1)
+    latest(ModelInfoDB.version, ModelInfoDB, RegisteredModelDB.name)
     .correlate(RegisteredModelDB)
     .scalar_subquery()
     .label("latest_version")

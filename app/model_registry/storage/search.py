@@ -15,7 +15,7 @@ from model_registry.db_models import ModelInfoDB
 from model_registry.domain import ModelInfo, Page
 from model_registry.filters import Filter, Order, SearchPosition, mentions
 from model_registry.storage.filtering import where
-from model_registry.storage.infos import INFO, to_info
+from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, page_of_infos, to_info
 
 # Not a parameter: a plan that is made without the values may then use the indexes on ready versions too.
 _IS_READY = ModelInfoDB.state == literal_column("'ready'")
@@ -34,17 +34,21 @@ class Search:
 
         A version that is there from the first page to the last comes once, whatever else is registered meanwhile.
         """
-        statement = page_statement(condition=condition, order=order, after=after, limit=limit + 1)
-        rows = (await self._connection.execute(statement)).all()
-        return Page(tuple(to_info(row) for row in rows[:limit]), has_more=len(rows) > limit)
+
+        async def fetch(last: ModelInfo | None, at_most: int) -> Sequence[ModelInfo]:
+            place = order.position_of(last) if last else after
+            statement = page_statement(condition=condition, order=order, after=place, limit=at_most)
+            return [to_info(row) for row in await self._connection.execute(statement)]
+
+        return await page_of_infos(fetch, limit)
 
 
 def page_statement(*, condition: Filter | None, order: Order, after: SearchPosition | None, limit: int) -> _AnySelect:
     """Finds ids first, so that what belongs to a version is looked up for a page of them alone."""
     key = [getattr(ModelInfoDB, name) for name in (order.field, order.tie)]
     hits = select(*dict.fromkeys([ModelInfoDB.id, *key]))
-    if condition is None or not mentions(condition, "state"):
-        hits = hits.where(_IS_READY)
+    is_any_state = condition is not None and mentions(condition, "state")
+    hits = hits.where(HAS_NOT_LAPSED if is_any_state else _IS_READY)
     if condition is not None:
         hits = hits.where(where(condition))
     if after is not None:

@@ -2,12 +2,17 @@
 
 from collections.abc import Collection
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Interval, any_, literal
+from sqlalchemy import ColumnElement, Interval, Select, SQLColumnExpression, any_, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import TypeEngine
+
+from model_registry.db_models import ModelInfoDB
+from model_registry.domain import VersionState
+
+T = TypeVar("T")
 
 BATCH = 5000
 """Rows in one statement: few enough for the statement timeout, many enough to be quick."""
@@ -21,6 +26,19 @@ def among(column: InstrumentedAttribute[Any], values: Collection[Any]) -> Column
 def array(values: Collection[Any], item: TypeEngine[Any]) -> ColumnElement[Any]:
     """A PostgreSQL array, bound as one parameter."""
     return literal(list(values), ARRAY(item))
+
+
+def latest(
+    column: SQLColumnExpression[T], version: type[ModelInfoDB], model_name: SQLColumnExpression[str]
+) -> Select[T]:
+    """`column` of the latest version of a model: releases before pre-releases, then precedence, then number; what is
+    yanked is never the latest. `version` is the table, or an alias of it."""
+    return (
+        select(column)
+        .where(version.model_name == model_name, version.state == VersionState.READY, version.yanked_at.is_(None))
+        .order_by(version.is_prerelease, version.precedence.desc(), version.number.desc())
+        .limit(1)
+    )
 
 
 def seconds(number: float) -> ColumnElement[timedelta]:

@@ -50,30 +50,19 @@ from model_registry.domain import (
     VersionSelector,
     VersionState,
 )
-from model_registry.storage.infos import INFO, to_info
-from model_registry.storage.sql import BATCH, array, seconds
+from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, page_of_infos, to_info
+from model_registry.storage.sql import BATCH, array, latest, seconds
 from model_registry.utils import JsonText
 from model_registry.versions import Precedence
 
 _READY = ModelInfoDB.state == VersionState.READY
-_INFOS_AT_ONCE = 64
-_MAX_PAGE_CHARS = 16 * 1024**2
-
-_HAS_NOT_LAPSED = or_(ModelInfoDB.lease_expires_at.is_(None), ModelInfoDB.lease_expires_at > func.now())
 _NAME = bindparam("model_name", type_=Text)
 _LABEL = bindparam("version", type_=Text)
 
-_LATEST_ORDER = (ModelInfoDB.is_prerelease, ModelInfoDB.precedence.desc(), ModelInfoDB.number.desc())
-_LATEST_ID = (
-    select(ModelInfoDB.id)
-    .where(ModelInfoDB.model_name == _NAME, _READY, ModelInfoDB.yanked_at.is_(None))
-    .order_by(*_LATEST_ORDER)
-    .limit(1)
-)
 _ALIASED_ID = select(AliasDB.version_id).where(AliasDB.model_name == _NAME, AliasDB.alias == _LABEL)
 
 _IS_LABEL = (ModelInfoDB.model_name == _NAME) & (ModelInfoDB.version == _LABEL) & _READY
-_IS_LATEST = ModelInfoDB.id == _LATEST_ID.scalar_subquery()
+_IS_LATEST = ModelInfoDB.id == latest(ModelInfoDB.id, ModelInfoDB, _NAME).scalar_subquery()
 _IS_ALIASED = (ModelInfoDB.id == _ALIASED_ID.scalar_subquery()) & _READY
 
 _PUBLISHED = select(
@@ -122,16 +111,7 @@ _STORED_FILE = _STORED_FILES.where(VersionFileDB.path == bindparam("path", type_
 
 _newest = aliased(ModelInfoDB)
 _IS_LATEST_OF_ITS_MODEL = ModelInfoDB.id == (
-    select(_newest.id)
-    .where(
-        _newest.model_name == ModelInfoDB.model_name,
-        _newest.state == VersionState.READY,
-        _newest.yanked_at.is_(None),
-    )
-    .order_by(_newest.is_prerelease, _newest.precedence.desc(), _newest.number.desc())
-    .limit(1)
-    .correlate(ModelInfoDB)
-    .scalar_subquery()
+    latest(_newest.id, _newest, ModelInfoDB.model_name).correlate(ModelInfoDB).scalar_subquery()
 )
 _LIST = (
     select(
@@ -235,27 +215,19 @@ class Versions:
         after: ListPosition | None,
         limit: int,
     ) -> Page[ModelInfo]:
-        """Versions of one model in one state, newest precedence first, or last registered first.
+        """Versions of one model in one state, newest precedence first, or last registered first."""
 
-        A page has fewer than `limit` where their metadata is large: it must fit into memory.
-        """
-        infos: list[ModelInfo] = []
-        while len(infos) <= limit:
-            at_once = min(_INFOS_AT_ONCE, limit + 1 - len(infos))
-            place = infos[-1].position if infos else after
-            batch = await self._infos_of_model(model_name, state, by_precedence, place, at_once)
-            infos += batch
-            if len(batch) < at_once:
-                break
-            if sum(map(_metadata_chars, infos)) > _MAX_PAGE_CHARS:
-                return Page(tuple(infos[:-1]), has_more=True)
-        return Page(tuple(infos[:limit]), has_more=len(infos) > limit)
+        async def fetch(last: ModelInfo | None, at_most: int) -> Sequence[ModelInfo]:
+            place = last.position if last else after
+            return await self._infos_of_model(model_name, state, by_precedence, place, at_most)
+
+        return await page_of_infos(fetch, limit)
 
     async def _infos_of_model(
         self, model_name: str, state: VersionState, by_precedence: bool, after: ListPosition | None, limit: int
     ) -> Sequence[ModelInfo]:
         wanted = select(ModelInfoDB.id).where(
-            ModelInfoDB.model_name == model_name, ModelInfoDB.state == state, _HAS_NOT_LAPSED
+            ModelInfoDB.model_name == model_name, ModelInfoDB.state == state, HAS_NOT_LAPSED
         )
         order: tuple[ColumnElement[Any], ...] = (ModelInfoDB.number.desc(),)
         if by_precedence:
@@ -388,7 +360,7 @@ class Versions:
             select(ModelInfoDB.state)
             .where(
                 ModelInfoDB.id == version_id,
-                _HAS_NOT_LAPSED,
+                HAS_NOT_LAPSED,
             )
             .with_for_update()
         )
@@ -592,10 +564,6 @@ def _manifest(manifest: Manifest) -> dict[str, Any]:
         "size_bytes": manifest.size_bytes,
         "file_count": manifest.file_count,
     }
-
-
-def _metadata_chars(info: ModelInfo) -> int:
-    return len(info.standardization_params) + len(info.model_params) + len(info.additional_metadata) + len(info.tags)
 
 
 def _kind(selector: VersionSelector) -> str:

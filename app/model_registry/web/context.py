@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from model_registry.access import ANONYMOUS, Actor
 from model_registry.aliases import Aliases
 from model_registry.catalog import Catalog
+from model_registry.committing import Commits
 from model_registry.downloads import Downloads
 from model_registry.eventlog import EventLog
 from model_registry.lifecycle import Lifecycle
@@ -41,6 +42,10 @@ class RequestContext:
     @property
     def pushes(self) -> Pushes:
         return self.services.pushes
+
+    @property
+    def commits(self) -> Commits:
+        return self.services.commits
 
     @property
     def downloads(self) -> Downloads:

@@ -26,6 +26,9 @@ ModelName = Annotated[
     str, Path(description="A model's name, in its exact case.", json_schema_extra={"example": "fraud-detector"})
 ]
 Label = Annotated[str, Path(description="A version label.", json_schema_extra={"example": "2.4.0"})]
+FilePath = Annotated[
+    str, Path(description="A file's path in the version.", json_schema_extra={"example": "model.joblib"})
+]
 ReadVersion = Annotated[
     str,
     Path(

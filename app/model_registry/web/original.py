@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from model_registry.domain import VersionRef, VersionSelector
 from model_registry.errors import (
+    FileDamaged,
     FileNotFound,
     IdempotencyKeyReused,
     InvalidForm,
@@ -20,7 +21,7 @@ from model_registry.errors import (
 from model_registry.web import registering, transfer
 from model_registry.web.answers import model_info
 from model_registry.web.body import JSON
-from model_registry.web.context import Context, RequestContext
+from model_registry.web.context import Context
 from model_registry.web.describing import (
     BAD_LIMIT,
     BAD_NAME,
@@ -303,6 +304,7 @@ _FILE_ANSWERS = {
         NO_VERSION,
         NO_ALIAS,
         FileNotFound("fraud-detector", "2.4.0", "model.onnx"),
+        FileDamaged("model.joblib", DIGEST_EXAMPLE),
         NO_MATCH,
         RangeNotSatisfiable(1024),
         BAD_NAME,
@@ -333,7 +335,8 @@ async def get_model(
     Resumable (`Range`, `If-Range`), conditional (`If-Match`, `If-None-Match`) and verifiable: the ETag of a file is
     its sha256, and `Repr-Digest` says it too.
     """
-    return await _download(request, context, VersionSelector(model_name, version), path, redirect)
+    download = await context.downloads.find(VersionSelector(model_name, version), path, actor=context.actor)
+    return await transfer.answer(request, context, download, redirect=redirect)
 
 
 @router.head(
@@ -351,21 +354,8 @@ async def head_model(
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The headers of a download, without the bytes: size, name, digest and version. Never a redirect."""
-    return await _download(request, context, VersionSelector(model_name, version), path, redirect=False)
-
-
-async def _download(
-    request: Request, context: RequestContext, selector: VersionSelector, path: str | None, redirect: bool | None
-) -> Response:
-    download = await context.downloads.find(selector, path, actor=context.actor)
-    return await transfer.answer(
-        request,
-        context.downloads,
-        download,
-        redirect=redirect if redirect is not None else context.settings.download_mode == "redirect",
-        presign_expiry_seconds=context.settings.presign_expiry_seconds,
-        idle_timeout_seconds=context.settings.body_idle_timeout_seconds,
-    )
+    download = await context.downloads.find(VersionSelector(model_name, version), path, actor=context.actor)
+    return await transfer.answer(request, context, download)
 
 
 @router.delete(

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from model_registry.downloads import Download, Downloads
+from model_registry.downloads import Download
 from model_registry.web.conditions import http_date, is_not_modified, requested_range
+from model_registry.web.context import RequestContext
 
 log = structlog.get_logger(__name__)
 
@@ -21,20 +22,18 @@ _INERT = {
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+# A signed URL is a credential for a while: not for caches, not for the next site's logs.
+SECRET = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 OCTET_STREAM = "application/octet-stream"
 TAR = "application/x-tar"
 
 
 async def answer(
-    request: Request,
-    downloads: Downloads,
-    download: Download,
-    *,
-    redirect: bool,
-    presign_expiry_seconds: int,
-    idle_timeout_seconds: float,
+    request: Request, context: RequestContext, download: Download, *, redirect: bool | None = None
 ) -> Response:
-    """The response to a GET or HEAD of a file or an archive."""
+    """The response to a GET or HEAD of a file or an archive; `redirect` is what the client asked for, if it did."""
+    downloads, settings = context.downloads, context.settings
+    may_redirect = redirect if redirect is not None else settings.download_mode == "redirect"
     disposition = content_disposition(download.filename)
     headers = {
         "ETag": f'"{download.etag}"',
@@ -45,14 +44,11 @@ async def answer(
         headers["Last-Modified"] = http_date(download.last_modified)
     if is_not_modified(request.headers, download.etag, download.last_modified):
         return Response(status_code=304, headers=headers)
-    if redirect and request.method == "GET":
-        url = await downloads.presign(download, disposition=disposition, expires_in_seconds=presign_expiry_seconds)
+    if may_redirect and request.method == "GET":
+        expiry_seconds = settings.presign_expiry_seconds
+        url = await downloads.presign(download, disposition=disposition, expires_in_seconds=expiry_seconds)
         if url is not None:
-            # The URL is a credential for a while: not for caches, not for the next site's logs.
-            return Response(
-                status_code=307,
-                headers=headers | {"Location": url, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"},
-            )
+            return Response(status_code=307, headers=headers | SECRET | {"Location": url})
     headers |= _INERT | {
         "Accept-Ranges": "bytes",
         "Content-Disposition": disposition,
@@ -72,7 +68,7 @@ async def answer(
         downloads.read(download, start, stop),
         status_code=206 if wanted else 200,
         headers=headers,
-        idle_timeout_seconds=idle_timeout_seconds,
+        idle_timeout_seconds=settings.body_idle_timeout_seconds,
     )
 
 

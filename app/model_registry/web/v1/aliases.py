@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
-from model_registry.aliases import PlannedMove, Precondition
+from model_registry.aliases import PlannedMove
 from model_registry.domain import Alias, AliasRef
 from model_registry.errors import (
     AliasChanged,
@@ -197,7 +197,7 @@ async def put_alias(
     yanked one can.
     """
     ref = AliasRef(name, alias)
-    holds = _precondition(request)
+    holds = precondition(request.headers)
     body = Fields(await json_body(request, context.settings), ("version",))
     put, is_new = await context.aliases.put(ref, body.text("version"), precondition=holds, actor=context.actor)
     return _alias(put, 201 if is_new else 200)
@@ -224,7 +224,7 @@ async def delete_alias(
     request: Request, context: Context, name: ModelName, alias: AliasName, if_match: IfMatch = None
 ) -> Response:
     """Drop an alias; the version that it pointed at stays, and so does the history."""
-    await context.aliases.drop(AliasRef(name, alias), precondition=_precondition(request), actor=context.actor)
+    await context.aliases.drop(AliasRef(name, alias), precondition=precondition(request.headers), actor=context.actor)
     return Response(status_code=204)
 
 
@@ -285,7 +285,7 @@ async def roll_back_alias(
     This is a move like any other, so a second rollback undoes the first. There is no body.
     """
     alias_now = await context.aliases.rollback(
-        AliasRef(name, alias), precondition=_precondition(request), actor=context.actor
+        AliasRef(name, alias), precondition=precondition(request.headers), actor=context.actor
     )
     return _alias(alias_now)
 
@@ -347,11 +347,6 @@ def _planned(move: Fields) -> PlannedMove:
 
 def _alias(alias: Alias, status_code: int = 200) -> Response:
     return Response(alias_json(alias), status_code, {"ETag": f'"{alias.generation}"'}, JSON)
-
-
-def _precondition(request: Request) -> Precondition:
-    holds = precondition(request.headers)
-    return lambda generation: holds(None if generation is None else str(generation))
 
 
 def _moment(written: str) -> datetime:

@@ -4,18 +4,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from model_registry.domain import VersionSelector
-from model_registry.downloads import Download
 from model_registry.errors import FileDamaged, FileNotFound, InvalidField, InvalidPageToken
 from model_registry.names import check_path
 from model_registry.utils import rfc3339
 from model_registry.web import paging, transfer
 from model_registry.web.body import JSON, json_body
-from model_registry.web.context import Context, RequestContext
+from model_registry.web.context import Context
 from model_registry.web.describing import (
     BAD_BODY_TYPE,
     BAD_LIMIT,
@@ -30,6 +29,7 @@ from model_registry.web.describing import (
     REPR_DIGEST,
     STALLED,
     UNAVAILABLE,
+    FilePath,
     IfNoneMatch,
     Limit,
     ModelName,
@@ -51,15 +51,9 @@ router = APIRouter(prefix="/v1/models/{name}/versions/{version}", tags=["files"]
 
 _MAX_EXPIRY_SECONDS = 604_800
 """Seven days: AWS Signature Version 4, "Authenticating Requests: Using Query Parameters"."""
-# Signed URLs are credentials for a while: not for caches, not for the next site's logs.
-_SECRET = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 _INSTANCE = "/v1/models/fraud-detector/versions/2.4.0"
 _NO_FILE = FileNotFound("fraud-detector", "2.4.0", "model.onnx")
 _DAMAGED = FileDamaged("model.joblib", DIGEST_EXAMPLE)
-
-FilePath = Annotated[
-    str, Path(description="A file's path in the version.", json_schema_extra={"example": "model.joblib"})
-]
 
 
 class ManifestEntryOut(FileOut):
@@ -185,7 +179,7 @@ async def list_files(
         for file, url in zip(page.items, urls, strict=True)
     ]
     token = paging.page_token(query, published.id, page.items[-1].path) if page.has_more else None
-    headers = {"X-Model-Version": published.version} | (_SECRET if presign else {"Cache-Control": "no-cache"})
+    headers = {"X-Model-Version": published.version} | (transfer.SECRET if presign else {"Cache-Control": "no-cache"})
     return Response(orjson.dumps({"items": items, "next_page_token": token}), headers=headers, media_type=JSON)
 
 
@@ -202,7 +196,7 @@ async def get_file(
 ) -> Response:
     """The bytes of one file: resumable, conditional, and its ETag is its sha256."""
     download = await context.downloads.find(VersionSelector(name, version), path, actor=context.actor)
-    return await _answer(request, context, download, redirect)
+    return await transfer.answer(request, context, download, redirect=redirect)
 
 
 @router.head(
@@ -221,7 +215,7 @@ async def head_file(
 ) -> Response:
     """The headers of a download, without the bytes. Never a redirect."""
     download = await context.downloads.find(VersionSelector(name, version), path, actor=context.actor)
-    return await _answer(request, context, download, redirect=False)
+    return await transfer.answer(request, context, download)
 
 
 @router.get(
@@ -238,7 +232,7 @@ async def get_archive(
     """All files as one tar, always the same bytes: sorted by path, without times and owners, its length known before it
     begins. Resumable, and every file in it is verified."""
     download = await context.downloads.find_archive(VersionSelector(name, version), actor=context.actor)
-    return await _answer(request, context, download, redirect=False)
+    return await transfer.answer(request, context, download)
 
 
 @router.head(
@@ -252,7 +246,7 @@ async def head_archive(
 ) -> Response:
     """The headers of the archive, without the bytes."""
     download = await context.downloads.find_archive(VersionSelector(name, version), actor=context.actor)
-    return await _answer(request, context, download, redirect=False)
+    return await transfer.answer(request, context, download)
 
 
 @router.post(
@@ -301,16 +295,5 @@ async def download_url(request: Request, context: Context, name: ModelName, vers
         "url": url,
         "expires_at": rfc3339(expires_at),
     }
-    headers = _SECRET | {"X-Model-Version": download.version.version}
+    headers = transfer.SECRET | {"X-Model-Version": download.version.version}
     return Response(orjson.dumps(answer), headers=headers, media_type=JSON)
-
-
-async def _answer(request: Request, context: RequestContext, download: Download, redirect: bool | None) -> Response:
-    return await transfer.answer(
-        request,
-        context.downloads,
-        download,
-        redirect=redirect if redirect is not None else context.settings.download_mode == "redirect",
-        presign_expiry_seconds=context.settings.presign_expiry_seconds,
-        idle_timeout_seconds=context.settings.body_idle_timeout_seconds,
-    )

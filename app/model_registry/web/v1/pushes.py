@@ -23,6 +23,7 @@ from model_registry.errors import (
     VersionExists,
     VersionNotAvailable,
 )
+from model_registry.web import transfer
 from model_registry.web.body import JSON, body_chunks, content_length, json_body
 from model_registry.web.context import Context
 from model_registry.web.describing import (
@@ -33,6 +34,7 @@ from model_registry.web.describing import (
     NO_VERSION,
     STALLED,
     UNAVAILABLE,
+    FilePath,
     Label,
     ModelName,
     described_body,
@@ -68,8 +70,6 @@ router = APIRouter(prefix="/v1", responses=ANY_ROUTE)
 REQUEST_MODELS = (PushIn, CommitIn, PartsIn)
 
 _MAX_MANIFEST_BYTES = 32 * 1024**2
-# Signed URLs are credentials for a while: not for caches, not for the next site's logs.
-_SECRET = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 _VERSION = "/v1/models/fraud-detector/versions/2.4.0"
 _UPLOAD = "/v1/uploads/6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52"
 _UNKNOWN = UploadUnknown("6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52")
@@ -86,9 +86,6 @@ UploadId = Annotated[
         description="The `upload_id` of a file that is sent in parts.",
         json_schema_extra={"example": "6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52"},
     ),
-]
-FilePath = Annotated[
-    str, Path(description="A file's path in the version.", json_schema_extra={"example": "model.joblib"})
 ]
 
 
@@ -138,7 +135,7 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
     body = await asyncio.to_thread(
         push_json, reserved, (context.settings.public_url or str(request.base_url)).rstrip("/")
     )
-    headers = {"Location": f"/v1/models/{info.model_name}/versions/{info.version}", **_SECRET}
+    headers = {"Location": f"/v1/models/{info.model_name}/versions/{info.version}", **transfer.SECRET}
     return Response(body, 201 if reserved.is_new else 200, headers, JSON)
 
 
@@ -191,7 +188,7 @@ async def commit_version(request: Request, context: Context, name: ModelName, ve
     reading the object back; a client's word is not enough."""
     tree = await json_body(request, context.settings, max_bytes=_MAX_MANIFEST_BYTES)
     parts = await asyncio.to_thread(parts_of, tree)
-    info = await context.pushes.commit(VersionRef(name, version), parts, actor=context.actor)
+    info = await context.commits.commit(VersionRef(name, version), parts, actor=context.actor)
     if info.state == VersionState.READY:
         return Response(model_info_json(info), media_type=JSON)
     location = {"Location": f"/v1/models/{info.model_name}/versions/{info.version}", "Retry-After": "1"}
@@ -289,7 +286,7 @@ async def sign_parts(request: Request, context: Context, upload_id: UploadId) ->
     after one with other bytes the commit lists the parts, because some stores keep both."""
     numbers = part_numbers_of(await json_body(request, context.settings))
     parts = await context.pushes.sign_parts(upload_id_of(upload_id), numbers, actor=context.actor)
-    return Response(signed_parts_json(parts), headers=_SECRET, media_type=JSON)
+    return Response(signed_parts_json(parts), headers=transfer.SECRET, media_type=JSON)
 
 
 @router.get(

@@ -1,4 +1,4 @@
-"""What a registration and a push have in common: how a version begins, and how it ends, well or not."""
+"""What happens to a version in one step, whoever asks for it: discarded, published, purged."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

@@ -157,7 +157,7 @@ async def test_an_event_that_commits_late_is_not_skipped(
 async def test_a_reader_of_overlapping_transactions_sees_each_event_once(
     client: httpx.AsyncClient, engine: AsyncEngine
 ) -> None:
-    dice = random.Random(7)  # noqa: S311 - nothing to guess
+    dice = random.Random(7)
     readers = [Reader(client, limit=limit) for limit in (1, 3, 1000)]
     of_model = Reader(client, model="m0", limit=2)
     for _ in range(4):

@@ -563,7 +563,7 @@ async def test_a_change_is_made_only_of_what_the_caller_knows(model: httpx.Async
 async def test_whatever_is_done_at_once_ends_in_a_state_that_agrees_with_itself(
     model: httpx.AsyncClient, database_session: AsyncSession
 ) -> None:
-    chance = random.Random(7396)  # noqa: S311 - a mixture, not a secret
+    chance = random.Random(7396)
     alias = {"version": "2.0"}
     actions: dict[str, Callable[[], Awaitable[httpx.Response]]] = {
         "remove": lambda: model.delete(TWO),

@@ -42,7 +42,7 @@ from tests.test_model_registry import register
 ROOT = Path(__file__).parent.parent
 MIB = 1024**2
 GIB = 1024**3
-WEIGHTS = random.Random(1).randbytes(6 * MIB + 12345)  # noqa: S311 - no secret
+WEIGHTS = random.Random(1).randbytes(6 * MIB + 12345)
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 FILES = {
     "config.pbtxt": b'backend: "onnxruntime"\n',

@@ -312,7 +312,7 @@ MOMENTS = [NOON + timedelta(seconds=seconds) for seconds in (-1, 0, 1e-6, 1)]
 
 
 def some_rows(count: int) -> list[Row]:
-    choose = random.Random(20260131)  # noqa: S311
+    choose = random.Random(20260131)
 
     def document(depth: int = 0) -> Any:
         kind = choose.random()
@@ -465,7 +465,7 @@ async def test_postgresql_finds_what_a_plain_reading_of_the_tree_finds(
 async def test_pages_stay_right_while_versions_are_added(
     service: RunningService, engine: AsyncEngine, fresh: None, order_by: str
 ) -> None:
-    choose = random.Random(order_by)  # noqa: S311
+    choose = random.Random(order_by)
 
     def some(count: int, prefix: str) -> Iterator[Row]:
         for n in range(count):

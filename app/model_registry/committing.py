@@ -32,6 +32,7 @@ from model_registry.errors import (
     UploadUnknown,
     VersionNotAvailable,
 )
+from model_registry.faults import fault
 from model_registry.leases import Lease
 from model_registry.lookup import missing, whole
 from model_registry.ongoing import Ongoing
@@ -157,11 +158,13 @@ class Commits:
         lease.keep()
         try:
             uploads = await self._database.run(lambda tx: self._begin(tx, ref, version_id, parts))
+            fault("c-began")
             await self._settle(ref, uploads, parts, lease)
             # All the bytes are there: worth waiting for a database that is just being restarted.
             info = await self._database.run(
                 lambda tx: self._publish(tx, ref, version_id, actor), patience_seconds=_PATIENCE_SECONDS
             )
+            fault("v-after-commit")
         except BaseException:
             await asyncio.shield(self._ongoing.run(self._back_to_pending(version_id)))
             raise
@@ -226,6 +229,7 @@ class Commits:
                         absent[upload.path] = found.parts
                 findings.append((upload, found))
             await self._database.run(partial(_write_down, findings=findings))
+            fault("c-found")
             if failure is not None:
                 raise failure
         if mismatches:
@@ -273,11 +277,13 @@ class Commits:
             )
         except PartsRefused as error:
             raise PartsChanged(upload.path) from error
+        fault("c-completed")
         return ()
 
     async def _publish(self, tx: Transaction, ref: VersionRef, version_id: int, actor: Actor) -> ModelInfo:
         await tx.models.lock(ref.model_name)
         state = await tx.versions.lock(version_id)
+        fault("v-locked")
         if state == VersionState.READY:
             # This was us, and the answer to an earlier COMMIT was lost; or our twin in another process.
             return await tx.versions.info_by_id(version_id)
@@ -289,7 +295,9 @@ class Commits:
         others = await tx.uploads.of_version(version_id)
         await tx.uploads.give_up(others, delay_seconds=self._limits.late_write_seconds)
         await keep_blobs(tx, [upload.blob for upload in stored], self._blobs.location, actor=actor)
+        fault("v-blobs")
         await tx.declared.publish(version_id)
+        fault("v-files")
         info = await tx.versions.info_by_id(version_id)
         assert info.digest is not None  # noqa: S101 - a push declares its manifest
         file_path = None
@@ -298,7 +306,9 @@ class Commits:
             file_path = self._blobs.location(file.blob.storage_key)
         await tx.versions.publish(version_id, file_path=file_path)
         await announce(tx, ref, Manifest(info.digest, info.size_bytes, info.file_count), actor=actor)
-        return await tx.versions.info_by_id(version_id)
+        info = await tx.versions.info_by_id(version_id)
+        fault("v-before-commit")
+        return info
 
     async def _back_to_pending(self, version_id: int) -> None:
         try:

@@ -11,6 +11,7 @@ import structlog
 
 from model_registry.access import SYSTEM
 from model_registry.errors import Unavailable
+from model_registry.faults import fault
 from model_registry.storage.blobstore import BlobStore
 from model_registry.storage.database import Database
 from model_registry.storage.garbage import GarbageItem
@@ -107,6 +108,7 @@ class Collector:
                         tx, version_id, only_lapsed=True, delay_seconds=self._grace_seconds
                     )
                     await tx.models.drop_if_unused(model_name)
+                fault("g-lease")
             if len(lapsed) < _BATCH:
                 return
 
@@ -132,6 +134,7 @@ class Collector:
                 return False
             version_id, ref = due
             await purge(tx, version_id, ref, grace_seconds=self._grace_seconds, actor=SYSTEM)
+            fault("g-in-tx")
             return True
 
     async def _delete_garbage(self, collected: Collected) -> None:
@@ -142,6 +145,7 @@ class Collector:
                 return
             keys = [item.storage_key for item in items if await self._has_no_parts(item)]
             refused = await self._blobs.delete(keys)
+            fault("g-s3-deleted")
             if refused:
                 # They are tried again, ever more seldom, and keep nobody else waiting.
                 log.warning("gc.refused", keys=sorted(refused)[:10], count=len(refused))

@@ -21,6 +21,7 @@ from model_registry.domain import (
     manifest_digest,
 )
 from model_registry.errors import IdempotencyKeyReused, LeaseLost, ModelNameTaken, Unavailable, VersionExists
+from model_registry.faults import fault
 from model_registry.leases import Lease
 from model_registry.names import DistinctPaths
 from model_registry.ongoing import Ongoing
@@ -162,6 +163,7 @@ class Registration:
             raise LeaseLost
         self._lease.upload_ids.append(upload.id)
         self._lease.keep()
+        fault("u-intent")
 
         async def began_multipart(multipart_id: str) -> None:
             if not await self._database.run(
@@ -207,6 +209,7 @@ class Registration:
 
         # All the bytes have arrived by now: worth waiting for a database that is just being restarted.
         answer = await self._database.run(work, patience_seconds=_PATIENCE_SECONDS)
+        fault("v-after-commit")
         self._is_published = True
         log.info(
             "version.registered",
@@ -225,6 +228,7 @@ class Registration:
         assert self._version_id is not None  # noqa: S101 - reserved above
         await tx.models.lock(ref.model_name)
         state = await tx.versions.lock(self._version_id)
+        fault("v-locked")
         if state == VersionState.READY:
             # This was us: the answer to an earlier COMMIT was lost.
             return render(await tx.versions.info_by_id(self._version_id))
@@ -233,9 +237,11 @@ class Registration:
         if await tx.uploads.close([upload.id for upload in self._uploads]) != len(self._uploads):
             raise LeaseLost
         keys = await keep_blobs(tx, [file.blob for file in self._files], self._blobs.location, actor=self._actor)
+        fault("v-blobs")
         entries = [file.entry for file in self._files]
         manifest = Manifest.of(entries)
         await tx.versions.add_files(self._version_id, entries)
+        fault("v-files")
         await tx.versions.publish(
             self._version_id,
             details=details,
@@ -248,6 +254,7 @@ class Registration:
             self._actor.name, self._key, FirstAnswer(meaning, answer)
         ):
             raise IdempotencyKeyReused(self._key)
+        fault("v-before-commit")
         return answer
 
     async def _give_up(self) -> None:

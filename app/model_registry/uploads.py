@@ -10,6 +10,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 
 from model_registry.domain import Digest, StoredBlob
 from model_registry.errors import RegistryError, Unavailable, UploadTooLarge
+from model_registry.faults import fault
 from model_registry.storage.blobstore import MAX_PARTS, BlobStore
 
 SLOT_BYTES = 8 * 1024**2
@@ -170,6 +171,7 @@ async def store_stream(
                 if size_bytes <= SMALL_BYTES:
                     digest = Digest(hashlib.sha256(beginning).digest())
                     await blobs.put(key, _Small(beginning))
+                    fault("u-put")
                 else:
                     last, part = part, Part([])
                     digest = await sender.finish(last, size_bytes)
@@ -208,6 +210,7 @@ class _PartSender:
         try:
             if self._multipart_id is None:
                 self._multipart_id = await self._blobs.create_multipart(self._key)
+                fault("u-mpu-created")
                 await self._began_multipart(self._multipart_id)
             await self._in_flight.acquire()
         except BaseException:
@@ -226,16 +229,19 @@ class _PartSender:
             try:
                 await self._hash(part, after=None)
                 await self._blobs.put(self._key, part)
+                fault("u-put")
             finally:
                 self._buffers.release(part)
         else:
             await self.send(part)
             etags = [await etag for etag in self._etags]
             await self._blobs.complete_multipart(self._key, self._multipart_id, etags, size_bytes)
+            fault("u-mpu-complete")
         return Digest(self._digest.digest())
 
     async def _transfer(self, multipart_id: str, number: int, part: Part, hashed: asyncio.Task[None]) -> str:
         etag = await self._blobs.put_part(self._key, multipart_id, number, part)
+        fault("u-part")
         await hashed
         return etag
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from model_registry.errors import Unavailable
+from model_registry.faults import fault
 from model_registry.storage.aliases import Aliases
 from model_registry.storage.blobs import Blobs
 from model_registry.storage.declared import Declared
@@ -174,6 +175,8 @@ class Database:
                     result = await work(tx)
                     if tx.events.xid is not None:
                         unanswered = (tx.events.xid, result)
+                    fault("tx-before-commit")
+                fault("tx-after-commit")
                 return result
             except Unavailable as error:
                 if unanswered is not None:

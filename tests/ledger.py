@@ -1,0 +1,77 @@
+"""What clients tried and what they were told, line by line in files that survive whatever is killed."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class Ledger:
+    """One client's own file: an ATTEMPT before each request, an ACK after its answer. A line is one write(2)."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._number = 0
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+    def attempt(self, operation: str, model: str, version: str = "", **facts: Any) -> int:
+        """About to ask; returns what `ack` is to be called with. `files` are {path: sha256 in hex}."""
+        self._number += 1
+        self._write(
+            {"is": "ATTEMPT", "n": self._number, "operation": operation, "model": model, "version": version, **facts}
+        )
+        return self._number
+
+    def ack(self, number: int, status: int, **facts: Any) -> None:
+        """The answer, whatever it says. Where none came, no line says that either."""
+        self._write({"is": "ACK", "n": number, "status": status, **facts})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+
+
+@dataclass
+class Attempt:
+    """`status` is `None` where no answer came."""
+
+    operation: str
+    model: str
+    version: str
+    facts: Mapping[str, Any]
+    status: int | None = None
+    answer: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_acknowledged(self) -> bool:
+        return self.status is not None and self.status < 300
+
+    @property
+    def is_refused(self) -> bool:
+        """Told that it did not happen: any 4xx. A 503 may have happened after all."""
+        return self.status is not None and 400 <= self.status < 500
+
+
+def read_ledgers(paths: Iterable[Path]) -> list[Attempt]:
+    attempts: list[Attempt] = []
+    for path in paths:
+        by_number: dict[int, Attempt] = {}
+        for line in path.read_text().splitlines():
+            said = json.loads(line)
+            number = said.pop("n")
+            if said.pop("is") == "ATTEMPT":
+                by_number[number] = Attempt(said.pop("operation"), said.pop("model"), said.pop("version"), facts=said)
+            else:
+                by_number[number].status = said.pop("status")
+                by_number[number].answer = said
+        attempts += by_number.values()
+    return attempts

@@ -22,9 +22,9 @@ def environment(stack: StackAddresses | None = None, **changes: str) -> dict[str
     """What a process is told: nothing of the developer's settings, the servers of this run, and some changes."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     inherited["PYTHONPATH"] = str(Path(__file__).parent.parent / "app")
-    told = {}
+    told = {"SHUTDOWN_DELAY_SECONDS": "0"}
     if stack is not None:
-        told = {
+        told |= {
             "DATABASE_URL": stack.database_url,
             "S3_ENDPOINT_URL": stack.s3_endpoint_url,
             "S3_BUCKET": stack.s3_bucket,

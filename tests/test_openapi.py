@@ -75,7 +75,7 @@ STATUSES = {
     "roll_back_alias": {200, 404, 409, 412, 422, 503},
     "swap_aliases": {200, 404, 408, 409, 412, 415, 422, 503},
     "list_events": {200, 422, 503},
-    "push_version": {200, 201, 408, 409, 413, 415, 422, 503},
+    "push_version": {200, 201, 408, 409, 413, 415, 422, 429, 503},
     "commit_version": {200, 202, 404, 408, 409, 413, 415, 422, 503},
     "put_file": {201, 404, 408, 409, 415, 422, 503},
     "sign_parts": {200, 404, 408, 409, 415, 422, 503},
@@ -509,7 +509,7 @@ def assert_problems_as_described(answers: dict[str, list[httpx.Response]]) -> No
             assert words(answer.json()) == words(examples[slug]), slug
 
 
-NEEDS_A_FAULT = {"bad-request", "internal-error", "request-timeout", "unavailable"}
+NEEDS_A_FAULT = {"bad-request", "internal-error", "request-timeout", "unavailable", "overloaded", "too-many-pending"}
 
 
 async def test_problems_about_resources_read_as_their_examples_do(

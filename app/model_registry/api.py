@@ -16,6 +16,7 @@ from model_registry.errors import Unavailable
 from model_registry.observability import configure_logging
 from model_registry.settings import ConfigurationError, Settings, load_settings
 from model_registry.web import docs, operations, original, problems
+from model_registry.web.admission import Admission
 from model_registry.web.middleware import EarlyAnswers, Guarded, HeadAsGet, Observed
 from model_registry.web.v1 import aliases, events, files, models, pushes, search, versions
 from model_registry.wiring import check_schema, open_services
@@ -80,6 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(Observed),
             Middleware(EarlyAnswers),
             Middleware(Guarded),
+            Middleware(Admission),
             Middleware(HeadAsGet),
         ],
         redirect_slashes=False,

@@ -92,6 +92,35 @@ class Stalled(RegistryError):
         super().__init__(f"No byte of the body arrived for {idle_seconds:g} seconds; send the request again.")
 
 
+class TooSlow(Stalled):
+    """The caller sends, but so slowly that it keeps others from sending."""
+
+    def __init__(self, bytes_per_second: float, seconds: float) -> None:
+        RegistryError.__init__(
+            self,
+            f"The body came in at less than {bytes_per_second:g} bytes a second for {seconds:g} seconds; "
+            "send the request again over a faster connection.",
+        )
+
+
+class TooMany(RegistryError):
+    """More than one caller may have at a time."""
+
+    slug = "too-many"
+    retry_after_seconds = 5
+
+
+class TooManyPending(TooMany):
+    slug = "too-many-pending"
+
+    def __init__(self, actor: str, limit: int) -> None:
+        super().__init__(
+            f"{actor!r} has {limit} versions pending, which is as many as one may have: commit them, delete what will "
+            "not be sent, or wait until their leases end.",
+            limit=limit,
+        )
+
+
 class Unavailable(RegistryError):
     """Postgres or the object store is out of reach; a retry may help."""
 
@@ -100,6 +129,17 @@ class Unavailable(RegistryError):
     def __init__(self, what: str, *, detail: str | None = None, retry_after_seconds: int = 2) -> None:
         super().__init__(detail or f"{what} cannot be used at the moment; try again.", unavailable=what)
         self.retry_after_seconds = retry_after_seconds
+
+
+class Overloaded(Unavailable):
+    """This process has as much to do as it may have; others may have less."""
+
+    slug = "overloaded"
+
+    def __init__(self, burden: str) -> None:
+        super().__init__(
+            "This process", detail=f"This process {burden}, which is its limit; try again.", retry_after_seconds=1
+        )
 
 
 class InvalidField(Invalid):

@@ -32,6 +32,7 @@ from model_registry.errors import (
     InvalidField,
     LeaseLost,
     SizeMismatch,
+    TooManyPending,
     Unavailable,
     UploadTooLarge,
     UploadUnknown,
@@ -121,11 +122,15 @@ class SignedPart:
 
 @dataclass(frozen=True, slots=True)
 class PushLimits:
-    """Files over `multipart_threshold_bytes` are sent in parts of `part_bytes`, larger where 10 000 are not enough."""
+    """Files over `multipart_threshold_bytes` are sent in parts of `part_bytes`, larger where 10 000 are not enough.
+
+    `max_pending` is how many unfinished versions one actor may have.
+    """
 
     multipart_threshold_bytes: int
     part_bytes: int
     presign_expiry_seconds: int
+    max_pending: int
 
     def part_size(self, size_bytes: int) -> int | None:
         if size_bytes <= self.multipart_threshold_bytes:
@@ -181,7 +186,7 @@ class Pushes:
         VersionExists
             Unless the version is pending, of the same actor, with the same files and frozen parameters; or ready with
             the same, and then nothing is to be sent.
-        ModelNameTaken, UploadTooLarge, InvalidField
+        ModelNameTaken, UploadTooLarge, InvalidField, TooManyPending
         """
         require(actor, Permission.WRITE)
         for file in push.files:
@@ -257,6 +262,11 @@ class Pushes:
     async def _take_label(
         self, tx: Transaction, push: Push, manifest: Manifest, reservation: UUID, actor: Actor
     ) -> int:
+        if (
+            await tx.versions.count_unfinished(actor.name, self._push_limits.max_pending)
+            >= self._push_limits.max_pending
+        ):
+            raise TooManyPending(actor.name, self._push_limits.max_pending)
         while True:
             number = await tx.models.next_number(push.model_name)
             ref = VersionRef(push.model_name, push.version or str(number))

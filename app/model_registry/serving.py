@@ -23,7 +23,7 @@ from model_registry.wiring import check_schema_at
 
 log = structlog.get_logger(__name__)
 
-_APP = "model_registry.api:app"
+_APP = "model_registry.draining:app"
 _DEVELOPMENT_GRACE_SECONDS = 3
 _BACKLOG = 2048
 
@@ -56,6 +56,7 @@ def develop(host: str, port: int, data_dir: Path, *, reload: bool, say: Callable
         cleanup.callback(stack.stop)
         addresses = stack.start()
         os.environ.update(_as_environment(addresses))
+        os.environ.setdefault(f"{PREFIX}SHUTDOWN_DELAY_SECONDS", "0")  # there is no balancer
         migrate(load_settings().database_url.get_secret_value())
         url = f"http://{_for_people(host)}:{listener.getsockname()[1]}"
         address_file = data_dir / "address"

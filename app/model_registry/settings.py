@@ -93,6 +93,19 @@ class Settings(BaseSettings):
         30, gt=0, description="A client that sends or takes nothing for so long in the middle of a body is given up."
     )
 
+    min_upload_bytes_per_second: float = Field(
+        1024, ge=0, description="A client that sends more slowly, over such a time, is given up: others wait for it."
+    )
+    max_requests_in_flight: int = Field(
+        1000, ge=1, description="A worker process answers so many requests at once, and others with a 503."
+    )
+    max_buffered_bytes: int = Field(
+        128 * 1024**2, ge=1, description="JSON bodies that a worker process reads at once, all together."
+    )
+    max_pending_versions: int = Field(
+        1000, ge=1, description="So many versions may somebody have pending at a time; more are answered with a 429."
+    )
+
     purge_after_seconds: float = Field(
         30 * 24 * 3600, ge=0, description="A removed version can be restored for so long."
     )
@@ -103,8 +116,13 @@ class Settings(BaseSettings):
         description="Bytes stay so long after nothing refers to them: longer than a URL or a download lives.",
     )
 
+    shutdown_delay_seconds: float = Field(
+        5,
+        ge=0,
+        description="On SIGTERM, answer as before but not ready for so long, until balancers send elsewhere.",
+    )
     shutdown_grace_seconds: int = Field(
-        25, ge=1, description="On SIGTERM, requests in flight have so long to finish before they are cut."
+        25, ge=1, description="Then requests in flight have so long to finish before they are cut."
     )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")

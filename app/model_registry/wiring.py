@@ -124,6 +124,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                         multipart_threshold_bytes=settings.multipart_threshold_bytes,
                         part_bytes=settings.multipart_part_bytes,
                         presign_expiry_seconds=settings.presign_expiry_seconds,
+                        max_pending=settings.max_pending_versions,
                     ),
                     ongoing=ongoing,
                 ),

@@ -442,6 +442,15 @@ class Versions:
         )
         return [(row.id, row.model_name) for row in rows]
 
+    async def count_unfinished(self, actor: str, at_most: int) -> int:
+        """How many versions somebody has begun and not finished, counted no further than `at_most`."""
+        some = (
+            select(ModelInfoDB.id)
+            .where(ModelInfoDB.lease_expires_at > func.now(), ModelInfoDB.created_by == actor)
+            .limit(at_most)
+        )
+        return await self._connection.scalar(select(func.count()).select_from(some.subquery())) or 0
+
     async def lock_discardable(self, version_id: int, *, only_lapsed: bool) -> bool:
         """Hold an unfinished version's row; `False` when there is none, or its lease still lives and must not."""
         has_lapsed = await self._connection.scalar(

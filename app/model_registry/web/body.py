@@ -1,15 +1,17 @@
 """Request bodies, as they arrive: never whole in memory beyond a stated limit, never on disk."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 
-from model_registry.errors import BodyTooLarge, InvalidField, RegistryError, Stalled
+from model_registry.errors import BodyTooLarge, InvalidField, RegistryError, Stalled, TooSlow
 from model_registry.settings import Settings
 from model_registry.utils import Loc, parse_json_object
+from model_registry.web.admission import memory_of
 from model_registry.web.problems import BadRequest, UnsupportedMediaType
 
 JSON = "application/json"
@@ -17,12 +19,20 @@ MERGE_PATCH = "application/merge-patch+json"
 _INLINE_PARSE_BYTES = 16 * 1024
 
 
-async def body_chunks(request: Request, idle_timeout_seconds: float) -> AsyncIterator[bytes]:
-    """The body's pieces. Raises `Stalled` when none comes for so long, `ClientDisconnect` when it ends early."""
+async def body_chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
+    """The body's pieces.
+
+    Raises `Stalled` when none comes for `body_idle_timeout_seconds`, `TooSlow` when fewer than
+    `min_upload_bytes_per_second` came in so long a time of waiting for the client, and `ClientDisconnect` when the body
+    ends early.
+    """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Content-Encoding: bodies are taken as they are; send this one without an encoding.")
+    idle_timeout_seconds, bytes_per_second = settings.body_idle_timeout_seconds, settings.min_upload_bytes_per_second
     stream = request.stream()
+    waited_seconds, received_bytes = 0.0, 0
     while True:
+        asked_at = time.monotonic()
         try:
             async with asyncio.timeout(idle_timeout_seconds):
                 chunk = await anext(stream, None)
@@ -30,13 +40,17 @@ async def body_chunks(request: Request, idle_timeout_seconds: float) -> AsyncIte
             raise Stalled(idle_timeout_seconds) from None
         if chunk is None:
             return
+        waited_seconds += time.monotonic() - asked_at
+        received_bytes += len(chunk)
+        if waited_seconds >= idle_timeout_seconds:
+            if received_bytes < bytes_per_second * waited_seconds:
+                raise TooSlow(bytes_per_second, waited_seconds)
+            waited_seconds, received_bytes = 0.0, 0
         if chunk:
             yield chunk
 
 
-async def read_bounded(
-    request: Request, *, max_bytes: int, idle_timeout_seconds: float, is_metadata: bool = True
-) -> bytes:
+async def read_bounded(request: Request, settings: Settings, *, max_bytes: int, is_metadata: bool = True) -> bytes:
     """The whole body, if it is at most so long; for metadata that is a rule of its content, for more it is not."""
 
     def refusal(seen: str) -> RegistryError:
@@ -47,8 +61,10 @@ async def read_bounded(
     # A larger one is read as far as it may go: a client hears nothing before it has sent most of its body.
     if is_metadata and (announced := content_length(request)) is not None and announced > max_bytes:
         raise refusal(f"{announced} bytes")
+    memory = memory_of(request.scope)
     body = bytearray()
-    async for chunk in body_chunks(request, idle_timeout_seconds):
+    async for chunk in body_chunks(request, settings):
+        memory.take(len(chunk))
         body += chunk
         if len(body) > max_bytes:
             raise refusal(f"{len(body)} bytes or more")
@@ -67,10 +83,7 @@ async def json_body(
     With `max_bytes` it holds more than metadata.
     """
     body = await read_bounded(
-        request,
-        max_bytes=max_bytes or settings.max_metadata_bytes,
-        idle_timeout_seconds=settings.body_idle_timeout_seconds,
-        is_metadata=max_bytes is None,
+        request, settings, max_bytes=max_bytes or settings.max_metadata_bytes, is_metadata=max_bytes is None
     )
     if not body:
         return {}

@@ -22,7 +22,7 @@ _SINGLE = ("content-length", "host", "content-type", "content-encoding", "transf
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _DRAIN_BYTES = 16 * 1024**2
 _DRAIN_SECONDS = 5.0
-_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Observed:
@@ -85,7 +85,7 @@ class Observed:
             BYTES_IN.inc(received)
             BYTES_OUT.inc(sent)
             # Probes come every few seconds and say nothing while all is well.
-            write = log.debug if route in _PROBES and status < 400 else log.info
+            write = log.debug if route in PROBES and status < 400 else log.info
             write(
                 "request",
                 method=shown(scope["method"]),
@@ -112,7 +112,7 @@ class EarlyAnswers:
         if scope["type"] != "http" or not _has_body(scope):
             await self._app(scope, receive, send)
             return
-        has_begun = is_complete = has_stalled = False
+        has_begun = is_complete = False
 
         async def watched_receive() -> Message:
             nonlocal has_begun, is_complete
@@ -123,12 +123,10 @@ class EarlyAnswers:
             return message
 
         async def patient_send(message: Message) -> None:
-            nonlocal has_stalled
             if message["type"] == "http.response.start" and not is_complete:
                 MutableHeaders(scope=message)["Connection"] = "close"
-                has_stalled = message["status"] == 408
             is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            sends_nothing = is_complete or has_stalled or (_waits_for_continue(scope) and not has_begun)
+            sends_nothing = is_complete or (_waits_for_continue(scope) and not has_begun)
             if not is_last or sends_nothing:
                 await send(message)
                 return
@@ -197,7 +195,7 @@ def _complaint(scope: Scope) -> str | None:
         return "A request of HTTP/1.1 has a Host."
     allowed = scope["app"].state.services.settings.hosts
     # Probes come to the address of the machine or container, whatever name the service has.
-    if allowed != ["*"] and scope["path"] not in _PROBES and _hostname(headers.get("host", "")) not in allowed:
+    if allowed != ["*"] and scope["path"] not in PROBES and _hostname(headers.get("host", "")) not in allowed:
         return "Host: this service does not answer for that name."
     return None
 

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 router = APIRouter(tags=["operations"], responses=ANY_ROUTE)
 
+DRAINING = "model_registry.is_draining"
+"""In the scope of requests to a process that was told to end."""
 _JSON = "application/json"
 
 
@@ -53,7 +55,7 @@ def _answer(description: str, example: object, media_type: str = _JSON) -> dict[
 _FINE = {"ok": True, "milliseconds": 1.4, "detail": None}
 _NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {
-        "description": "`not-ready`: something is missing, and `checks` names it.",
+        "description": "`not-ready`: something is missing, and `checks` names it; or this process is about to end.",
         "headers": {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string"}, "example": "2"}},
         "content": {
             MEDIA_TYPE: {
@@ -104,6 +106,8 @@ async def healthz() -> Response:
 )
 async def readyz(request: Request) -> Response:
     """PostgreSQL, its schema and S3, each with its latency."""
+    if DRAINING in request.scope:
+        return _not_ready(request, "this process is about to end", {"ready": False, "checks": {}})
     services: Services = request.app.state.services
     names = ("postgresql", "s3", "schema")
     results = await asyncio.gather(
@@ -113,8 +117,12 @@ async def readyz(request: Request) -> Response:
     missing = [name for name, check in checks.items() if not check.ok]
     body = {"ready": not missing, "checks": {name: check.model_dump() for name, check in checks.items()}}
     if missing:
-        return problem(request.scope, 503, "not-ready", f"Not ready: {', '.join(missing)}.", body, {"Retry-After": "2"})
+        return _not_ready(request, ", ".join(missing), body)
     return Response(orjson.dumps(body), media_type=_JSON)
+
+
+def _not_ready(request: Request, why: str, body: dict[str, Any]) -> Response:
+    return problem(request.scope, 503, "not-ready", f"Not ready: {why}.", body, {"Retry-After": "2"})
 
 
 async def _timed(check: Awaitable[None]) -> Check:

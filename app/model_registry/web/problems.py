@@ -18,10 +18,12 @@ from model_registry.errors import (
     Forbidden,
     Invalid,
     NotFound,
+    Overloaded,
     PreconditionFailed,
     RegistryError,
     Stalled,
     TooLarge,
+    TooMany,
     Unauthenticated,
     Unavailable,
     shown,
@@ -40,6 +42,7 @@ _STATUS: dict[type[RegistryError], int] = {
     PreconditionFailed: 412,
     TooLarge: 413,
     Stalled: 408,
+    TooMany: 429,
     Unavailable: 503,
 }
 
@@ -166,7 +169,7 @@ def problem_of(scope: Scope, error: RegistryError) -> Response:
 
 def _headers_of(error: RegistryError) -> dict[str, str] | None:
     match error:
-        case Unavailable():
+        case Unavailable() | TooMany():
             return {"Retry-After": str(error.retry_after_seconds)}
         case RangeNotSatisfiable():
             return {"Content-Range": f"bytes */{error.size_bytes}"}
@@ -234,12 +237,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
 
 
+_OVERLOADED = Overloaded("is answering 1000 requests")
 _HEADERS = {"Retry-After": "Seconds to wait.", "Content-Range": "How many bytes there are."}
 
 
 def problem_responses(*examples: RegistryError, instance: str = "/…") -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses, one for each status, with an example for each error as a request to `instance` gets it."""
     responses: dict[int | str, dict[str, Any]] = {}
+    if any(type(error) is Unavailable for error in examples):
+        # Whatever needs PostgreSQL or the store is work, and of that a process takes on so much and no more.
+        examples = (*examples, _OVERLOADED)
     for error in examples:
         status = status_of(error)
         content = {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}, "examples": {}}

@@ -9,6 +9,7 @@ from model_registry.errors import InvalidField
 from model_registry.registration import Registered, Registration
 from model_registry.settings import Settings
 from model_registry.utils import EMPTY_OBJECT, NOT_AN_OBJECT, JsonText, to_json_text
+from model_registry.web.admission import memory_of
 from model_registry.web.body import (
     JSON,
     body_chunks,
@@ -48,9 +49,7 @@ async def register(request: Request, context: RequestContext, idempotency_key: s
 
 
 async def _read_json(request: Request, settings: Settings) -> tuple[VersionRef, ModelDetails]:
-    body = await read_bounded(
-        request, max_bytes=settings.max_metadata_bytes, idle_timeout_seconds=settings.body_idle_timeout_seconds
-    )
+    body = await read_bounded(request, settings, max_bytes=settings.max_metadata_bytes)
     # At depth 0, because the documents in it are at 1.
     tree = await parsed_object(body, ("body",), settings.max_metadata_bytes, depth=0)
     for name, value in tree.items():
@@ -67,10 +66,11 @@ async def _read_form(
     request: Request, content_type: str, registration: Registration, settings: Settings
 ) -> tuple[VersionRef, ModelDetails]:
     form = _Fields({})
+    memory = memory_of(request.scope)
     is_reserved = False
-    async for part in form_parts(body_chunks(request, settings.body_idle_timeout_seconds), content_type):
+    async for part in form_parts(body_chunks(request, settings), content_type):
         if part.name != _FILE:
-            await form.take(part, settings.max_metadata_bytes)
+            memory.take(await form.take(part, settings.max_metadata_bytes))
         elif part.filename is None:
             raise InvalidField(_FILE, "a file part is expected, with a filename", None)
         elif part.filename == "":
@@ -101,19 +101,21 @@ class _Fields:
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
 
-    async def take(self, part: FormPart, max_bytes: int) -> None:
+    async def take(self, part: FormPart, max_bytes: int) -> int:
+        """Returns how long it was."""
         if part.name not in (*_NAMES, *_OBJECTS):
             raise InvalidField(part.name or "''", _NO_SUCH_FIELD)
         if part.filename is not None:
             raise InvalidField(part.name, "a plain field is expected; only model_file is a file", part.filename)
         if part.name in self._values:
             raise InvalidField(part.name, "this field stands twice in the form", None)
+        text = await part.text(_MAX_NAME_BYTES if part.name in _NAMES else max_bytes)
         if part.name in _NAMES:
-            self._values[part.name] = await part.text(_MAX_NAME_BYTES)
+            self._values[part.name] = text
         else:
-            text = await part.text(max_bytes)
             # Swagger UI sends an empty field for what was left empty.
             self._values[part.name] = to_json_text(await parsed_object(text or "{}", (part.name,), max_bytes))
+        return len(text)
 
     @property
     def has_ref(self) -> bool:

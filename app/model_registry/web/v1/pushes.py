@@ -17,6 +17,7 @@ from model_registry.errors import (
     ModelNameTaken,
     PartsChanged,
     SizeMismatch,
+    TooManyPending,
     UploadIncomplete,
     UploadTooLarge,
     UploadUnknown,
@@ -113,6 +114,7 @@ UploadId = Annotated[
             ModelNameTaken("Fraud-Detector", "fraud-detector"),
             UploadTooLarge(200 * 1024**3),
             BodyTooLarge(_MAX_MANIFEST_BYTES),
+            TooManyPending("anonymous", 1000),
             BAD_BODY_TYPE,
             BAD_NAME,
             STALLED,
@@ -256,7 +258,7 @@ async def put_file(
     entry = await context.pushes.put_file(
         VersionRef(name, version),
         path,
-        body_chunks(request, context.settings.body_idle_timeout_seconds),
+        body_chunks(request, context.settings),
         size_bytes=content_length(request),
         actor=context.actor,
     )

@@ -36,7 +36,7 @@ async def test_every_foreign_key_has_an_index(engine: AsyncEngine) -> None:
 def test_migrating_again_changes_nothing(settings: Settings) -> None:
     migrate(settings.database_url.get_secret_value())
 
-    assert head_revision() == "0003"
+    assert head_revision() == "0004"
 
 
 @pytest.mark.parametrize(

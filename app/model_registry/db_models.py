@@ -66,6 +66,14 @@ class Base(DeclarativeBase):
     }
 
 
+class SchemaFloorDB(Base):
+    """One row: the oldest revision whose services can work with the schema as it is."""
+
+    __tablename__ = "schema_floor"
+
+    oldest_revision: Mapped[str] = mapped_column(primary_key=True)
+
+
 class RegisteredModelDB(Base):
     """A name. `is_provisional` until a version of it is ready or somebody asks for the model itself.
 

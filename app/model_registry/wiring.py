@@ -18,7 +18,7 @@ from model_registry.ongoing import Ongoing
 from model_registry.pushing import Pushes, PushLimits
 from model_registry.settings import ConfigurationError, Settings
 from model_registry.storage.blobstore import BlobStore
-from model_registry.storage.database import Database, DatabaseLimits
+from model_registry.storage.database import Database, DatabaseLimits, SchemaRevision
 from model_registry.storage.s3 import S3BlobStore, S3Options
 from model_registry.transitions import UploadLimits
 from model_registry.uploads import PartBuffers
@@ -33,6 +33,14 @@ class SchemaOutOfDate(ConfigurationError):
         super().__init__(
             f"The database schema is at {found or 'nothing'} and this version needs {wanted}: "
             "run `model-registry migrate` first."
+        )
+
+
+class SchemaTooNew(ConfigurationError):
+    def __init__(self, found: SchemaRevision, wanted: str) -> None:
+        super().__init__(
+            f"The database schema is at {found.current} and needs services made for {found.floor or found.current} or "
+            f"later; this one is for {wanted}: start a newer version."
         )
 
 
@@ -147,10 +155,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 
 async def check_schema(database: Database) -> None:
-    """Raise `SchemaOutOfDate` for the schema of another version, `Unavailable` when nobody can tell."""
+    """Raise for a schema that this version cannot work with, `Unavailable` when nobody can tell.
+
+    A newer one will do unless it says otherwise: services go on while the schema is upgraded below them. Revisions are
+    numbers of four digits, so that they compare.
+    """
     found, wanted = await database.schema_revision(), head_revision()
-    if found != wanted:
-        raise SchemaOutOfDate(found, wanted)
+    if found.current is None or found.current < wanted:
+        raise SchemaOutOfDate(found.current, wanted)
+    if found.current > wanted and (found.floor is None or found.floor > wanted):
+        raise SchemaTooNew(found, wanted)
 
 
 async def check_schema_at(settings: Settings) -> None:

@@ -20,7 +20,7 @@ def alembic_config(database_url: str | None = None) -> "Config":
 
 @cache
 def head_revision() -> str:
-    """The revision that this code works with."""
+    """The revision that this code was made for."""
     from alembic.script import ScriptDirectory
 
     revision = ScriptDirectory.from_config(alembic_config()).get_current_head()

@@ -1,24 +1,35 @@
-"""Runs migrations: one transaction, one migrator at a time, and never waiting long for a lock."""
+"""Runs migrations: a transaction for each, one migrator at a time, and never waiting long for a lock."""
 
 import asyncio
+import time
 
 from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from model_registry.db_models import Base
+from model_registry.migrations.online import LOCK_TIMEOUT_SECONDS
 
 # Any number that nobody else uses: two migrators wait for each other instead of colliding.
 _ADVISORY_LOCK = 7_316_044_201
+_RETRY_SECONDS = 0.2
 
 
 def _run(connection: Connection) -> None:
-    connection.execute(text(f"SELECT pg_advisory_lock({_ADVISORY_LOCK})"))
+    # Asked for again and again: an index that is built concurrently would wait for whoever waits in a transaction.
+    while not connection.scalar(text(f"SELECT pg_try_advisory_lock({_ADVISORY_LOCK})")):
+        connection.rollback()
+        time.sleep(_RETRY_SECONDS)
     try:
         # DDL that waits for a lock makes everybody behind it wait too: rather fail, and be run again.
-        connection.execute(text("SET lock_timeout = '5s'"))
+        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
         connection.commit()
-        context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
+        context.configure(
+            connection=connection,
+            target_metadata=Base.metadata,
+            compare_server_default=True,
+            transaction_per_migration=True,
+        )
         with context.begin_transaction():
             context.run_migrations()
     finally:

@@ -4,16 +4,15 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from model_registry.errors import Unavailable
 from model_registry.faults import fault
@@ -44,6 +43,14 @@ class DatabaseLimits:
     connect_timeout_seconds: float = 5
     statement_timeout_seconds: float = 5
     lock_timeout_seconds: float = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRevision:
+    """`current` is `None` before the first migration. `floor` is the oldest revision whose services still work."""
+
+    current: str | None
+    floor: str | None
 
 
 class Transaction:
@@ -110,8 +117,8 @@ _FATE = text(
 class Database:
     """PostgreSQL through SQLAlchemy Core.
 
-    Every wait is bounded: for a free connection, to connect, for a lock, for a statement. When one runs out, or
-    the server cannot be reached, the caller gets `Unavailable`.
+    Every wait is bounded: for a connection that answers, for a lock, for a statement. When one runs out, or the
+    server cannot be reached, the caller gets `Unavailable`.
     """
 
     def __init__(self, url: str, limits: DatabaseLimits) -> None:
@@ -119,7 +126,8 @@ class Database:
             url,
             pool_size=limits.pool_size,
             max_overflow=0,
-            pool_timeout=limits.pool_timeout_seconds,
+            # `_connected` bounds this wait together with those that follow it.
+            pool_timeout=None,
             pool_pre_ping=True,
             # Every use below ends its own transaction, so there is nothing left to reset.
             pool_reset_on_return=None,
@@ -140,20 +148,59 @@ class Database:
             },
         )
         self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._wait_seconds = limits.pool_timeout_seconds
+        self._cutting: set[asyncio.Task[Any] | None] = set()
+        event.listen(self._engine.sync_engine, "invalidate", self._cut)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """READ COMMITTED; commits at the end, rolls back on any error. Wait for nothing else inside."""
         with translated():
-            async with self._engine.begin() as connection:
+            async with self._connected(self._engine) as connection:
                 yield Transaction(connection)
+                await connection.commit()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Transaction]:
         """One statement at a time, without a transaction around it (a third of the cost for a single read)."""
         with translated():
-            async with self._reader.connect() as connection:
+            async with self._connected(self._reader) as connection:
                 yield Transaction(connection)
+
+    @asynccontextmanager
+    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        """A connection that answers, rolled back at the end.
+
+        To wait for a free one, to ask whether it is alive and to connect anew take `pool_timeout_seconds` together,
+        or end in `TimeoutError`: a server that is silent must not hold its callers once for each.
+        """
+        connection = engine.connect()
+        with self._no_goodbyes():
+            async with asyncio.timeout(self._wait_seconds):
+                await connection.start()
+        async with AsyncExitStack() as cleanup:
+            cleanup.push_async_exit(connection)
+            try:
+                yield connection
+            except TimeoutError:
+                # It would not answer a ROLLBACK either.
+                with self._no_goodbyes():
+                    await connection.invalidate()
+                raise
+
+    @contextmanager
+    def _no_goodbyes(self) -> Iterator[None]:
+        """Connections that are given up in this block are cut: to be polite is to wait for an answer once more."""
+        task = asyncio.current_task()
+        self._cutting.add(task)
+        try:
+            yield
+        finally:
+            self._cutting.discard(task)
+
+    def _cut(self, connection: Any, _record: object, _error: BaseException | None) -> None:
+        if asyncio.current_task() in self._cutting:
+            connection.driver_connection.terminate()
 
     async def run(self, work: Callable[[Transaction], Awaitable[T]], *, patience_seconds: float = 0.5) -> T:
         """`work` in a transaction, again from the start when the connection broke or a deadlock was resolved.
@@ -193,13 +240,17 @@ class Database:
         async with self.reading() as tx:
             await tx.connection.execute(text("SELECT 1"))
 
-    async def schema_revision(self) -> str | None:
-        """The revision that the database is at, or `None` before the first migration."""
+    async def schema_revision(self) -> SchemaRevision:
+        """The revision that the database is at, and which services can work with it."""
         async with self.reading() as tx:
-            if not await tx.connection.scalar(text("SELECT to_regclass('alembic_version')")):
-                return None
-            revision: str | None = await tx.connection.scalar(text("SELECT version_num FROM alembic_version"))
-            return revision
+            tables = text("SELECT to_regclass('alembic_version') IS NOT NULL, to_regclass('schema_floor') IS NOT NULL")
+            is_migrated, has_floor = (await tx.connection.execute(tables)).one()
+            revision = floor = None
+            if is_migrated:
+                revision = await tx.connection.scalar(text("SELECT version_num FROM alembic_version"))
+            if has_floor:
+                floor = await tx.connection.scalar(text("SELECT oldest_revision FROM schema_floor"))
+            return SchemaRevision(revision, floor)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -222,7 +273,7 @@ def _is_transient(error: BaseException) -> bool:
         return error.connection_invalidated or state.startswith(_TRANSIENT) or isinstance(error.orig, OSError)
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_TRANSIENT)
-    return isinstance(error, PoolTimeout | OSError | TimeoutError | asyncpg.InterfaceError)
+    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError)
 
 
 def _is_worth_another_try(cause: BaseException | None) -> bool:

@@ -158,7 +158,7 @@ async def metrics() -> Response:
     "/version",
     summary="Which version this is",
     response_model=Version,
-    responses=_answer("This one.", {"version": "0.1.0", "schema_revision": "0003"}),
+    responses=_answer("This one.", {"version": "0.1.0", "schema_revision": "0004"}),
 )
 async def version() -> Response:
     """The service's own version."""

@@ -1,13 +1,14 @@
 """Indexes for the search over versions
 
-A minute for a million versions, during which nothing can be registered.
+A minute or two for a million versions, during which everything works.
 
 Revision ID: 0003
 Revises: 0002
 """
 
 import sqlalchemy as sa
-from alembic import op
+
+from model_registry.migrations.online import create_index
 
 revision = "0003"
 down_revision = "0002"
@@ -19,20 +20,20 @@ _DOCUMENTS = ["tags", "model_params", "standardization_params", "additional_meta
 
 
 def upgrade() -> None:
-    op.create_index("ix_model_info_created_at", "model_info", ["created_at", "id"], postgresql_where=_READY)
-    op.create_index("ix_model_info_number", "model_info", ["number", "id"], postgresql_where=_READY)
-    op.create_index("ix_model_info_size_bytes", "model_info", ["size_bytes", "id"], postgresql_where=_READY)
+    create_index("ix_model_info_created_at", "model_info", ["created_at", "id"], postgresql_where=_READY)
+    create_index("ix_model_info_number", "model_info", ["number", "id"], postgresql_where=_READY)
+    create_index("ix_model_info_size_bytes", "model_info", ["size_bytes", "id"], postgresql_where=_READY)
     for name in ("model_name", "version", "created_by"):
-        op.create_index(
+        create_index(
             f"ix_model_info_{name}_created_at", "model_info", [name, "created_at", "id"], postgresql_where=_READY
         )
-    op.create_index(
+    create_index(
         "ix_model_info_unready",
         "model_info",
         ["state", "created_at", "id"],
         postgresql_where=sa.text("state <> 'ready'"),
     )
-    op.create_index(
+    create_index(
         "ix_model_info_json",
         "model_info",
         _DOCUMENTS,

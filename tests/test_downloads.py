@@ -7,11 +7,13 @@ import io
 import os
 import tarfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
+from model_registry.errors import Unavailable
 from tests.bucket import Bucket
 from tests.conftest import RunningService, ServiceWith
 from tests.test_model_registry import register
@@ -383,3 +385,32 @@ async def test_a_client_that_goes_away_ends_the_read_from_storage(
 
     await asyncio.wait_for(is_over.wait(), 5)
     assert read_bytes < 32 * MIB
+
+
+async def test_storage_that_goes_away_in_the_middle_is_an_outage_in_the_log_and_no_bug(
+    service: RunningService,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await register(client, {"model_name": "m", "version": "1"}, {"f": bytes(8 * MIB)})
+    read = service.services.blobs.read
+    away = Unavailable("The object store")
+
+    @asynccontextmanager
+    async def breaking(key: str, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        async def some(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield await anext(chunks)
+            raise away
+
+        async with read(key, start, stop) as chunks:
+            yield some(chunks)
+
+    monkeypatch.setattr(service.services.blobs, "read", breaking)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await client.get("/get_model/m/1")
+
+    said = [record.msg["event"] for record in caplog.records if isinstance(record.msg, dict)]
+    assert "request.unavailable" in said
+    assert "request.failed" not in said

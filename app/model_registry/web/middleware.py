@@ -68,9 +68,13 @@ class Observed:
             if status == 0:
                 answer = problem_of(scope, Unavailable("This process"))
                 await answer(scope, receive, counting_send)
-        except Exception:
+        except Exception as error:
             failed = True
-            log.exception("request.failed")
+            if isinstance(outage := error.__cause__, Unavailable):
+                # It came when the answer had begun, so that no handler could say it.
+                log.warning("request.unavailable", what=outage.detail, cause=repr(outage.__cause__))
+            else:
+                log.exception("request.failed")
             if status == 0:
                 await internal_error(scope)(scope, receive, counting_send)
             # Otherwise the answer has begun: to return without its end makes the server cut the connection.

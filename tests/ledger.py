@@ -2,11 +2,15 @@
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+NOT_CONNECTED = 499
+"""The status of an attempt that never left the client: refused, so it cannot have happened."""
 
 
 class Ledger:
@@ -37,7 +41,7 @@ class Ledger:
         self._write({"is": "ACK", "n": number, "status": status, **facts})
 
     def _write(self, line: dict[str, Any]) -> None:
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+        os.write(self._file, json.dumps(line | {"at": time.time()}).encode() + b"\n")
 
 
 @dataclass
@@ -50,6 +54,8 @@ class Attempt:
     facts: Mapping[str, Any]
     status: int | None = None
     answer: Mapping[str, Any] = field(default_factory=dict)
+    began_at: float = 0
+    ended_at: float | None = None
 
     @property
     def is_acknowledged(self) -> bool:
@@ -60,6 +66,11 @@ class Attempt:
         """Told that it did not happen: any 4xx. A 503 may have happened after all."""
         return self.status is not None and 400 <= self.status < 500
 
+    @property
+    def is_open(self) -> bool:
+        """Nobody knows whether it happened: no answer came, or a 5xx."""
+        return not self.is_acknowledged and not self.is_refused
+
 
 def read_ledgers(paths: Iterable[Path]) -> list[Attempt]:
     attempts: list[Attempt] = []
@@ -67,11 +78,14 @@ def read_ledgers(paths: Iterable[Path]) -> list[Attempt]:
         by_number: dict[int, Attempt] = {}
         for line in path.read_text().splitlines():
             said = json.loads(line)
-            number = said.pop("n")
+            number, at = said.pop("n"), said.pop("at", 0.0)
             if said.pop("is") == "ATTEMPT":
-                by_number[number] = Attempt(said.pop("operation"), said.pop("model"), said.pop("version"), facts=said)
+                by_number[number] = Attempt(
+                    said.pop("operation"), said.pop("model"), said.pop("version"), facts=said, began_at=at
+                )
             else:
                 by_number[number].status = said.pop("status")
                 by_number[number].answer = said
+                by_number[number].ended_at = at
         attempts += by_number.values()
     return attempts

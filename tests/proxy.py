@@ -1,10 +1,10 @@
 """A TCP proxy in the test's own process, to put between the service and one of its servers and then misbehave."""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from random import Random
 
 _PIECE = 65536
 
@@ -69,7 +69,7 @@ class RandomReset:
     """Reset a connection with this probability at each piece, in either direction."""
 
     probability: float
-    random: random.Random = field(default_factory=lambda: random.Random(1))
+    random: Random = field(default_factory=lambda: Random(1))
 
 
 Mode = Pass | Delay | Rate | CutAfter | CutBefore | SwallowReply | BlackHole | Refuse | RandomReset

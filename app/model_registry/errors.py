@@ -180,6 +180,19 @@ class InvalidPageToken(Invalid):
         )
 
 
+class UnknownPosition(Invalid):
+    """A place in the log that this database has never been at."""
+
+    slug = "unknown-position"
+
+    def __init__(self) -> None:
+        rule = "a position that this database has not reached: it was restored from an older state"
+        super().__init__(
+            f"after: {rule}; start again without after.",
+            errors=[{"loc": ["query", "after"], "msg": rule, "value": None}],
+        )
+
+
 class UploadTooLarge(TooLarge):
     slug = "upload-too-large"
 

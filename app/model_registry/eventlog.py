@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from model_registry.access import Actor, Permission, require
 from model_registry.domain import EventPosition, RecordedEvent
+from model_registry.errors import UnknownPosition
 from model_registry.names import check_model_name
 from model_registry.storage.database import Database
 
@@ -23,10 +24,13 @@ class EventLog:
 
         Who goes on from the last one each time sees every event exactly once, however writers overlap: an event is
         held back until every transaction that began before its own has ended. An unknown model has no events, and one
-        that was deleted keeps its own.
+        that was deleted keeps its own. Raises `UnknownPosition` for one of a database that was since restored.
         """
         require(actor, Permission.READ)
         if model_name is not None:
             check_model_name(model_name)
         async with self._database.reading() as tx:
-            return await tx.events.after(position, model_name=model_name, limit=limit)
+            events = await tx.events.after(position, model_name=model_name, limit=limit)
+            if not events and not await tx.events.has_reached(position):
+                raise UnknownPosition
+            return events

@@ -1,7 +1,7 @@
 """Scrubbing: reading stored bytes again, to find what the object store has lost or changed."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -37,6 +37,14 @@ class Verified:
     damages: list[Damage] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class UnknownObject:
+    """An object that no row names: what a restored database has never heard of. Nothing deletes it."""
+
+    storage_key: str
+    size_bytes: int
+
+
 class Verifier:
     def __init__(self, *, database: Database, blobs: BlobStore) -> None:
         self._database = database
@@ -70,6 +78,18 @@ class Verifier:
             verified.size_bytes += sum(blob.size_bytes for blob in batch)
             progress(verified)
             after = batch[-1].sha256.raw
+
+    async def unknown_objects(self) -> AsyncIterator[UnknownObject]:
+        """Objects in the bucket that no row names. Nothing that works leaves any: they were written after the backup
+        from which the database was restored, or by somebody else."""
+        async for page in self._blobs.objects():
+            sizes = dict(page)
+            async with self._database.reading() as tx:
+                unknown = await tx.garbage.unknown(sizes)
+            for key in sorted(unknown):
+                # The collector may have deleted it since the page was made, and its row after it.
+                if await self._blobs.stored(key) is not None:
+                    yield UnknownObject(key, sizes[key])
 
     async def _digest(self, blob: StoredBlob) -> Digest | None:
         stored = await self._blobs.stored(blob.storage_key)

@@ -32,10 +32,20 @@ def _run(connection: Connection) -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
+        _adopt_events(connection)
     finally:
         connection.rollback()
         connection.execute(text(f"SELECT pg_advisory_unlock({_ADVISORY_LOCK})"))
         connection.commit()
+
+
+def _adopt_events(connection: Connection) -> None:
+    """Events of a dump that was restored on a younger server name transactions that it has not begun, and readers wait
+    for those. They all came before anything that happens here, in the order of their ids."""
+    connection.execute(
+        text("UPDATE events SET xid = pg_current_xact_id() WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())")
+    )
+    connection.commit()
 
 
 async def _run_async(url: str) -> None:

@@ -17,12 +17,15 @@ MAX_PUT_BYTES = 5 * 1024**3
 """Amazon S3 User Guide, "Multipart upload limits": 5 MiB to 5 GiB a part, at most 10 000 parts, 5 GiB a PUT."""
 
 
+KEY_PREFIX = "blobs/"
+
+
 def storage_key(upload_id: UUID) -> str:
     """Where an upload's bytes go: a key written once, never reused, and never the digest of what it holds.
 
     So a late or repeated delete can only ever hit the upload it was meant for.
     """
-    return f"blobs/{upload_id}"
+    return f"{KEY_PREFIX}{upload_id}"
 
 
 class BlobMissing(RegistryError):
@@ -144,6 +147,10 @@ class BlobStore(Protocol):
 
         Leaving the context early ends the transfer. Raises `BlobMissing`; `BlobDamaged` when fewer bytes came.
         """
+        ...
+
+    def objects(self) -> AsyncIterator[Sequence[tuple[str, int]]]:
+        """Every object under our prefix, in pages of up to 1 000: keys and sizes in bytes."""
         ...
 
     async def delete(self, keys: Sequence[str]) -> Collection[str]:

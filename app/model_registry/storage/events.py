@@ -73,6 +73,13 @@ class Events:
             )
         )
 
+    async def has_reached(self, position: EventPosition) -> bool:
+        """Whether this server has ever begun the transaction of a position."""
+        transaction = cast(literal(str(position.xid), Text), Xid8)
+        return bool(
+            await self._connection.scalar(select(transaction < func.pg_snapshot_xmax(func.pg_current_snapshot())))
+        )
+
     async def after(self, position: EventPosition, *, model_name: str | None, limit: int) -> Sequence[RecordedEvent]:
         """The events that follow a position, none of which another can come before any more."""
         parameters: dict[str, object] = {"after_xid": str(position.xid), "after_id": position.id, "limit": limit}

@@ -7,7 +7,7 @@ from sqlalchemy import Float, cast, delete, exists, func, literal, select, updat
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.db_models import BlobDB, GarbageDB
+from model_registry.db_models import BlobDB, GarbageDB, UploadDB
 from model_registry.domain import StoredBlob
 from model_registry.storage.sql import among, array, seconds
 
@@ -91,6 +91,17 @@ class Garbage:
             update(GarbageDB)
             .where(gone)
             .values(not_before=GarbageDB.writable_until, size_bytes=0, is_upload=True, attempts=0)
+        )
+
+    async def unknown(self, storage_keys: Collection[str]) -> set[str]:
+        """Those of the keys that stand in no table: no blob, no upload, nothing to be deleted."""
+        keys = select(func.unnest(array(storage_keys, GarbageDB.storage_key.type)).label("key")).subquery()
+        return set(
+            await self._connection.scalars(
+                select(keys.c.key).where(
+                    *(~exists().where(table.storage_key == keys.c.key) for table in (BlobDB, UploadDB, GarbageDB))
+                )
+            )
         )
 
     async def due(self) -> tuple[int, int]:

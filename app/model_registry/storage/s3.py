@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    EndpointConnectionError,
+    NoCredentialsError,
+)
 from botocore.handlers import add_expect_header
 
 from model_registry.domain import Digest
 from model_registry.errors import Unavailable
 from model_registry.storage.blobstore import (
+    KEY_PREFIX,
     BlobDamaged,
     BlobMissing,
     Body,
@@ -36,6 +43,8 @@ _STORE = "The object store"
 _CONTROL_CONNECTIONS = 8
 _READ_BYTES = 1024**2
 _SEND_BYTES = 1024**2
+_PAUSES_SECONDS = (0.1, 0.2, 0.4)
+_IN_MID_UPLOAD = frozenset({"UploadPart", "CompleteMultipartUpload"})
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 _MISSING_UPLOAD = frozenset({"NoSuchUpload", "404", "NotFound"})
 _REFUSED_PARTS = frozenset({"InvalidPart", "InvalidPartOrder", "EntityTooSmall"})
@@ -50,6 +59,9 @@ class S3Options:
 
     `public_endpoint_url` is the address that clients see: a signature covers the host, so a presigned URL must be
     made for it. Without keys the usual AWS chain applies (environment, profile, instance or pod identity).
+
+    A call that moves bytes, or may make the store move some, has `operation_timeout_seconds`; the beginning of a read
+    has `begin_timeout_seconds`; whatever is short has `short_timeout_seconds`. All of them include further tries.
     """
 
     bucket: str
@@ -62,6 +74,15 @@ class S3Options:
     connect_timeout_seconds: float = 5
     read_timeout_seconds: float = 30
     operation_timeout_seconds: float = 60
+
+    @property
+    def short_timeout_seconds(self) -> float:
+        """As long to answer as to connect."""
+        return min(2 * self.connect_timeout_seconds, self.operation_timeout_seconds)
+
+    @property
+    def begin_timeout_seconds(self) -> float:
+        return min(self.read_timeout_seconds, self.operation_timeout_seconds)
 
 
 class S3BlobStore:
@@ -95,6 +116,7 @@ class S3BlobStore:
         client = await self._clients.enter_async_context(self._new_client(self._session, endpoint_url, max_connections))
         # A server that never says "100 Continue" would hang a PUT beyond any read timeout.
         client.meta.events.unregister("before-call.s3", add_expect_header)
+        client.meta.events.register_first("needs-retry.s3", _pause_when_cut_off)  # type: ignore[arg-type]
         return client
 
     def _new_client(
@@ -139,6 +161,9 @@ class S3BlobStore:
             async with asyncio.timeout(timeout_seconds or self._options.operation_timeout_seconds):
                 yield
 
+    def _briefly(self) -> AbstractAsyncContextManager[None]:
+        return self._bounded(self._options.short_timeout_seconds)
+
     async def check(self) -> None:
         async with self._bounded(self._options.connect_timeout_seconds):
             await self._control.head_bucket(Bucket=self._options.bucket)
@@ -170,7 +195,7 @@ class S3BlobStore:
             )
 
     async def create_multipart(self, key: str) -> str:
-        async with self._bounded():
+        async with self._briefly():
             answer = await self._control.create_multipart_upload(Bucket=self._options.bucket, Key=key)
             return answer["UploadId"]
 
@@ -214,7 +239,7 @@ class S3BlobStore:
     async def abort_multipart(self, key: str, multipart_id: str | None) -> None:
         ids = [multipart_id] if multipart_id else await self._multiparts(key)
         for each in ids:
-            async with self._bounded():
+            async with self._briefly():
                 try:
                     await self._control.abort_multipart_upload(Bucket=self._options.bucket, Key=key, UploadId=each)
                 except ClientError as error:
@@ -222,13 +247,13 @@ class S3BlobStore:
                         raise
 
     async def _multiparts(self, key: str) -> list[str]:
-        async with self._bounded():
+        async with self._briefly():
             answer = await self._control.list_multipart_uploads(Bucket=self._options.bucket, Prefix=key)
         return [upload["UploadId"] for upload in answer.get("Uploads", ()) if upload.get("Key") == key]
 
     async def list_parts(self, key: str, multipart_id: str) -> list[StoredPart] | None:
         parts: list[StoredPart] = []
-        async with self._bounded():
+        async with self._briefly():
             pages = self._control.get_paginator("list_parts").paginate(
                 Bucket=self._options.bucket, Key=key, UploadId=multipart_id
             )
@@ -244,18 +269,18 @@ class S3BlobStore:
         return parts
 
     async def stored(self, key: str) -> StoredObject | None:
-        async with self._bounded():
+        async with self._briefly():
             try:
                 answer = await self._control.head_object(Bucket=self._options.bucket, Key=key, ChecksumMode="ENABLED")
             except ClientError as error:
                 if _code(error) in _MISSING:
                     return None
                 raise
-        return StoredObject(answer["ContentLength"], _kept_sha256(answer))
+            return StoredObject(answer["ContentLength"], _kept_sha256(answer))
 
     @asynccontextmanager
     async def read(self, key: str, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        async with self._bounded():
+        async with self._bounded(self._options.begin_timeout_seconds):
             try:
                 answer = await self._client.get_object(
                     Bucket=self._options.bucket, Key=key, Range=f"bytes={start}-{stop - 1}"
@@ -268,7 +293,8 @@ class S3BlobStore:
                 raise
         stream: Any = answer["Body"]
         try:
-            if answer["ContentLength"] != stop - start:
+            # Some proxies leave the length out; then it is only counted.
+            if answer.get("ContentLength", stop - start) != stop - start:
                 raise BlobDamaged(key)
             yield self._exactly(stream, stop - start, key)
         finally:
@@ -284,6 +310,16 @@ class S3BlobStore:
                 raise BlobDamaged(key)
             left -= len(chunk)
             yield chunk
+
+    async def objects(self) -> AsyncIterator[Sequence[tuple[str, int]]]:
+        more: dict[str, str] = {}
+        while True:
+            async with self._bounded():
+                page = await self._control.list_objects_v2(Bucket=self._options.bucket, Prefix=KEY_PREFIX, **more)  # type: ignore[arg-type]
+            yield [(item["Key"], item["Size"]) for item in page.get("Contents", ())]
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
 
     async def delete(self, keys: Sequence[str]) -> Collection[str]:
         if not keys:
@@ -337,7 +373,7 @@ class S3BlobStore:
         return Presigner(self._address, access_key, expires_in_seconds=expires_in_seconds)
 
     async def enforces_checksums(self, key: str) -> bool:
-        async with self._bounded():
+        async with self._briefly():
             try:
                 await self._control.put_object(
                     Bucket=self._options.bucket,
@@ -386,6 +422,18 @@ class _Payload:
                 yield piece[start : start + _SEND_BYTES]
 
 
+def _pause_when_cut_off(operation: Any, attempts: int, caught_exception: Exception | None, **_: Any) -> float | None:
+    """Seconds until the next try where no connection came about, or it ended without an answer.
+
+    `None` leaves that to the library, as after any answer. Its pauses add up to seven seconds, which is too long to
+    tell a client that the store is away. In the middle of a large upload that is better than to lose what was sent.
+    """
+    is_cut_off = isinstance(caught_exception, EndpointConnectionError | ConnectionClosedError)
+    if not is_cut_off or operation.name in _IN_MID_UPLOAD or attempts > len(_PAUSES_SECONDS):
+        return None
+    return _PAUSES_SECONDS[attempts - 1]
+
+
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
@@ -405,8 +453,11 @@ def _kept_sha256(answer: "HeadObjectOutputTypeDef") -> Digest | None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Whatever else goes wrong between us and the store is `Unavailable`, its own words only in the log."""
+    """Whatever else goes wrong between us and the store is `Unavailable`, its own words only in the log.
+
+    A `KeyError` is a 200 that lacks what every answer of a store has: somebody in between has answered.
+    """
     try:
         yield
-    except (ClientError, BotoCoreError, OSError, TimeoutError, aiohttp.ClientError) as error:
+    except (ClientError, BotoCoreError, OSError, TimeoutError, aiohttp.ClientError, KeyError) as error:
         raise Unavailable(_STORE) from error

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from model_registry.domain import EventPosition
-from model_registry.errors import InvalidPageToken
+from model_registry.errors import InvalidPageToken, UnknownPosition
 from model_registry.eventlog import BEGINNING
 from model_registry.web.body import JSON
 from model_registry.web.context import Context
@@ -43,7 +43,9 @@ _EXAMPLE = {
             "model": EventPageOut,
             "content": example(_EXAMPLE),
         },
-        **problem_responses(BAD_LIMIT, InvalidPageToken("after"), BAD_NAME, UNAVAILABLE, instance="/v1/events"),
+        **problem_responses(
+            BAD_LIMIT, InvalidPageToken("after"), UnknownPosition(), BAD_NAME, UNAVAILABLE, instance="/v1/events"
+        ),
     },
 )
 async def list_events(

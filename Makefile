@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MINUTES ?= 2
 
-.PHONY: dev test check install lock format clean help
+.PHONY: dev test soak check install lock format clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -14,6 +15,9 @@ dev: install ## Run everything on this machine: PostgreSQL, S3 and the service
 
 test: install ## Run all tests
 	$(BIN)/pytest $(ARGS)
+
+soak: install ## Everything at random with crashes in between, then count and hash: make soak MINUTES=10
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 check: install ## Lint, format, types, import contracts, schema drift
 	$(BIN)/ruff check .

@@ -142,10 +142,10 @@ async def test_serve_refuses_a_schema_that_is_out_of_date_and_migrate_mends_it(
 
     assert refused[0] == 1
     assert refused[2].strip().splitlines()[-1] == (
-        "error: The database schema is at nothing and this version needs 0003: run `model-registry migrate` first."
+        "error: The database schema is at nothing and this version needs 0004: run `model-registry migrate` first."
     )
     assert (migrated[0], again[0]) == (0, 0)
-    assert migrated[1].strip() == "The schema is at 0003."
+    assert migrated[1].strip() == "The schema is at 0004."
 
 
 async def test_without_configuration_it_stops_with_one_sentence(tmp_path: Path) -> None:

@@ -195,6 +195,9 @@ def _complaint(scope: Scope) -> str | None:
     # Two ways to say where a body ends let a proxy and us disagree about it (RFC 9112, section 6).
     if coding is not None and ("content-length" in headers or coding.lower() != "chunked" or version == "1.0"):
         return "Transfer-Encoding: only `chunked`, in HTTP/1.1, and without a Content-Length."
+    # uvicorn by itself, without `protocol`, drops such a body, or takes it for the next request.
+    if "upgrade" in headers and (coding is not None or headers.get("content-length", "0") != "0"):
+        return "Upgrade: a request with a body cannot ask for another protocol."
     if version == "1.1" and "host" not in headers:
         return "A request of HTTP/1.1 has a Host."
     allowed = scope["app"].state.services.settings.hosts

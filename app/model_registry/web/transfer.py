@@ -43,7 +43,7 @@ async def answer(
     if download.last_modified is not None:
         headers["Last-Modified"] = http_date(download.last_modified)
     if is_not_modified(request.headers, download.etag, download.last_modified):
-        return Response(status_code=304, headers=headers)
+        return Response(status_code=304, headers=headers | _INERT)
     if may_redirect and request.method == "GET":
         expiry_seconds = settings.presign_expiry_seconds
         url = await downloads.presign(download, disposition=disposition, expires_in_seconds=expiry_seconds)

@@ -49,7 +49,7 @@ class PushIn(BaseModel):
     description: str | None = None
     tags: dict[str, str | float | bool] = {}
     files: list[FileIn] = Field(description="All of them, up to 100,000.")
-    transfer: Literal["direct", "proxied"] = Field(
+    transfer: Literal["direct", "proxied"] | None = Field(
         "direct", description="proxied: through this service, for clients that cannot reach storage."
     )
 

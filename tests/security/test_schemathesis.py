@@ -1,0 +1,62 @@
+"""Whatever Schemathesis makes of the OpenAPI document is answered as the document says."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import Case, CheckFunction, GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.conftest import RunningService
+from tests.security.conftest import Watch
+from tests.security.routes import DESCRIBED, DOCUMENT, Route
+from tests.test_bad_input import field, file
+from tests.test_bad_input import register as registered
+
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.Config())
+MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
+SOME = settings(max_examples=8, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+# What a schema allows may still be refused: a version that is there already, an ETag of another time, two paths that
+# clash. What is refused so is a 4xx that the document names, and that is checked.
+SKIPPED: list[CheckFunction] = [positive_data_acceptance]
+
+
+async def arranged(client: httpx.AsyncClient) -> None:
+    """What the examples in the document speak of."""
+    await registered(client, field("model_name", "fraud-detector"), field("version", "2.4.0"), file())
+    alias = await client.put("/v1/models/fraud-detector/aliases/champion", json={"version": "2.4.0"})
+    assert alias.status_code == 201
+
+
+@pytest.mark.parametrize("route", DESCRIBED, ids=lambda route: route.id)
+async def test_every_answer_is_as_it_is_described(
+    service: RunningService, client: httpx.AsyncClient, watch: Watch, route: Route
+) -> None:
+    """Never a 5xx, no status, header, media type or body that the document does not know; what breaks the document's
+    rules is refused. First the bounds of every parameter and field, one by one, then all of them at random."""
+    await arranged(client)
+    operation = SCHEMA.find_operation_by_label(route.name)
+    assert operation is not None
+    config = SCHEMA.config.generation
+    is_known = {"name": "fraud-detector", "model_name": "fraud-detector", "version": "2.4.0"}
+    known = {name: value for name, value in is_known.items() if name in route.parameters("path")}
+
+    def check_all() -> None:
+        with requests.Session() as session:
+
+            def check(case: Case[Any]) -> None:
+                response = case.call(base_url=service.url, session=session, timeout=20)
+                case.validate_response(response, excluded_checks=SKIPPED)
+
+            for case in SCHEMA.iter_coverage_cases(operation, generation_modes=MODES, generation_config=config):
+                check(case)
+            SOME(given(operation.as_strategy(path_parameters=known))(check))()
+            if route.content or route.parameters("query"):
+                SOME(given(operation.as_strategy(GenerationMode.NEGATIVE))(check))()
+
+    await asyncio.to_thread(check_all)
+    await watch.arranged()

@@ -17,6 +17,7 @@ from model_registry.storage.blobstore import BlobDamaged, BlobStore
 from model_registry.storage.database import Database, Transaction
 
 _THREAD_HASH_BYTES = 256 * 1024
+_HEADERS_AT_ONCE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +127,31 @@ class Downloads:
         A blob that is read whole is hashed on the way, and its last piece is held back until the digest agrees.
         """
         if isinstance(download.content, TarLayout):
-            for piece in download.content.read(start, stop):
-                if isinstance(piece, bytes):
-                    yield piece
-                else:
-                    async with aclosing(self._read_blob(piece)) as chunks:
-                        async for chunk in chunks:
-                            yield chunk
+            async with aclosing(self._read_archive(download.content, start, stop)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         elif start < stop:
             async with aclosing(self._read_blob(BlobRange(download.content.blob, start, stop))) as chunks:
                 async for chunk in chunks:
                     yield chunk
+
+    async def _read_archive(self, layout: TarLayout, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Headers go out with the first bytes of their file: before those are there, the store may still be away, and
+        that is then an answer and not a broken body."""
+        waiting = b""
+        for piece in layout.read(start, stop):
+            if isinstance(piece, bytes):
+                waiting += piece
+                if len(waiting) >= _HEADERS_AT_ONCE_BYTES:
+                    yield waiting
+                    waiting = b""
+            else:
+                async with aclosing(self._read_blob(piece)) as chunks:
+                    async for chunk in chunks:
+                        yield waiting + chunk if waiting else chunk
+                        waiting = b""
+        if waiting:
+            yield waiting
 
     async def _read_blob(self, wanted: BlobRange) -> AsyncGenerator[bytes, None]:
         blob = wanted.blob

@@ -31,7 +31,8 @@ _ALIAS_RULE = (
     "and is neither 'latest' nor a version nor a number"
 )
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:;[\x20-\x7e]*)?", re.ASCII)
-_DRIVE = re.compile(r"[A-Za-z]:")
+# Of Windows' own drives only letters have names, but its libraries take any character before a colon for one.
+_DRIVE = re.compile(".:", re.DOTALL)
 # Invisible characters that reorder or split what a person reads (Unicode UAX #9, and line and paragraph separators).
 _MISLEADING = frozenset("\u200e\u200f\u061c\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from model_registry.domain import Digest, StoredBlob
 from model_registry.errors import RegistryError, Unavailable, UploadTooLarge
 from model_registry.faults import fault
-from model_registry.storage.blobstore import MAX_PARTS, BlobStore
+from model_registry.storage.blobstore import MAX_PARTS, BlobStore, PartsRefused
 
 SLOT_BYTES = 8 * 1024**2
 PARTS_IN_FLIGHT = 4
@@ -235,7 +235,11 @@ class _PartSender:
         else:
             await self.send(part)
             etags = [await etag for etag in self._etags]
-            await self._blobs.complete_multipart(self._key, self._multipart_id, etags, size_bytes)
+            try:
+                await self._blobs.complete_multipart(self._key, self._multipart_id, etags, size_bytes)
+            except PartsRefused as error:
+                # We sent them all, with the etags that it gave: it has lost some, or does not know its own.
+                raise Unavailable("The object store") from error
             fault("u-mpu-complete")
         return Digest(self._digest.digest())
 

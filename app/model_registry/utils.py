@@ -264,10 +264,10 @@ def _canonical(value: Any) -> Any:
 
 
 class _Plain(Decimal):
-    """A number whose text has neither exponent nor trailing zeros."""
+    """A number whose text has neither exponent nor trailing zeros, nor a zero's sign."""
 
     def __str__(self) -> str:
-        text = format(self, "f")
+        text = format(self, "f") if self else "0"
         return text.rstrip("0").rstrip(".") if "." in text else text
 
 

@@ -22,6 +22,7 @@ from model_registry.names import MAX_FILES
 MAX_HEADER_BYTES = 8 * 1024
 _MAX_PARTS = MAX_FILES + 100
 _MAX_SILENT_BYTES = 128 * 1024
+_TOO_SILENT = f"The body has more than {_MAX_SILENT_BYTES} bytes that belong to no part."
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
 _PARAMETER = re.compile(r';[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*("(?:\\.|[^"\\])*"|[^\s";]*)[ \t]*')
 _IDENTITY = frozenset({"", "7bit", "8bit", "binary", "identity"})
@@ -71,6 +72,8 @@ class FormPart:
 def _part_headers(segment: MultipartSegment) -> dict[str, str]:
     if sum(len(name) + len(value) for name, value in segment.headerlist) > MAX_HEADER_BYTES:
         raise InvalidForm(f"The headers of a part have at most {MAX_HEADER_BYTES} bytes.")
+    if any("\n" in value for _, value in segment.headerlist):
+        raise InvalidForm("A header of a part ends with CRLF, and has no other line end in it.")
     headers = {name.lower(): value.strip() for name, value in segment.headerlist}
     if len(headers) < len(segment.headerlist):
         raise InvalidForm("A part has each header once.")
@@ -135,18 +138,42 @@ async def _events(body: AsyncIterator[bytes], boundary: str) -> _Events:
     parser = PushMultipartParser(boundary, max_header_size=MAX_HEADER_BYTES, max_segment_count=_MAX_PARTS)
     silent_bytes = 0
     try:
-        async for chunk in body:
+        async for chunk in _from_first_boundary(body, boundary):
             silent_bytes += len(chunk)
             for event in parser.parse(chunk):
                 silent_bytes = 0
                 yield event
             if silent_bytes > _MAX_SILENT_BYTES:
-                raise InvalidForm(f"The body has more than {_MAX_SILENT_BYTES} bytes that belong to no part.")
+                raise InvalidForm(_TOO_SILENT)
         parser.close()
     except ParserLimitReached as error:
         raise InvalidForm(f"The form goes beyond a limit: {_words(error)}.") from None
     except MultipartError as error:
         raise InvalidForm(f"The body is no well-formed multipart/form-data: {_words(error)}.") from None
+
+
+async def _from_first_boundary(body: AsyncIterator[bytes], boundary: str) -> AsyncIterator[bytes]:
+    """The body without its preamble, which ends with a line end.
+
+    Not by the form library, which finds the first boundary or not by how the body happened to be cut into pieces.
+    """
+    delimiter = f"--{boundary}".encode()
+    head = bytearray()
+    async for chunk in body:
+        unseen = max(0, len(head) - len(delimiter))
+        head += chunk
+        start = head.find(delimiter, unseen)
+        if start > 0 and head[max(0, start - 2) : start] != b"\r\n":
+            raise InvalidForm(
+                "The body is no well-formed multipart/form-data: its first boundary does not begin a line."
+            )
+        if start >= 0:
+            yield bytes(head[start:])
+            break
+        if len(head) > _MAX_SILENT_BYTES:
+            raise InvalidForm(_TOO_SILENT)
+    async for chunk in body:
+        yield chunk
 
 
 def _words(error: MultipartError) -> str:

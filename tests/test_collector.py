@@ -53,7 +53,7 @@ async def test_what_a_crash_left_is_reclaimed_after_its_lease(
 
     assert (collected.expired_versions, collected.deleted_objects) == (1, 1)
     assert await bucket.keys() == set()
-    for table in (UploadDB, ModelInfoDB, RegisteredModelDB, GarbageDB):
+    for table in (UploadDB, ModelInfoDB, RegisteredModelDB):
         assert await count(database_session, table) == 0
 
 
@@ -69,6 +69,25 @@ async def test_a_multipart_upload_is_aborted_even_when_its_id_was_never_stored(
     await collect()
 
     assert await bucket.unfinished() == []
+
+
+async def test_what_a_writer_that_stood_still_writes_after_its_lease_is_reclaimed(
+    client: httpx.AsyncClient, database_session: AsyncSession, collect: Collect, bucket: Bucket
+) -> None:
+    key = await crashed_upload(database_session, lease="-1 second")
+    await collect()
+    # It wakes up, its last bytes arrive, and it is killed.
+    await bucket.write(key, b"late")
+    await collect()
+    known = await database_session.scalar(select(GarbageDB.storage_key))
+    await database_session.execute(text("UPDATE garbage SET not_before = now(), writable_until = now()"))
+    await database_session.commit()
+
+    await collect()
+
+    assert known == key
+    assert await bucket.keys() == set()
+    assert await count(database_session, GarbageDB) == 0
 
 
 async def test_what_is_still_leased_is_left_alone(

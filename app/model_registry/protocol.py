@@ -5,6 +5,7 @@ open files.
 """
 
 import asyncio
+import socket
 from typing import Any
 
 import httptools
@@ -12,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES = 64 * 1024
 HEADER_TIMEOUT_SECONDS = 10.0
+SILENCE_SECONDS = 60.0
 
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
@@ -72,6 +74,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.parser = DeafParser(self)  # type: ignore[assignment]
+        self._give_up_on_the_silent(transport)
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
@@ -138,6 +141,13 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()
         super().connection_lost(exc)
+
+    def _give_up_on_the_silent(self, transport: asyncio.Transport) -> None:
+        """To close a connection waits until the client has taken what was written, and one that takes nothing keeps it
+        open for ever. So the kernel cuts it when nothing was taken for so long (RFC 5482; Linux alone has it)."""
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_SECONDS * 1000))
 
     def _is_idle(self) -> bool:
         waits = self._deadline is not None or self.timeout_keep_alive_task is not None

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from uuid import uuid4
@@ -36,6 +37,7 @@ from model_registry.versions import precedence
 log = structlog.get_logger(__name__)
 
 _PATIENCE_SECONDS = 10
+_PAUSE_SECONDS = 1
 Render = Callable[[ModelInfo], str]
 
 
@@ -103,7 +105,6 @@ class Registration:
         which knows by then whether this is the same registration once more.
         """
         self._ref = ref
-        self._may_hold_label = True
         try:
             self._version_id = await self._database.run(lambda tx: self._take_label(tx, ref))
         except ModelNameTaken:
@@ -119,6 +120,8 @@ class Registration:
             self._lease.keep()
 
     async def _take_label(self, tx: Transaction, ref: VersionRef) -> int:
+        # Where PostgreSQL was not even reached, there is nothing to take back, and the answer need not wait for that.
+        self._may_hold_label = True
         number = await tx.models.next_number(ref.model_name)
         for _ in range(2):
             version_id = await tx.versions.reserve(
@@ -281,10 +284,17 @@ class Registration:
             self._ongoing.run(self._give_up_later(work))
 
     async def _give_up_later(self, work: Callable[[Transaction], Awaitable[None]]) -> None:
-        try:
-            await self._database.run(work, patience_seconds=self._limits.lease_seconds)
-        except Unavailable as error:
-            log.warning("registration.left_to_the_collector", cause=repr(error.__cause__))
+        deadline = time.monotonic() + self._limits.lease_seconds
+        while True:
+            try:
+                await self._database.run(work, patience_seconds=deadline - time.monotonic())
+                return
+            except Unavailable as error:
+                # Also after a wait that has run out, which `run` does not repeat: a server that was silent may be back.
+                if time.monotonic() + _PAUSE_SECONDS > deadline:
+                    log.warning("registration.left_to_the_collector", cause=repr(error.__cause__))
+                    return
+            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def _meaning(ref: VersionRef, details: ModelDetails, digest: Digest) -> bytes:

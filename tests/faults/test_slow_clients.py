@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import time
@@ -17,9 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
+from model_registry import protocol
 from model_registry.embedded import StackAddresses
 from model_registry.settings import Settings
-from tests.conftest import RunningService
+from tests.conftest import RunningService, ServiceWith
 from tests.faults.measures import (
     MIB,
     Backend,
@@ -34,6 +36,7 @@ from tests.faults.measures import (
 )
 from tests.processes import resident_bytes, until_ready
 from tests.proxy import Proxy, RandomReset
+from tests.test_model_registry import register
 
 IDLE_SECONDS = 2
 NEVER_READING = 50
@@ -232,6 +235,31 @@ async def test_readers_that_take_nothing_cost_little_and_are_cut_off(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def connections_of(port: int) -> int:
+    """The connections of a server's port that the kernel still holds, closed by it or not."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(line.split()[1].endswith(f":{port:04X}") and line.split()[3] != "0A" for line in lines)
+
+
+async def test_a_reader_that_takes_nothing_loses_its_connection(
+    service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F35: its download is given up first; what was written to it must not stay for ever."""
+    monkeypatch.setattr(protocol, "SILENCE_SECONDS", 1)
+    service = await service_with(body_idle_timeout_seconds=0.5)
+    async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
+        await register(client, {"model_name": "m", "version": "1"}, {"f": bytes(32 * MIB)})
+    with socket.create_connection(service.address) as reader:
+        reader.sendall(b"GET /get_model/m/1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(5):
+            while connections_of(service.address[1]) == 0:  # noqa: ASYNC110 - only asking tells
+                await asyncio.sleep(0.01)
+
+        async with asyncio.timeout(20):
+            while connections_of(service.address[1]) > 0:  # noqa: ASYNC110 - only asking tells
+                await asyncio.sleep(0.1)
+
+
 async def test_nothing_is_ever_spooled(served: ServiceProcess, backend: Backend, users: Users, temporary: Path) -> None:
     """F31: the directory for temporary files has room for 1 MB, and nothing of it is used."""
     content = PIECE * (24 * MIB // len(PIECE))

@@ -334,9 +334,10 @@ class Registry:
         """Point aliases at labels, all or none; `or_else` is what to refuse with once everything else is right."""
         for label in moves.values():
             target = self.models.get(name, Model()).versions.get(label)
-            if target is None or target.state != "ready":
+            if target is None or target.has_lapsed or target.state != "ready":
                 self.known(name)
-                raise Refused("version-not-found" if target is None else "version-not-available")
+                is_there = target is not None and not target.has_lapsed
+                raise Refused("version-not-available" if is_there else "version-not-found")
         if or_else is not None:
             raise Refused(or_else)
         model = self.models[name]

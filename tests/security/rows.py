@@ -286,10 +286,10 @@ ROWS = {
         "requests from another site",
         (
             f"{_REQUESTS}test_no_route_takes_json_from_a_page_of_another_site",
+            f"{_REQUESTS}test_no_page_of_another_site_changes_anything",
             f"{_REQUESTS}test_no_other_site_is_told_that_it_may",
             f"{_INPUT}test_a_page_of_another_site_can_neither_write_nor_read",
         ),
-        "Without tokens a form of another site, and a POST without a body, still do what they say.",
     ),
     "T55": Row("headers of a proxy that is none", (f"{_REQUESTS}test_what_a_proxy_would_say_is_not_believed",)),
     "T56": Row(

@@ -103,6 +103,21 @@ async def test_no_route_takes_json_from_a_page_of_another_site(
         assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
+async def test_no_page_of_another_site_changes_anything(client: httpx.AsyncClient, watch: Watch) -> None:
+    """T54: a browser sends a form, or no body at all, without asking first; it says where the page is from."""
+    await arrange(client)
+    await watch.arranged()
+
+    for route in ROUTES:
+        foreign = "Sec-Fetch-Site: cross-site"
+        if route.method in {"GET", "HEAD"}:
+            answer = await watch.raw(route.message(None, foreign))
+            assert answer is not None
+            assert answer.status_code in {200, 404}  # where there is none to be read
+        else:
+            assert_problem(await watch.raw(route.message(None, foreign)), 400, slug="bad-request")
+
+
 async def test_no_other_site_is_told_that_it_may(client: httpx.AsyncClient, watch: Watch) -> None:
     """T54: neither before a request nor in an answer; and no cookie is ever set."""
     await arrange(client)

@@ -31,6 +31,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from model_registry.db_models import AliasDB, AliasMoveDB, ModelInfoDB
 from model_registry.domain import Alias, AliasMove, AliasRef, Page, VersionState
+from model_registry.storage.infos import HAS_NOT_LAPSED
 from model_registry.storage.sql import among, array
 
 _NAME = bindparam("model_name", type_=Text)
@@ -137,7 +138,9 @@ class Aliases:
         """
         ours = (AliasDB.model_name == model_name) & among(AliasDB.alias, aliases)
         ids = union(
-            select(ModelInfoDB.id).where(ModelInfoDB.model_name == model_name, among(ModelInfoDB.version, labels)),
+            select(ModelInfoDB.id).where(
+                ModelInfoDB.model_name == model_name, among(ModelInfoDB.version, labels), HAS_NOT_LAPSED
+            ),
             select(AliasDB.version_id).where(ours),
         )
         versions = {

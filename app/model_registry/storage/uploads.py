@@ -15,6 +15,7 @@ from model_registry.storage.sql import BATCH, among, array, seconds
 
 # All rows of a large push at once would stall the event loop.
 _ROWS_AT_ONCE = 1000
+_LATE_WRITER_SECONDS = 24 * 3600
 
 
 class Uploads:
@@ -73,7 +74,12 @@ class Uploads:
         return result.rowcount
 
     async def give_up(self, upload_ids: Sequence[UUID], *, delay_seconds: float = 0) -> None:
-        """End uploads whose objects nobody will show: their keys become garbage."""
+        """End uploads whose objects nobody will show: their keys become garbage.
+
+        Past its lease an upload may have a writer that only stood still, wakes up, and is killed before it can say that
+        its last bytes arrived: its key is deleted once more after a day.
+        """
+        has_lapsed = UploadDB.lease_expires_at < func.now()
         gone = (
             delete(UploadDB)
             .where(among(UploadDB.id, upload_ids))
@@ -82,7 +88,9 @@ class Uploads:
                 # Those of a push may have been begun twice at the same moment: the collector looks for all of them.
                 case((UploadDB.part_size.is_(None), UploadDB.multipart_id)).label("multipart_id"),
                 UploadDB.size_bytes,
-                UploadDB.writable_until,
+                func.greatest(
+                    UploadDB.writable_until, case((has_lapsed, func.now() + seconds(_LATE_WRITER_SECONDS)))
+                ).label("writable_until"),
                 # What clients write with one PUT has no parts to look for.
                 or_(UploadDB.writable_until.is_(None), UploadDB.part_size.is_not(None)).label("may_have_parts"),
             )

@@ -20,6 +20,7 @@ _MAX_HEADERS = 200
 _HTTP_VERSIONS = frozenset({"1.0", "1.1", "2"})
 _SINGLE = ("content-length", "host", "content-type", "content-encoding", "transfer-encoding", "idempotency-key")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _DRAIN_BYTES = 16 * 1024**2
 _DRAIN_SECONDS = 5.0
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -174,11 +175,17 @@ class Guarded:
             if complaint := _complaint(scope):
                 await problem_of(scope, BadRequest(complaint))(scope, receive, send)
                 return
-            # Decoded it would be one more segment, or a character for any byte: another name than the client meant.
-            if b"%2f" in scope.get("raw_path", b"").lower() or "\ufffd" in scope["path"]:
+            if _names_another_path(scope):
                 await problem_of(scope, NoSuchRoute())(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _names_another_path(scope: Scope) -> bool:
+    """Whether the path was decoded to another than the client meant: with one more segment, or U+FFFD for any byte."""
+    raw_path: bytes = scope.get("raw_path", b"").lower()
+    replaced, written = scope["path"].count("\ufffd"), raw_path.count(b"%ef%bf%bd")
+    return b"%2f" in raw_path or replaced != written
 
 
 def _complaint(scope: Scope) -> str | None:
@@ -200,6 +207,9 @@ def _complaint(scope: Scope) -> str | None:
         return "Upgrade: a request with a body cannot ask for another protocol."
     if version == "1.1" and "host" not in headers:
         return "A request of HTTP/1.1 has a Host."
+    # Browsers say so, and nothing else does: a page of somebody else's that sends a form to us.
+    if scope["method"] not in _SAFE and headers.get("sec-fetch-site") == "cross-site":
+        return "Sec-Fetch-Site: a page of another site changes nothing here."
     allowed = scope["app"].state.services.settings.hosts
     # Probes come to the address of the machine or container, whatever name the service has.
     if allowed != ["*"] and scope["path"] not in PROBES and _hostname(headers.get("host", "")) not in allowed:

@@ -509,7 +509,15 @@ def assert_problems_as_described(answers: dict[str, list[httpx.Response]]) -> No
             assert words(answer.json()) == words(examples[slug]), slug
 
 
-NEEDS_A_FAULT = {"bad-request", "internal-error", "request-timeout", "unavailable", "overloaded", "too-many-pending", "unknown-position"}
+NEEDS_A_FAULT = {
+    "bad-request",
+    "internal-error",
+    "request-timeout",
+    "unavailable",
+    "overloaded",
+    "too-many-pending",
+    "unknown-position",
+}
 
 
 async def test_problems_about_resources_read_as_their_examples_do(

@@ -347,8 +347,11 @@ async def test_numbers_that_no_part_has_are_refused(
     assert refused.json()["errors"][0]["loc"] == ["body", *loc]
 
 
+UNKNOWN = "6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52"
+
+
 @pytest.mark.parametrize(
-    "upload_id", ["6f0e4a51", str(uuid4()), str(uuid4()).upper(), f"urn:uuid:{uuid4()}", "%00", "..%5cx", "\u0661" * 32]
+    "upload_id", ["6f0e4a51", UNKNOWN, UNKNOWN.upper(), f"urn:uuid:{UNKNOWN}", "%00", "..%5cx", "\u0661" * 32]
 )
 async def test_an_upload_that_is_not_there_is_unknown(client: httpx.AsyncClient, upload_id: str) -> None:
     answers = [

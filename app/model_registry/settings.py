@@ -39,8 +39,12 @@ class Settings(BaseSettings):
         description="PostgreSQL, as postgresql://user:password@host:5432/database.",
     )
     database_pool_size: int = Field(8, ge=1, le=1000, description="Connections to PostgreSQL per worker process.")
-    database_pool_timeout_seconds: float = Field(2, gt=0, description="Wait for a connection that answers at most so long: free, still alive, or made.")
-    database_connect_timeout_seconds: float = Field(5, gt=0, description="Wait for PostgreSQL to accept us; the shorter of the two counts.")
+    database_pool_timeout_seconds: float = Field(
+        2, gt=0, description="Wait for a connection that answers at most so long: free, still alive, or made."
+    )
+    database_connect_timeout_seconds: float = Field(
+        5, gt=0, description="Wait for PostgreSQL to accept us; the shorter of the two counts."
+    )
     database_statement_timeout_seconds: float = Field(5, gt=0, description="No single statement takes longer.")
     database_lock_timeout_seconds: float = Field(2, gt=0, description="Wait for a row that another holds.")
 
@@ -57,8 +61,12 @@ class Settings(BaseSettings):
     )
     s3_secret_access_key: SecretStr | None = Field(None, description="The secret of the access key.")
     s3_max_connections: int = Field(64, ge=1, description="Connections to S3 per worker process.")
-    s3_connect_timeout_seconds: float = Field(5, gt=0, description="Wait for S3 to accept a connection; a short call has twice as long in all.")
-    s3_read_timeout_seconds: float = Field(30, gt=0, description="Wait for a download to begin, and for its next bytes from S3.")
+    s3_connect_timeout_seconds: float = Field(
+        5, gt=0, description="Wait for S3 to accept a connection; a short call has twice as long in all."
+    )
+    s3_read_timeout_seconds: float = Field(
+        30, gt=0, description="Wait for a download to begin, and for its next bytes from S3."
+    )
     s3_operation_timeout_seconds: float = Field(60, gt=0, description="No single S3 call takes longer.")
 
     download_mode: Literal["stream", "redirect"] = Field(

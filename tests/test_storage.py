@@ -18,6 +18,7 @@ from model_registry.errors import Unavailable
 from model_registry.storage.blobstore import BlobDamaged, BlobMissing, BlobStore, PartsRefused, storage_key
 from model_registry.storage.s3 import S3BlobStore, S3Options
 from model_registry.uploads import SLOT_BYTES, Part
+from tests.proxy import BlackHole, Proxy
 
 MIB = 1024**2
 ATTACHMENT = 'attachment; filename="model.bin"'
@@ -245,16 +246,12 @@ async def test_a_presigned_url_dies_at_its_time_and_when_touched(store: S3BlobSt
 # A store that misbehaves
 
 
-async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(60)
-
-
 @pytest.fixture
 async def silent_url() -> AsyncIterator[str]:
     """Accepts connections and never says a word, not even 100 Continue."""
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
+    async with Proxy.to("127.0.0.1", 9) as nobody:
+        nobody.misbehave(BlackHole())
+        yield f"http://127.0.0.1:{nobody.port}"
 
 
 @pytest.mark.parametrize("operation", ["put", "put_part", "stored", "read", "delete", "check", "complete_multipart"])

@@ -27,17 +27,20 @@ class Garbage:
         self._connection = connection
 
     async def add(self, storage_keys: Collection[str], *, delay_seconds: float, is_upload: bool = False) -> None:
-        """Queue keys, in the transaction that drops the last reference to them; those that a blob has are left out."""
+        """Queue keys, in the transaction that drops the last reference to them; those that a blob has are left out, and
+        one that waits already waits no longer than this."""
         keys = select(func.unnest(array(storage_keys, GarbageDB.storage_key.type)).label("key")).subquery()
+        added = insert(GarbageDB).from_select(
+            ["storage_key", "is_upload", "not_before"],
+            select(keys.c.key, literal(is_upload), func.now() + seconds(delay_seconds)).where(
+                ~exists().where(BlobDB.storage_key == keys.c.key)
+            ),
+        )
         await self._connection.execute(
-            insert(GarbageDB)
-            .from_select(
-                ["storage_key", "is_upload", "not_before"],
-                select(keys.c.key, literal(is_upload), func.now() + seconds(delay_seconds)).where(
-                    ~exists().where(BlobDB.storage_key == keys.c.key)
-                ),
+            added.on_conflict_do_update(
+                index_elements=[GarbageDB.storage_key],
+                set_={"not_before": func.least(GarbageDB.not_before, added.excluded.not_before)},
             )
-            .on_conflict_do_nothing()
         )
 
     async def add_blobs(self, blobs: Collection[StoredBlob], *, delay_seconds: float = 0) -> None:

@@ -150,11 +150,10 @@ class Replica:
 
 
 def _is_outage(said: Mapping[str, str]) -> bool:
-    """Downloads that were cut are logged as errors too: because the store went away, because what they read was purged
-    and, by uvicorn, because the grace time of a shutdown was over."""
+    """What is logged as an error and is none: downloads that were cut because what they read was purged with no grace,
+    and what uvicorn says of every answer that has no end, and of a grace time that is over."""
     if said["event"] == "ASGI callable returned without completing response.":
         return True
     if said["event"].endswith("timeout graceful shutdown exceeded"):
         return True
-    what = said.get("exception", "")
-    return "errors.Unavailable" in what or "BlobMissing" in what
+    return "BlobMissing" in said.get("exception", "")

@@ -25,6 +25,7 @@ from tests.soak.replicas import Replica
 from tests.soak.tally import Tally
 
 _SETTLE_SECONDS = 90
+_LEAST_PER_SECOND = 0.2
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ async def soak(plan: Plan, addresses: StackAddresses, directory: Path) -> Outcom
             attempts = read_ledgers([directory / _ledger(number) for number in range(plan.clients)])
             verdict = await check(attempts, engine, bucket, followed=[follower.seen], is_settled=True)
         await _missing(world, engine, tally)
+        if plan.operations is None and verdict.acknowledged < plan.seconds * _LEAST_PER_SECOND:
+            tally.complain("M1", f"{verdict.acknowledged} versions in {plan.seconds:.0f} s are too few to say anything")
     finally:
         following.cancel()
         for replica in replicas:

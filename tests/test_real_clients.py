@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-import boto3  # type: ignore[import-untyped]
+import boto3
 import fsspec  # type: ignore[import-untyped]
 import httpx
 import numpy as np

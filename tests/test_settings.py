@@ -164,10 +164,11 @@ def test_what_kubernetes_injects_is_ignored(
     assert name not in NAMES
 
 
-def test_the_address_that_clients_use_is_ignored(
-    env_file: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["URL", "CACHE_DIR", "CACHE_BYTES", "TIMEOUT_SECONDS", "RETRY_SECONDS"])
+def test_what_belongs_to_clients_is_ignored(
+    env_file: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setenv("MODEL_REGISTRY_URL", "http://localhost:8000")
+    monkeypatch.setenv(f"MODEL_REGISTRY_{name}", "x")
 
     load_settings(env_file)
 

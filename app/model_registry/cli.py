@@ -2,17 +2,21 @@
 
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from model_registry_client.cli import commands
+from model_registry_client.cli.failing import failure
+
 app = typer.Typer(
-    help="The model registry: run it, and look after it.",
+    help="The model registry: push and pull models, run it, and look after it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(commands)
 
 _Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")]
 _Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")]
@@ -123,23 +127,25 @@ def openapi() -> None:
     typer.echo(json.dumps(api.openapi(), indent=2))
 
 
-def main() -> NoReturn:
-    """The console script: what is wrong with the set-up is one sentence, not a traceback."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script: a wrong set-up, or what a registry refuses, is a line or two and not a traceback."""
     warnings.formatwarning = lambda message, *_rest: f"warning: {message}\n"
     try:
-        app()
+        app(arguments)
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed: pip install 'model-registry-service[server,embedded]'.")
     except Exception as error:
+        if (failed := failure(error)) is not None:
+            _fail(*failed)
         if not type(error).__module__.startswith("model_registry."):
             raise
         _fail(f"{error} ({error.__cause__})" if error.__cause__ else str(error))
     sys.exit(0)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, exit_code: int = 1) -> NoReturn:
     typer.echo(f"error: {message}", err=True)
-    sys.exit(1)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ PREFIX = "MODEL_REGISTRY_"
 # Kubernetes tells every pod about the Services around it; for one called model-registry these look like settings:
 # MODEL_REGISTRY_SERVICE_HOST, MODEL_REGISTRY_SERVICE_PORT_HTTP, MODEL_REGISTRY_PORT_8000_TCP_ADDR.
 _KUBERNETES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
-_OF_THE_CLIENT = frozenset({"URL"})
+_OF_THE_CLIENT = frozenset({"URL", "CACHE_DIR", "CACHE_BYTES", "TIMEOUT_SECONDS", "RETRY_SECONDS"})
 
 
 class ConfigurationError(Exception):

@@ -1,0 +1,96 @@
+"""The client of the model registry: one line to push, one line to pull.
+
+    from model_registry_client import Registry
+
+    with Registry() as registry:
+        registry.push("folder", "fraud-detector:2.0.0")
+        registry.pull("fraud-detector@champion", "folder")
+
+`AsyncRegistry` has the same methods as coroutines.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model_registry_client.aio import AsyncRegistry
+    from model_registry_client.errors import (
+        Busy,
+        Conflict,
+        Damaged,
+        FieldError,
+        Invalid,
+        NotFound,
+        PreconditionFailed,
+        Problem,
+        RegistryError,
+        ServerError,
+        Unreachable,
+        UnsafePath,
+        UsageError,
+    )
+    from model_registry_client.local_files import FileChanged
+    from model_registry_client.progress import Progress, Silent
+    from model_registry_client.settings import Settings
+    from model_registry_client.sync import Registry
+    from model_registry_client.transport import RetryPolicy
+    from model_registry_client.types import (
+        Alias,
+        AliasMove,
+        DownloadUrl,
+        Event,
+        File,
+        Model,
+        Pulled,
+        Pushed,
+        Ref,
+        Upload,
+        Version,
+    )
+
+__all__ = [
+    "Alias",
+    "AliasMove",
+    "AsyncRegistry",
+    "Busy",
+    "Conflict",
+    "Damaged",
+    "DownloadUrl",
+    "Event",
+    "FieldError",
+    "File",
+    "FileChanged",
+    "Invalid",
+    "Model",
+    "NotFound",
+    "PreconditionFailed",
+    "Problem",
+    "Progress",
+    "Pulled",
+    "Pushed",
+    "Ref",
+    "Registry",
+    "RegistryError",
+    "RetryPolicy",
+    "ServerError",
+    "Settings",
+    "Silent",
+    "Unreachable",
+    "UnsafePath",
+    "Upload",
+    "UsageError",
+    "Version",
+]
+
+_MODULES = ("errors", "types", "local_files", "progress", "settings", "transport", "aio", "sync")
+
+
+def __getattr__(name: str) -> object:
+    """Imported when it is first used: a pytest that has our plugin, or a shell that completes, needs no HTTP."""
+    if name in __all__:
+        for module in _MODULES:
+            found = getattr(import_module(f"{__name__}.{module}"), name, None)
+            if found is not None:
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

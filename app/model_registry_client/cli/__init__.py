@@ -1,0 +1,14 @@
+"""The commands for people who have models; `commands` is mounted into `model-registry`.
+
+What a command needs is imported when it runs, so that help and completion are quick.
+"""
+
+import typer
+
+from model_registry_client.cli import aliases, changing, finding, moving, places
+
+commands = typer.Typer()
+for part in (moving, finding, changing, aliases, places):
+    commands.add_typer(part.commands)
+
+__all__ = ["commands"]

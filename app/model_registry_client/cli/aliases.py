@@ -1,0 +1,107 @@
+"""`model-registry alias …`."""
+
+from typing import Annotated
+
+import typer
+
+from model_registry_client.cli.arguments import ModelName
+from model_registry_client.cli.output import Listing
+from model_registry_client.cli.running import PANEL, Session, command
+
+commands = typer.Typer()
+_alias = typer.Typer(help="Names that point at a version, such as champion.", no_args_is_help=True)
+commands.add_typer(_alias, name="alias", rich_help_panel=PANEL)
+
+_Alias = Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="A model and its alias, as fraud-detector@champion.")]
+
+
+@command(_alias, "set", panel=None)
+async def set_alias(
+    session: Session,
+    alias: _Alias,
+    version: Annotated[str, typer.Argument(help="A version's label; @ALIAS or latest stands for what it is now.")],
+    generation: Annotated[
+        int | None, typer.Option("--if-generation", help="Only if the alias was not moved since; see `alias ls`.")
+    ] = None,
+    create_only: Annotated[bool, typer.Option("--create-only", help="Only if there is no such alias yet.")] = False,
+) -> None:
+    """Point an alias at a version.
+
+    Example: model-registry alias set fraud-detector@champion 2.0.0
+    """
+    from model_registry_client.types import Ref
+
+    model, name = _parsed(alias)
+    if version == "latest" or version.startswith("@"):
+        separator = "" if version.startswith("@") else ":"
+        version = (await session.registry.version(Ref.parse(f"{model}{separator}{version}"))).version
+    now = await session.registry.alias_set(
+        model, name, version, expected_generation=generation, create_only=create_only
+    )
+    session.out.done(now, f"{model}@{now.alias} is {now.version} now.")
+
+
+@command(_alias, "ls", panel=None)
+async def list_aliases(session: Session, model: ModelName) -> None:
+    """List the aliases of a model.
+
+    Example: model-registry alias ls fraud-detector
+    """
+    aliases = [alias async for alias in session.registry.aliases(model)]
+    session.out.listing(
+        aliases,
+        Listing(
+            ("alias", "version", "generation", "moved", "by"),
+            [(each.alias, each.version, each.generation, each.updated_at, each.updated_by) for each in aliases],
+            empty=f"{model} has no aliases.",
+        ),
+    )
+
+
+@command(_alias, "rm", panel=None)
+async def remove_alias(session: Session, alias: _Alias) -> None:
+    """Drop an alias; the version stays.
+
+    Example: model-registry alias rm fraud-detector@challenger
+    """
+    model, name = _parsed(alias)
+    await session.registry.alias_remove(model, name)
+    session.out.done({"model_name": model, "alias": name}, f"{model}@{name} is gone.")
+
+
+@command(_alias, "rollback", panel=None)
+async def roll_back_alias(session: Session, alias: _Alias) -> None:
+    """Point an alias at the version before; once more takes that back.
+
+    Example: model-registry alias rollback fraud-detector@champion
+    """
+    model, name = _parsed(alias)
+    now = await session.registry.alias_rollback(model, name)
+    session.out.done(now, f"{model}@{now.alias} is {now.version} again.", quiet=now.version)
+
+
+@command(_alias, "history", panel=None)
+async def alias_history(session: Session, alias: _Alias) -> None:
+    """List where an alias pointed, the last move first.
+
+    Example: model-registry alias history fraud-detector@champion
+    """
+    model, name = _parsed(alias)
+    moves = [move async for move in session.registry.alias_history(model, name)]
+    session.out.listing(
+        moves,
+        Listing(
+            ("version", "generation", "from", "by"),
+            [(move.version, move.generation, move.at, move.by) for move in moves],
+        ),
+    )
+
+
+def _parsed(text: str) -> tuple[str, str]:
+    from model_registry_client.errors import UsageError
+    from model_registry_client.types import Ref
+
+    ref = Ref.parse(text)
+    if not ref.selector.startswith("@"):
+        raise UsageError(f"{text!r} names no alias: NAME@ALIAS is expected, as fraud-detector@champion.")
+    return ref.model, ref.selector[1:]

@@ -1,0 +1,136 @@
+"""Moving bytes: push and pull."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from model_registry_client.cli import values
+from model_registry_client.cli.arguments import Tags, VersionRef
+from model_registry_client.cli.output import Output, count, size
+from model_registry_client.cli.running import Session, command
+from model_registry_client.progress import Progress, Silent
+
+commands = typer.Typer()
+
+_Values = list[str] | None
+_Parallel = Annotated[int, typer.Option(min=1, max=64, help="So many transfers at once.")]
+
+
+@command(commands)
+async def push(
+    session: Session,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, or a single file.")],
+    ref: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Without VERSION the next number is taken.")],
+    param: Annotated[
+        _Values, typer.Option(metavar="KEY=VALUE|@FILE", help="A parameter of the model (JSON, or text); repeatable.")
+    ] = None,
+    std_params: Annotated[
+        _Values, typer.Option(metavar="KEY=VALUE|@FILE", help="A parameter of the standardization; repeatable.")
+    ] = None,
+    metadata: Annotated[
+        _Values, typer.Option(metavar="KEY=VALUE|@FILE", help="Metadata, which may change later; repeatable.")
+    ] = None,
+    tag: Tags = None,
+    description: Annotated[str | None, typer.Option(help="What it is, in words.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Point this alias at it in the end.")] = None,
+    include_all: Annotated[bool, typer.Option("--include-all", help="Also .git, __pycache__ and .DS_Store.")] = False,
+    transfer: Annotated[
+        Literal["auto", "direct", "proxied"], typer.Option(help="Straight to storage, or through the service.")
+    ] = "auto",
+    parallel: _Parallel = 8,
+) -> None:
+    """Push a folder or a file as a version. After whatever went wrong, the same command goes on where it stopped.
+
+    Example: model-registry push folder fraud-detector:2.0.0 --param C=1.0 --metadata @metrics.json --tag stage=test
+    """
+    with _progress(session.out, goes_on=":" in ref) as progress:
+        pushed = await session.registry.push(
+            path,
+            ref,
+            params=values.parameters("--param", param or ()),
+            standardization_params=values.parameters("--std-params", std_params or ()),
+            metadata=values.parameters("--metadata", metadata or ()),
+            description=description,
+            tags=values.labels("--tag", tag or ()),
+            alias=alias,
+            include_all=include_all,
+            transfer=transfer,
+            parallel=parallel,
+            progress=progress,
+        )
+    version = pushed.version
+    how = "was there already" if pushed.was_ready else f"{size(pushed.sent_bytes)} sent"
+    saved = f", {size(pushed.saved_bytes)} were stored already" if pushed.saved_bytes and not pushed.was_ready else ""
+    session.out.done(
+        pushed,
+        f"{version.ref} is ready: {count(version.file_count, 'file')}, {size(version.size_bytes)}, {how}{saved}.",
+        quiet=str(version.ref),
+    )
+
+
+@command(commands)
+async def pull(
+    session: Session,
+    ref: VersionRef,
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="Where to put the files; otherwise a folder of the model's name."),
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Only files like this, as '*.onnx'; repeatable.")
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither use nor fill the cache of this machine.")
+    ] = False,
+    transfer: Annotated[
+        Literal["auto", "direct", "proxied"], typer.Option(help="Straight from storage, or through the service.")
+    ] = "auto",
+    parallel: _Parallel = 8,
+) -> None:
+    """Pull a version's files, verified. Of what is there already nothing is transferred again.
+
+    Example: model-registry pull fraud-detector:2.0.0 models/fraud
+    """
+    from model_registry_client.types import Ref
+
+    wanted = Ref.parse(ref)
+    with _progress(session.out) as progress:
+        pulled = await session.registry.pull(
+            wanted,
+            directory or Path(wanted.model),
+            include=include or (),
+            use_cache=not no_cache,
+            transfer=transfer,
+            parallel=parallel,
+            progress=progress,
+        )
+    saved = f", {size(pulled.cached_bytes)} from the cache" if pulled.cached_bytes else ""
+    how = "was there already" if pulled.was_complete else f"{size(pulled.downloaded_bytes)} downloaded{saved}"
+    session.out.done(pulled, f"{pulled.version.ref} is in {pulled.path}: {how}.", quiet=str(pulled.path))
+
+
+class _Remarks(Silent):
+    def __init__(self, out: Output) -> None:
+        self._out = out
+
+    def say(self, text: str) -> None:
+        self._out.remark(text)
+
+
+@contextmanager
+def _progress(out: Output, *, goes_on: bool = True) -> Iterator[Progress]:
+    """Bars on a terminal; otherwise only what there is to say. `goes_on`: to whoever says the same again."""
+    try:
+        if out.wants_bars:
+            from model_registry_client.cli.bars import Bars
+
+            yield Bars(out.console(is_error=True))
+        else:
+            yield _Remarks(out)
+    except asyncio.CancelledError:
+        out.remark("Interrupted; the same command goes on from here." if goes_on else "Interrupted.")
+        raise

@@ -1,0 +1,45 @@
+"""Where the registry is: login, open."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from model_registry_client.cli.running import Session, command
+
+commands = typer.Typer()
+
+_Registry = Annotated[str, typer.Argument(metavar="URL", help="The registry, as https://models.example.org.")]
+
+
+@command(commands, url_argument=_Registry)
+async def login(session: Session) -> None:
+    """Use a registry from now on, wherever no other is named.
+
+    Example: model-registry login http://localhost:8000
+    """
+    from model_registry_client.errors import UsageError
+    from model_registry_client.settings import save_url
+
+    url = session.registry.base_url
+    about = await session.registry.transport.get_json("/version")
+    if not isinstance(about, dict) or "version" not in about:
+        raise UsageError(f"What answers at {url} is no model registry.")
+    path = save_url(url)
+    session.out.done(
+        {"url": url, "version": about["version"], "config": str(path)},
+        f"Commands use {url} from now on (version {about['version']}; written to {path}).",
+    )
+
+
+@command(commands, "open")
+async def open_docs(session: Session) -> None:
+    """Show the registry's interactive documentation in a browser, or print its address where there is none.
+
+    Example: model-registry open
+    """
+    import webbrowser
+
+    address = f"{session.registry.base_url}/docs"
+    is_shown = sys.stdout.isatty() and not session.out.as_json and webbrowser.open(address)
+    session.out.done({"url": address}, f"{address} is open in your browser." if is_shown else address, quiet=address)

@@ -1,0 +1,93 @@
+"""What is said as `key=value` on a command line."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NoReturn
+
+_DURATION = re.compile(r"(\d+)([smhd]?)")
+_UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parameters(option: str, given: Sequence[str]) -> dict[str, Any]:
+    """`key=value` with a JSON value, or with any other text as it stands; `@file.json` holds a whole object, `@-` is
+    standard input. Of equal keys the last counts.
+
+    Raises
+    ------
+    UsageError
+        Neither of these, or the file is not a JSON object.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        if text.startswith("@"):
+            found |= _object(option, text[1:])
+        else:
+            key, value = _assignment(option, text)
+            found[key] = _value(value)
+    return found
+
+
+def labels(option: str, given: Sequence[str]) -> dict[str, str]:
+    """Tags as `key=value`; the value is text, whatever it looks like."""
+    return dict(_assignment(option, text) for text in given)
+
+
+def label_changes(given: Sequence[str]) -> dict[str, str | None]:
+    """Tags as `key=value`, and `key-` (None) for those to be taken off."""
+    return dict(
+        (text[:-1], None) if "=" not in text and len(text) > 1 and text.endswith("-") else _assignment("A tag", text)
+        for text in given
+    )
+
+
+def seconds(option: str, text: str) -> int:
+    """`90`, `90s`, `15m`, `2h` or `7d`, in seconds."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        _refuse(f"{option} takes a time such as 90s, 15m, 2h or 7d, not {text!r}.")
+    return int(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _assignment(option: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        _refuse(f"{option} is written KEY=VALUE, not {text!r}.")
+    return key, value
+
+
+def _value(text: str) -> Any:
+    try:
+        return _parse(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _object(option: str, name: str) -> dict[str, Any]:
+    try:
+        tree = _parse(sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        _refuse(f"{option} cannot read {name}: {error.strerror}.")
+    except (ValueError, RecursionError) as error:
+        _refuse(f"{option} finds no JSON in {name}: {error}.")
+    if not isinstance(tree, dict):
+        _refuse(f"{option} wants a JSON object in {name}, with a member for each key.")
+    return tree
+
+
+def _parse(text: str) -> Any:
+    # Decimal, so that no digit is lost on the way; NaN and Infinity are no JSON.
+    return json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _refuse(message: str) -> NoReturn:
+    from model_registry_client.errors import UsageError
+
+    raise UsageError(message)

@@ -1,0 +1,43 @@
+"""Digests of files, read in threads so that nothing else waits."""
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+_PIECE = 1024**2
+
+
+async def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
+    """The digest of a file as the registry writes it, `sha256:<hex>`.
+
+    Parameters
+    ----------
+    on_bytes
+        Told, in the event loop, how many bytes were read since the last call. What was counted before a failure stays
+        counted.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    loop = asyncio.get_running_loop()
+    is_given_up = threading.Event()
+
+    def work() -> str:
+        digest = hashlib.sha256()
+        piece = memoryview(bytearray(_PIECE))
+        with path.open("rb", buffering=0) as file:
+            while (count := file.readinto(piece)) and not is_given_up.is_set():
+                digest.update(piece[:count])
+                if on_bytes is not None:
+                    loop.call_soon_threadsafe(on_bytes, count)
+        return f"sha256:{digest.hexdigest()}"
+
+    try:
+        return await asyncio.to_thread(work)
+    finally:
+        # A thread cannot be cancelled, and a process does not end before its threads do.
+        is_given_up.set()

@@ -1,0 +1,93 @@
+"""Where the client takes its settings from, and what it leaves behind."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from model_registry_client import Registry, Settings, UsageError
+from model_registry_client.settings import config_path, save_url
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who has set nothing."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MODEL_REGISTRY_URL", "MODEL_REGISTRY_CACHE_BYTES"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_without_anything_set_it_is_the_registry_of_make_dev(home: Path) -> None:
+    settings = Settings.load(url=None)
+
+    assert settings.url == "http://localhost:8000"
+    assert settings.cache_dir == home / ".cache/model-registry"
+    assert config_path() == home / ".config/model-registry/config.json"
+    assert list(home.iterdir()) == []
+
+
+def test_an_argument_goes_before_the_environment_and_that_before_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    save_url("http://file:1/")
+    assert Settings.load().url == "http://file:1"
+
+    monkeypatch.setenv("MODEL_REGISTRY_URL", "http://environment:1")
+    assert Settings.load().url == "http://environment:1"
+    assert Settings.load(url="http://argument:1").url == "http://argument:1"
+
+    with Registry() as registry:
+        assert registry.base_url == "http://environment:1"
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_REGISTRY_URL", "")
+
+    assert Settings.load().url == "http://localhost:8000"
+
+
+def test_xdg_folders_are_used_where_they_are_absolute(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "c"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+
+    assert save_url("http://r:1") == home / "c/model-registry/config.json"
+    assert Settings.load().cache_dir == home / ".cache/model-registry"
+
+
+def test_what_is_saved_is_for_its_owner_alone_and_keeps_the_rest() -> None:
+    path = save_url("http://one:1")
+    path.write_text(json.dumps({"url": "http://one:1", "cache_bytes": 5, "newer": True}))
+    path.chmod(0o644)
+
+    save_url("http://two:1")
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert json.loads(path.read_text()) == {"url": "http://two:1", "cache_bytes": 5, "newer": True}
+    assert [each.name for each in path.parent.iterdir()] == ["config.json"]
+    assert Settings.load().cache_bytes == 5
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\x00"])
+def test_a_broken_file_is_named_and_mended_by_login(text: str) -> None:
+    path = save_url("http://one:1")
+    path.write_text(text)
+
+    with pytest.raises(UsageError, match=r"config\.json.*model-registry login"):
+        Settings.load()
+    save_url("http://two:1")
+
+    assert Settings.load().url == "http://two:1"
+
+
+def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_REGISTRY_CACHE_BYTES", "much")
+
+    with pytest.raises(UsageError, match=r"cache_bytes: .*'much'.*MODEL_REGISTRY_CACHE_BYTES"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://models", "http://", "models.example.org", "http://a:b"])
+def test_what_is_no_url_is_refused_at_once(url: str) -> None:
+    with pytest.raises(UsageError, match="is no URL"):
+        Registry(url)

@@ -1,0 +1,459 @@
+"""What the client makes of answers, and of none."""
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from model_registry_client import (
+    Busy,
+    Conflict,
+    Invalid,
+    NotFound,
+    PreconditionFailed,
+    RegistryError,
+    RetryPolicy,
+    ServerError,
+    Unreachable,
+    UsageError,
+)
+from model_registry_client.transport import Transport, url_path
+from tests.conftest import RunningService, ServiceWith
+from tests.proxy import BlackHole, CutBefore, Proxy, RandomReset, Refuse, SwallowReply
+from tests.test_model_registry import WEIGHTS, register, register_version
+
+QUICK = RetryPolicy(
+    retry_seconds=20,
+    first_contact_seconds=20,
+    base_delay_seconds=0.01,
+    max_delay_seconds=0.02,
+    connect_timeout_seconds=5,
+    timeout_seconds=15,
+)
+IMPATIENT = RetryPolicy(
+    retry_seconds=0.3,
+    first_contact_seconds=0.3,
+    base_delay_seconds=0.01,
+    max_delay_seconds=0.02,
+    connect_timeout_seconds=0.5,
+    timeout_seconds=0.5,
+)
+NEW_MODEL = {"name": "m"}
+
+
+class Script:
+    """A server that gives answers one after the other, the last one for ever, and counts the requests."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+        self.requests: list[bytes] = []
+        self.pause_seconds = 0.0
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(
+                (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0
+            )
+            self.requests.append(head + await reader.readexactly(length))
+            await asyncio.sleep(self.pause_seconds)
+            writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+            await writer.drain()
+        finally:
+            writer.close()
+
+
+def says(status: int, body: str = "{}", **headers: str) -> bytes:
+    fields = {"content-length": str(len(body)), "connection": "close"} | headers
+    lines = [f"HTTP/1.1 {status} Whatever", *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+
+
+@asynccontextmanager
+async def scripted(*answers: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Script]:
+    script = Script(*answers)
+    server = await asyncio.start_server(script.serve, "127.0.0.1", 0, ssl=tls)
+    async with server:
+        script.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield script
+
+
+@asynccontextmanager
+async def through_proxy(service: RunningService, policy: RetryPolicy = QUICK) -> AsyncIterator[tuple[Proxy, Transport]]:
+    async with (
+        Proxy.to(*service.address) as proxy,
+        Transport(f"http://127.0.0.1:{proxy.port}", policy) as transport,
+    ):
+        yield proxy, transport
+
+
+# Problems
+
+PROBLEMS: dict[str, tuple[str, str, Any, type[ServerError], str, int]] = {
+    "nothing there": ("GET", "/v1/models/none", None, NotFound, "model-not-found", 3),
+    "no such route": ("GET", "/v1/nothing", None, NotFound, "no-such-route", 3),
+    "taken": ("POST", "/v1/models", {"name": "taken"}, Conflict, "model-exists", 4),
+    "a bad name": ("POST", "/v1/models", {"name": "-"}, Invalid, "invalid-field", 2),
+    "a bad body": ("POST", "/v1/models", [], Invalid, "invalid-field", 2),
+    "too many": ("GET", "/v1/models?limit=5000", None, Invalid, "invalid-request", 2),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "body", "kind", "slug", "exit_code"), PROBLEMS.values(), ids=PROBLEMS)
+async def test_a_problem_becomes_its_error(
+    client: httpx.AsyncClient,
+    service: RunningService,
+    method: str,
+    path: str,
+    body: Any,
+    kind: type[ServerError],
+    slug: str,
+    exit_code: int,
+) -> None:
+    await client.post("/v1/models", json={"name": "taken"})
+    async with Transport(service.url, QUICK) as transport:
+        with pytest.raises(ServerError) as raised:
+            await transport.request(method, path, json=body)
+
+    error = raised.value
+    assert type(error) is kind
+    assert (error.slug, error.exit_code, error.after_lost_answer) == (slug, exit_code, False)
+    assert str(error) == error.problem.detail
+    assert error.problem.instance == path.partition("?")[0]
+    assert error.problem.request_id
+
+
+async def test_a_refused_field_is_named(client: httpx.AsyncClient, service: RunningService) -> None:
+    async with Transport(service.url, QUICK) as transport:
+        with pytest.raises(Invalid) as raised:
+            await transport.request("POST", "/v1/models", json={"name": "m", "tags": {"team": [1]}})
+
+    (error,) = raised.value.problem.errors
+    assert error.loc == ("body", "tags", "team")
+    assert "team" in str(raised.value)
+
+
+async def test_members_beyond_the_standard_ones_are_kept(client: httpx.AsyncClient, service: RunningService) -> None:
+    await register_version(client, "m", "1.0")
+    await client.put("/v1/models/m/aliases/a", json={"version": "1.0"})
+    async with Transport(service.url, QUICK) as transport:
+        with pytest.raises(PreconditionFailed) as raised:
+            await transport.request(
+                "PUT", "/v1/models/m/aliases/a", json={"version": "1.0"}, headers={"If-None-Match": "*"}
+            )
+
+    assert raised.value.problem.model_extra is not None
+    assert raised.value.problem.model_extra["version"] == "1.0"
+
+
+async def test_an_answer_that_is_no_problem_still_says_what_it_can() -> None:
+    async with scripted(says(403, "<html>Go away</html>")) as script, Transport(script.url, QUICK) as transport:
+        with pytest.raises(ServerError) as raised:
+            await transport.request("GET", "/v1/models")
+
+    assert (raised.value.slug, raised.value.status) == ("", 403)
+    assert str(raised.value) == f"{script.url} answered 403 Whatever: <html>Go away</html>"
+
+
+@pytest.mark.parametrize("body", ["<html>", "", "[}"])
+async def test_what_is_no_registry_is_said_to_be_none(body: str) -> None:
+    async with scripted(says(200, body)) as script, Transport(script.url, QUICK) as transport:
+        with pytest.raises(Unreachable, match=r"no model registry.*MODEL_REGISTRY_URL"):
+            await transport.get_json("/v1/models")
+
+
+@pytest.mark.parametrize("location", ["https://models.example.org/base/v1/models?limit=1", "//models.example.org/base"])
+async def test_a_redirect_says_which_url_to_use(location: str) -> None:
+    async with scripted(says(308, location=location)) as script, Transport(script.url) as transport:
+        with pytest.raises(UsageError, match=r"use https?://models\.example\.org/base as the URL"):
+            await transport.request("GET", "/v1/models")
+
+
+# Retries
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+async def test_an_answer_that_may_pass_is_asked_for_again(status: int) -> None:
+    async with scripted(says(status), says(status), says(200)) as script, Transport(script.url, QUICK) as transport:
+        response = await transport.request("POST", "/v1/models", json=NEW_MODEL)
+
+    assert response.status_code == 200
+    assert len(script.requests) == 3
+    assert {request.rpartition(b"\r\n\r\n")[2] for request in script.requests} == {b'{"name":"m"}'}
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 501])
+async def test_an_answer_that_stays_is_not_asked_for_again(status: int) -> None:
+    async with scripted(says(status)) as script, Transport(script.url, QUICK) as transport:
+        with pytest.raises(ServerError):
+            await transport.request("GET", "/")
+
+    assert len(script.requests) == 1
+
+
+OVERLOADED = '{"type": "urn:model-registry:problem:overloaded", "status": 503}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "count"),
+    [(says(408), 2), (says(429), 2), (says(503, OVERLOADED), 2), (says(500), 1), (says(502), 1), (says(503), 1)],
+)
+async def test_what_may_be_done_once_only_is_repeated_where_it_was_not_done(answer: bytes, count: int) -> None:
+    async with scripted(answer, says(418)) as script, Transport(script.url, QUICK) as transport:
+        with pytest.raises(ServerError):
+            await transport.request("POST", "/", idempotent=False)
+
+    assert len(script.requests) == count
+
+
+@pytest.mark.parametrize(
+    "retry_after", [lambda: "1", lambda: format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)]
+)
+async def test_retry_after_is_waited_for(retry_after: Callable[[], str]) -> None:
+    async with (
+        scripted(says(503, retry_after=retry_after()), says(200)) as script,
+        Transport(script.url, QUICK) as asked,
+    ):
+        started = time.monotonic()
+        await asked.request("GET", "/")
+
+    assert time.monotonic() - started >= 0.9
+
+
+async def test_a_retry_after_beyond_our_patience_is_not_waited_for() -> None:
+    async with scripted(says(503, retry_after="3600")) as script, Transport(script.url, QUICK) as transport:
+        started = time.monotonic()
+        with pytest.raises(Busy) as raised:
+            await transport.request("GET", "/")
+
+    assert time.monotonic() - started < 10
+    assert raised.value.exit_code == 5
+
+
+async def test_a_service_at_its_limit_is_waited_for(service_with: ServiceWith) -> None:
+    service = await service_with(max_requests_in_flight=1)
+    async with Transport(service.url, QUICK) as transport:
+
+        async def refusals() -> str:
+            lines = (await transport.request("GET", "/metrics")).text.splitlines()
+            return "".join(line for line in lines if "requests_total" in line and 'status="503"' in line)
+
+        before = await refusals()
+        bodies = await asyncio.gather(*(transport.get_json("/v1/models") for _ in range(4)))
+
+        assert bodies == [{"items": [], "next_page_token": None}] * 4
+        assert await refusals() != before
+
+
+async def test_a_busy_service_is_told_after_the_time_is_up() -> None:
+    async with scripted(says(503)) as script, Transport(script.url, IMPATIENT) as transport:
+        with pytest.raises(Busy):
+            await transport.request("GET", "/")
+
+    assert len(script.requests) > 3
+
+
+# The network
+
+
+async def test_resets_are_survived(client: httpx.AsyncClient, service: RunningService) -> None:
+    async with through_proxy(service) as (proxy, transport):
+        proxy.misbehave(RandomReset(0.3))
+        for _ in range(20):
+            assert (await transport.get_json("/v1/models"))["items"] == []
+
+        assert proxy.struck > 0
+
+
+async def test_a_request_that_never_arrived_is_made_again_even_if_once_only(
+    client: httpx.AsyncClient, service: RunningService
+) -> None:
+    async with through_proxy(service) as (proxy, transport):
+        proxy.misbehave(Refuse())
+        asyncio.get_running_loop().call_later(0.3, proxy.behave)
+        response = await transport.request("POST", "/v1/models", json=NEW_MODEL)
+
+    assert response.status_code == 201
+
+
+async def test_a_reset_of_what_may_be_done_once_only_is_told(
+    client: httpx.AsyncClient, service: RunningService
+) -> None:
+    async with through_proxy(service) as (proxy, transport):
+        proxy.misbehave(CutBefore(b"POST"))
+        with pytest.raises(Unreachable, match="may have been done all the same"):
+            await transport.request("POST", "/v1/models", json=NEW_MODEL, idempotent=False)
+
+    assert (await client.get("/v1/models/m")).status_code == 404
+
+
+async def test_after_a_lost_answer_the_error_says_so(client: httpx.AsyncClient, service: RunningService) -> None:
+    async with through_proxy(service) as (proxy, transport):
+        proxy.misbehave(SwallowReply(b"POST"))
+        with pytest.raises(Conflict, match="may have done it") as raised:
+            await transport.request("POST", "/v1/models", json=NEW_MODEL)
+
+        proxy.misbehave(SwallowReply(b"GET"))
+        with pytest.raises(NotFound) as read:
+            await transport.request("GET", "/v1/models/none")
+
+    assert (raised.value.after_lost_answer, read.value.after_lost_answer) == (True, False)
+    assert "may have done it" not in str(read.value)
+    assert (await client.get("/v1/models/m")).status_code == 200
+
+
+async def test_what_takes_longer_than_our_patience_before_it_fails_is_tried_again() -> None:
+    policy = RetryPolicy(retry_seconds=0.5, first_contact_seconds=0.5, base_delay_seconds=0.01, timeout_seconds=15)
+    async with scripted(b"", says(200)) as script, Transport(script.url, policy) as transport:
+        script.pause_seconds = 0.8
+        response = await transport.request("PUT", "/", content=b"large")
+
+    assert (response.status_code, len(script.requests)) == (200, 2)
+
+
+async def test_silence_is_not_waited_for_longer_than_the_timeout(
+    client: httpx.AsyncClient, service: RunningService
+) -> None:
+    async with through_proxy(service, IMPATIENT) as (proxy, transport):
+        await transport.request("GET", "/v1/models")
+        proxy.misbehave(BlackHole())
+        started = time.monotonic()
+        with pytest.raises(Unreachable, match=f"No answer from http://127.0.0.1:{proxy.port}: silence for 0.5 seconds"):
+            await transport.request("GET", "/v1/models")
+
+    assert time.monotonic() - started < 5
+
+
+async def test_nobody_there_says_which_url_and_what_to_do(unused_url: str) -> None:
+    async with Transport(unused_url.replace("://", "://me:secret@"), IMPATIENT) as transport:
+        with pytest.raises(Unreachable) as raised:
+            await transport.request("GET", "/v1/models")
+
+    assert str(raised.value).startswith(f"No answer from {unused_url}: ")
+    assert "MODEL_REGISTRY_URL" in str(raised.value)
+    assert "secret" not in str(raised.value)
+    assert raised.value.exit_code == 5
+
+
+async def test_who_never_answered_is_given_up_sooner(unused_url: str) -> None:
+    async with Transport(unused_url, RetryPolicy(first_contact_seconds=0.2)) as transport:
+        started = time.monotonic()
+        with pytest.raises(Unreachable):
+            await transport.request("GET", "/v1/models")
+        with pytest.raises(Unreachable, match="by way of the registry: `proxied`"):
+            await transport.raw("GET", f"{unused_url}/bucket/key")
+
+    assert time.monotonic() - started < 10
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl makes the certificate, and is not here")
+    made = tmp_path / "made.pem"
+    options = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=a -addext subjectAltName=IP:127.0.0.1"
+    )
+    where = ["-keyout", str(made), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run([openssl, *options.split(), *where], check=True, capture_output=True)  # noqa: ASYNC221 - a moment
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert.pem", made)
+
+    async with scripted(says(200), tls=tls) as script:
+        async with Transport(script.url, QUICK) as transport:
+            started = time.monotonic()
+            with pytest.raises(Unreachable, match="SSL_CERT_FILE"):
+                await transport.request("GET", "/")
+            assert time.monotonic() - started < 10
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        async with Transport(script.url, QUICK) as transport:
+            assert (await transport.request("GET", "/")).status_code == 200
+
+
+@pytest.fixture
+async def unused_url() -> str:
+    """Nobody listens there."""
+    async with scripted(says(200)) as script:
+        return script.url
+
+
+# Storage
+
+
+async def test_storage_gets_the_url_as_it_is_and_its_refusals_are_handed_on() -> None:
+    async with scripted(says(503), says(403, "<Error/>")) as script, Transport(script.url, QUICK) as transport:
+        response = await transport.raw("PUT", f"{script.url}/b/k?X-Amz-Signature=a%2Fb%3D", content=b"bytes")
+
+    assert (response.status_code, response.text) == (403, "<Error/>")
+    assert len(script.requests) == 2
+    assert script.requests[1].startswith(b"PUT /b/k?X-Amz-Signature=a%2Fb%3D HTTP/1.1\r\n")
+    assert script.requests[1].endswith(b"\r\n\r\nbytes")
+
+
+async def test_a_body_in_pieces_begins_anew_at_each_attempt() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"one"
+        yield b"two"
+
+    async with scripted(says(500), says(200)) as script, Transport(script.url, QUICK) as transport:
+        await transport.raw("PUT", f"{script.url}/b/k", headers={"Content-Length": "6"}, content=pieces)
+
+    assert [request.endswith(b"\r\n\r\nonetwo") for request in script.requests] == [True, True]
+
+
+async def test_storage_that_stays_broken_is_an_error() -> None:
+    async with scripted(says(500, "<Error/>")) as script, Transport(script.url, IMPATIENT) as transport:
+        with pytest.raises(ServerError, match=f"{script.url} answered 500"):
+            await transport.raw("GET", f"{script.url}/b/k?secret=1")
+
+
+async def test_a_stream_is_read_by_the_caller_who_hears_where_it_breaks() -> None:
+    cut = says(200, "half").replace(b"content-length: 4", b"content-length: 8")
+    async with scripted(cut) as script, Transport(script.url, QUICK) as transport:
+        async with transport.raw_stream("GET", f"{script.url}/b/k") as response:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await response.aread()
+        async with transport.stream("GET", "/k", read=False) as response:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await response.aread()
+        assert len(script.requests) == 2
+
+
+# Paths
+
+
+def test_a_segment_is_encoded_and_never_climbs() -> None:
+    assert url_path("a b", "1.0+x", "@c", "d/e", "ü%") == "/a%20b/1.0%2Bx/%40c/d%2Fe/%C3%BC%25"
+
+
+@pytest.mark.parametrize("segment", ["", ".", ".."])
+def test_a_segment_that_would_climb_is_refused(segment: str) -> None:
+    with pytest.raises(RegistryError, match="no name"):
+        url_path("a", segment)
+
+
+async def test_no_signature_is_logged(
+    client: httpx.AsyncClient, service: RunningService, caplog: pytest.LogCaptureFixture
+) -> None:
+    await register(client, {"model_name": "m", "version": "1"})
+    caplog.set_level("INFO", "httpx")
+    signed = (await client.post("/v1/models/m/versions/1/download_url", json={})).json()["url"]
+    async with Transport(service.url, QUICK) as transport:
+        assert (await transport.raw("GET", signed)).content == WEIGHTS
+
+    said = [record.getMessage() for record in caplog.records if record.name == "httpx"]
+    assert any(httpx.URL(signed).path in line for line in said)
+    assert "X-Amz" not in "".join(said)

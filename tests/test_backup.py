@@ -110,8 +110,10 @@ async def test_what_was_acknowledged_before_the_backup_is_all_there_after_it(
                 working = asyncio.create_task(work(client, during, "b", is_over))
                 await asyncio.sleep(0.3)
                 await tool("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={plain(here.database_url)}")
+                await register(
+                    client, {"model_name": "late", "version": "1"}, {"f": b"after the dump, before the copy"}
+                )
                 await copy(source, target)
-                await asyncio.sleep(0.3)
                 is_over.set()
                 await working
         dumped_to = plain(there.database_url)

@@ -180,9 +180,11 @@ async def _calm(plan: Plan, replicas: Sequence[Replica], engine: AsyncEngine, ta
         await asyncio.gather(*(replica.ready() for replica in replicas))
     deadline = time.monotonic() + _SETTLE_SECONDS
     await _until_nothing_is_left(engine, _UNFINISHED, deadline, tally)
-    # Claims of collectors that died last for minutes, and presigned URLs for an hour: all is due now.
+    # Claims of collectors that died last for minutes, and presigned URLs for an hour: all is due now. What a living
+    # collector holds is left to it.
+    unheld = "SELECT storage_key FROM garbage FOR UPDATE SKIP LOCKED"
     async with engine.begin() as connection:
-        await connection.execute(text("UPDATE garbage SET not_before = now()"))
+        await connection.execute(text(f"UPDATE garbage SET not_before = now() WHERE storage_key IN ({unheld})"))
     await _until_nothing_is_left(engine, _GARBAGE, deadline, tally)
 
 

@@ -118,6 +118,11 @@ class Proxy:
         if isinstance(mode, Refuse):
             self._reset_all()
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Another server from now on, as when an address moves: open connections are reset."""
+        self._upstream = host, port
+        self._reset_all()
+
     def behave(self) -> None:
         """Pass again. What fell into a black hole stays lost: its connections are reset, as a network does in time."""
         if isinstance(self._mode, BlackHole):

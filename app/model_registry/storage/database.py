@@ -149,6 +149,7 @@ class Database:
         )
         self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._wait_seconds = limits.pool_timeout_seconds
+        self._statement_seconds = limits.statement_timeout_seconds
         self._cutting: set[asyncio.Task[Any] | None] = set()
         event.listen(self._engine.sync_engine, "invalidate", self._cut)
 
@@ -158,7 +159,25 @@ class Database:
         with translated():
             async with self._connected(self._engine) as connection:
                 yield Transaction(connection)
-                await connection.commit()
+                await self._commit(connection)
+
+    async def _commit(self, connection: AsyncConnection) -> None:
+        """Whoever waits for a COMMIT no longer cuts the connection, and does not cancel the COMMIT.
+
+        One that waits for a synchronous standby would be shown at once by a cancel, as if the standby had it
+        (PostgreSQL manual, "Planning for High Availability"), and whoever asks again would take it for safe.
+        """
+        driver = (await connection.get_raw_connection()).driver_connection
+        committing = asyncio.create_task(connection.commit())
+        try:
+            async with asyncio.timeout(self._statement_seconds):
+                await asyncio.shield(committing)
+        except (TimeoutError, asyncio.CancelledError):
+            if driver is not None:
+                driver.terminate()
+            await asyncio.wait({committing})
+            committing.exception()
+            raise
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Transaction]:

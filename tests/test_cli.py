@@ -211,9 +211,15 @@ async def test_help_is_quick_and_imports_no_server(tmp_path: Path) -> None:
         output, errors = await asyncio.wait_for(process.communicate(), 30)
 
     assert process.returncode == 0, errors.decode()
-    assert all(
-        name in output.decode() for name in ("dev", "serve", "migrate", "init-bucket", "gc", "healthcheck", "openapi")
-    )
+    server = {"dev", "serve", "migrate", "init-bucket", "gc", "verify", "healthcheck", "openapi"}
+    client = {"push", "pull", "ls", "info", "search", "diff", "alias", "tag", "yank", "rm", "restore", "url", "login"}
+    assert server | client <= set(output.decode().split())
+
+
+async def test_the_version_is_told(tmp_path: Path) -> None:
+    code, output, _ = await run("--version", env=environment(), cwd=tmp_path)
+
+    assert (code, output.strip()) == (0, f"model-registry {__version__}")
 
 
 async def test_postgresql_away_at_the_start_is_no_reason_to_die(stack: StackAddresses, tmp_path: Path) -> None:

@@ -8,15 +8,31 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from model_registry import __version__
 from model_registry_client.cli import commands
 from model_registry_client.cli.failing import failure
 
 app = typer.Typer(
-    help="The model registry: push and pull models, run it, and look after it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.add_typer(commands)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"model-registry {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """The model registry: push and pull models, run it, and look after it."""
+
 
 _Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")]
 _Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")]

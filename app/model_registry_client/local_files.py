@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -13,6 +14,8 @@ from model_registry_client.errors import RegistryError, UsageError
 from model_registry_client.hashing import sha256
 
 LEFT_OUT = frozenset({".git", "__pycache__", ".DS_Store"})
+_UNFINISHED = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
+"""What an interrupted pull leaves: see `folder.Part`."""
 _PIECE = 1024**2
 
 
@@ -98,7 +101,8 @@ def _explained(source: Path) -> Iterator[None]:
 def scan(source: Path, *, include_all: bool = False) -> list[LocalFile]:
     """A file by itself, or all files below a folder, by path; links are followed.
 
-    Hidden files belong to it; `.git`, `__pycache__` and `.DS_Store` only with `include_all`.
+    Hidden files belong to it; `.git`, `__pycache__`, `.DS_Store` and what a pull has not finished only with
+    `include_all`.
 
     Raises
     ------
@@ -132,7 +136,7 @@ def _below(
     if (identity := (status.st_dev, status.st_ino)) in above:
         raise UsageError(f"{folder} is a link to a folder that it is in itself: nothing could be pushed completely.")
     for child in folder.iterdir():
-        if child.name in LEFT_OUT and not include_all:
+        if not include_all and (child.name in LEFT_OUT or _UNFINISHED.fullmatch(child.name)):
             continue
         inside = (*steps, child.name)
         if child.is_dir():

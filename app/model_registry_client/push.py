@@ -85,7 +85,7 @@ async def push(
     parallel
         How many transfers there are at a time.
     include_all
-        Takes `.git`, `__pycache__` and `.DS_Store` along, too.
+        Takes `.git`, `__pycache__`, `.DS_Store` and what a pull has not finished along, too.
 
     Raises
     ------
@@ -109,7 +109,7 @@ async def push(
     if alias is not None:
         await _check_alias(transport, model, alias)
     total_bytes = sum(file.size_bytes for file in files)
-    progress.begin(f"Pushing {model}:{label}" if label else f"Pushing {model}", total_bytes, len(files))
+    progress.begin(f"{model}:{label}" if label else model, total_bytes, len(files))
     try:
         outgoing = await _hashed(files, progress)
         body = {

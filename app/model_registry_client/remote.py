@@ -9,10 +9,9 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import httpx
-from pydantic import ValidationError
 
-from model_registry_client.errors import Damaged, Problem, ServerError, Unreachable, UsageError
-from model_registry_client.transport import Transport, url_path
+from model_registry_client.errors import Damaged, ServerError, Unreachable, UsageError
+from model_registry_client.transport import Transport, problem_of, url_path
 from model_registry_client.types import Version
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ class RemoteFile(io.RawIOBase):
             else:
                 if response.is_success:
                     return response
-                trouble = ServerError.of(_problem(response))
+                trouble = ServerError.of(problem_of(response))
                 if response.status_code not in _RETRIED:
                     raise trouble
             ceiling = min(self._policy.max_delay_seconds, self._policy.base_delay_seconds * 2**attempt)
@@ -171,11 +170,3 @@ class RemoteFile(io.RawIOBase):
                 raise trouble
             time.sleep(random.uniform(0, ceiling))  # noqa: S311 - no secret
         raise AssertionError
-
-
-def _problem(response: httpx.Response) -> Problem:
-    try:
-        return Problem.model_validate_json(response.content)
-    except ValidationError:
-        status = response.status_code
-        return Problem(status=status, detail=f"{response.url} answered {status} {response.reason_phrase}.")

@@ -34,7 +34,13 @@ def default_cache_dir() -> Path:
 def _home(variable: str, folder: str) -> Path:
     # The XDG base directory specification: what is not absolute is to be ignored.
     named = Path(os.environ.get(variable, ""))
-    return (named if named.is_absolute() else Path.home() / folder) / "model-registry"
+    if named.is_absolute():
+        return named / "model-registry"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path("/")  # of a user whom the system does not know; containers say the same
+    return home / folder / "model-registry"
 
 
 class Settings(BaseModel):
@@ -53,9 +59,17 @@ class Settings(BaseModel):
     @classmethod
     def load(cls, **arguments: object) -> Self:
         """The settings in force; arguments that are `None` were not given. Raises `UsageError` for a bad value."""
-        values: dict[str, object] = dict(_from_file(config_path()))
-        values |= {name: os.environ[variable] for name, variable in _NAMES.items() if os.environ.get(variable)}
-        values |= {name: value for name, value in arguments.items() if value is not None}
+        given: dict[str, object] = {
+            name: os.environ[variable] for name, variable in _NAMES.items() if os.environ.get(variable)
+        }
+        given |= {name: value for name, value in arguments.items() if value is not None}
+        try:
+            values = {**_from_file(config_path()), **given}
+        except UsageError:
+            # Nobody needs the file who says where the registry is: a container has no home that it may read.
+            if "url" not in given:
+                raise
+            values = given
         try:
             return cls.model_validate(values)
         except ValidationError as error:

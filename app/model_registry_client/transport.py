@@ -192,7 +192,7 @@ class Transport:
         response = await self._answer(self._api, build, retries, read=read)
         try:
             if response.status_code >= 400:
-                raise ServerError.of(_problem(response), after_lost_answer=retries.lost_an_answer)
+                raise ServerError.of(problem_of(response), after_lost_answer=retries.lost_an_answer)
             if response.is_redirect:
                 there = response.url.join(response.headers["location"]).copy_with(query=None, fragment=None)
                 raise UsageError(f"{self._shown_url} is elsewhere: use {str(there).removesuffix(path)} as the URL.")
@@ -235,7 +235,7 @@ class Transport:
         response = await self._answer(self._storage, build, retries, read=read)
         try:
             if response.status_code >= 500 or response.status_code == 429:
-                raise ServerError.of(_problem(response))
+                raise ServerError.of(problem_of(response))
             yield response
         finally:
             await response.aclose()
@@ -361,7 +361,7 @@ def _is_certificate_trouble(error: BaseException) -> bool:
 def _did_nothing(response: httpx.Response) -> bool:
     """Whether the request was certainly not begun; other failures come from the midst of it, or from a gateway."""
     return response.status_code in {408, 429} or (
-        response.status_code == 503 and _problem(response).slug == "overloaded"
+        response.status_code == 503 and problem_of(response).slug == "overloaded"
     )
 
 
@@ -376,7 +376,7 @@ def _retry_after_seconds(response: httpx.Response) -> float | None:
         return None
 
 
-def _problem(response: httpx.Response) -> Problem:
+def problem_of(response: httpx.Response) -> Problem:
     """What the answer says, or what can be said of one that is no problem of the registry's."""
     try:
         return Problem.model_validate_json(response.content)

@@ -579,6 +579,7 @@ async def test_a_file_that_changes_after_it_was_sent_is_noticed_before_the_commi
 async def test_litter_is_left_out_unless_it_is_asked_for(transport: Transport, tmp_path: Path) -> None:
     kept = {"model.bin": b"weights", ".hidden/file": b"x", "git": b"y"}
     litter = {".git/config": b"1", "a/__pycache__/b.pyc": b"2", ".DS_Store": b"3", "a/.DS_Store": b"4"}
+    litter[".weights.bin.0123456789abcdef.part"] = b"of a pull that was interrupted"
     folder = write(tmp_path / "folder", kept | litter)
 
     await assert_holds(transport, await push(transport, folder, ("fraud", "kept")), kept)

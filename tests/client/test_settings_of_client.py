@@ -80,6 +80,23 @@ def test_a_broken_file_is_named_and_mended_by_login(text: str) -> None:
     assert Settings.load().url == "http://two:1"
 
 
+def test_whoever_says_where_the_registry_is_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    save_url("http://one:1").write_text("{")
+
+    assert Settings.load(url="http://argument:1").url == "http://argument:1"
+    monkeypatch.setenv("MODEL_REGISTRY_URL", "http://environment:1")
+    assert Settings.load().url == "http://environment:1"
+
+
+def test_a_user_without_a_home_has_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+
+    assert Settings.load().cache_dir == Path("/.cache/model-registry")
+
+
 def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_REGISTRY_CACHE_BYTES", "much")
 

@@ -37,7 +37,9 @@ async def push(
     tag: Tags = None,
     description: Annotated[str | None, typer.Option(help="What it is, in words.")] = None,
     alias: Annotated[str | None, typer.Option(help="Point this alias at it in the end.")] = None,
-    include_all: Annotated[bool, typer.Option("--include-all", help="Also .git, __pycache__ and .DS_Store.")] = False,
+    include_all: Annotated[
+        bool, typer.Option("--include-all", help="Also .git, __pycache__, .DS_Store and unfinished pulls.")
+    ] = False,
     transfer: Annotated[
         Literal["auto", "direct", "proxied"], typer.Option(help="Straight to storage, or through the service.")
     ] = "auto",

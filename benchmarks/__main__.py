@@ -1,0 +1,34 @@
+"""Everything, in turns: `python -m benchmarks [GROUP …]`; `results.md` and `results.json` are written at the end."""
+
+import argparse
+import importlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.harness import Report
+from model_registry.embedded import EmbeddedStack
+from model_registry.migrations import migrate
+
+GROUPS = ("metadata",)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contest")
+    parser.add_argument("--out", type=Path, default=Path(".benchmarks"), help="where the results go")
+    chosen = parser.parse_args()
+    report = Report(rounds=chosen.rounds)
+    began = time.monotonic()
+    for group in chosen.groups or GROUPS:
+        with tempfile.TemporaryDirectory() as folder, EmbeddedStack(Path(folder) / "data") as stack:
+            migrate(stack.database_url)
+            importlib.import_module(f"benchmarks.{group}").run(report, stack)
+    report.fact("this run", f"{time.monotonic() - began:.0f} s, {report.rounds} turns, {os.cpu_count()} cores")
+    report.write(chosen.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Servers as processes of their own, and what the kernel says of them."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_registry.embedded import StackAddresses
+from model_registry.settings import PREFIX
+
+ROOT = Path(__file__).parent.parent
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    pid: int
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far: proc(5), fields 14 and 15 of `stat`."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def resident_mib(self, which: str = "VmRSS") -> float:
+        """`VmRSS` now, or `VmHWM`, the highest since the start."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition(f"{which}:")[2].split()[0]) / 1024
+
+    def open_files(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def started(
+    command: Sequence[str],
+    url: str,
+    *,
+    ready_path: str = "/",
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    seconds: float = 120,
+) -> Iterator[Server]:
+    """A command that listens at `url`, until the block ends; it begins when `ready_path` answers with success."""
+    with contextlib.ExitStack() as cleanup:
+        output = cleanup.enter_context(log.open("wb")) if log else subprocess.DEVNULL
+        process = subprocess.Popen(  # noqa: S603
+            command, env=dict(environment or os.environ), stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
+        )
+        cleanup.callback(_end, process)
+        deadline = time.monotonic() + seconds
+        while not _answers(f"{url}{ready_path}"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{' '.join(command)} does not answer at {url}{ready_path} (its log: {log}).")
+            time.sleep(0.02)
+        yield Server(url, process.pid)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - of a server of ours
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def registry(stack: StackAddresses, *, workers: int = 1, log: Path | None = None, **settings: str) -> Iterator[Server]:
+    """Our service; `settings` are named as in the environment, without the prefix."""
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "model_registry.cli", "serve", "--port", url.rpartition(":")[2]]
+    command += ["--workers", str(workers)]
+    with started(command, url, ready_path="/readyz", environment=environment(stack, **settings), log=log) as server:
+        yield server
+
+
+def environment(stack: StackAddresses, **settings: str) -> dict[str, str]:
+    told = {
+        "DATABASE_URL": stack.database_url,
+        "S3_ENDPOINT_URL": stack.s3_endpoint_url,
+        "S3_BUCKET": stack.s3_bucket,
+        "S3_REGION": stack.s3_region,
+        "S3_ACCESS_KEY_ID": stack.s3_access_key_id,
+        "S3_SECRET_ACCESS_KEY": stack.s3_secret_access_key,
+        "SHUTDOWN_DELAY_SECONDS": "0",
+    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return inherited | {PREFIX + name: value for name, value in (told | settings).items()}
+
+
+@contextmanager
+def bare(log: Path | None = None) -> Iterator[Server]:
+    """A FastAPI application that answers with the same model each time, served as ours is."""
+    url = f"http://127.0.0.1:{free_port()}"
+    options = ["--port", url.rpartition(":")[2], "--no-access-log", "--log-level", "warning"]
+    with started([sys.executable, "-m", "uvicorn", "benchmarks.bare:app", *options], url, log=log) as server:
+        yield server

@@ -172,9 +172,9 @@ class _Filling:
                 self._arrived.clear()
                 await self._arrived.wait()
             elif stop - hashed < _IN_THREAD_BYTES:
-                digest.update(self._part.read(hashed, stop))
+                self._part.hash(digest, hashed, stop)
             else:
-                await in_thread(_update, digest, self._part, hashed, stop)
+                await in_thread(self._part.hash, digest, hashed, stop)
             hashed = stop
         return digest.hexdigest()
 
@@ -217,8 +217,12 @@ class _Filling:
                 data = chunk[skipped_bytes:][:room_bytes]
                 skipped_bytes = max(0, skipped_bytes - len(chunk))
                 room_bytes -= len(data)
-                buffer += data
                 self._fetcher.received(len(data))
+                if not buffer and len(data) >= _IN_THREAD_BYTES:
+                    await in_thread(self._part.write, index, data)
+                    self._arrived.set()
+                    continue
+                buffer += data
                 if len(buffer) >= _WRITE_BYTES:
                     data, buffer = bytes(buffer), bytearray()
                     await in_thread(self._part.write, index, data)
@@ -291,7 +295,3 @@ async def _ended(tasks: list[asyncio.Task[T]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _update(digest: "hashlib._Hash", part: Part, start: int, stop: int) -> None:
-    digest.update(part.read(start, stop))

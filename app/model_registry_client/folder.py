@@ -5,6 +5,7 @@ without following symbolic links, and every file is made and renamed below the f
 """
 
 import errno
+import hashlib
 import os
 import re
 import stat
@@ -21,6 +22,7 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]|(?:^|/)(?:\.{0,2}|.:[^/]*)
 """Control characters, backslashes, what is no text; segments that are empty or dots, or begin as a drive does."""
 _COUNT = struct.Struct("<Q")
 _LARGEST_NAME_BYTES = 200
+_READ_BYTES = 256 * 1024
 
 
 class Folder:
@@ -156,14 +158,18 @@ class Part:
         """What is not there of one piece."""
         return self.pieces[index][self._done[index] :]
 
-    def write(self, index: int, data: bytes) -> None:
+    def write(self, index: int, data: bytes | memoryview) -> None:
         """The next bytes of one piece."""
         _write(self.descriptor, data, self.missing(index).start)
         self._done[index] += len(data)
         _write(self.descriptor, _COUNT.pack(self._done[index]), self._counts_at + _COUNT.size * (1 + index))
 
-    def read(self, start: int, stop: int) -> bytes:
-        return os.pread(self.descriptor, stop - start, start)
+    def hash(self, digest: "hashlib._Hash", start: int, stop: int) -> None:
+        """Update a digest with these bytes; fewer where the file has become shorter."""
+        buffer = memoryview(bytearray(min(_READ_BYTES, stop - start)))
+        while start < stop and (count := os.preadv(self.descriptor, [buffer[: stop - start]], start)):
+            digest.update(buffer[:count])
+            start += count
 
     def reload(self) -> None:
         """Go on from what is in the file, or begin anew where that is nothing of ours."""
@@ -259,7 +265,7 @@ def _is_named(descriptor: int, name: str, parent: int) -> bool:
     return False
 
 
-def _write(descriptor: int, data: bytes, position: int) -> None:
+def _write(descriptor: int, data: bytes | memoryview, position: int) -> None:
     rest = memoryview(data)
     while rest:
         written = os.pwrite(descriptor, rest, position)

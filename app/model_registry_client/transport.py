@@ -14,10 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
+from urllib.request import getproxies
 
 import httpx
 from pydantic import ValidationError
 
+from model_registry_client.downloading import Downloads
 from model_registry_client.errors import Problem, ServerError, Unreachable, UsageError
 from model_registry_client.values import dumps, loads
 
@@ -85,6 +87,12 @@ class Transport:
         self._storage = httpx.AsyncClient(
             timeout=timeout, limits=limits, verify=trusted, headers={**agent, "Accept-Encoding": "identity"}
         )
+        # httpx alone knows the proxies that the environment names.
+        self._downloads = self._storage
+        if not getproxies():
+            self._downloads = httpx.AsyncClient(
+                timeout=timeout, transport=Downloads(trusted), headers=self._storage.headers
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,6 +105,7 @@ class Transport:
     async def aclose(self) -> None:
         await self._api.aclose()
         await self._storage.aclose()
+        await self._downloads.aclose()
 
     async def request(
         self,
@@ -226,13 +235,14 @@ class Transport:
         read: bool = False,
     ) -> AsyncIterator[httpx.Response]:
         """As `raw`, with the body left to be read; what breaks there is the caller's: an `httpx.TransportError`."""
+        client = self._storage if read else self._downloads
 
         def build() -> httpx.Request:
             body = content() if callable(content) else content
-            return self._storage.build_request(method, url, headers=headers, content=body)
+            return client.build_request(method, url, headers=headers, content=body)
 
         retries = _Retries(self.policy, _origin(url), self._reached, _STORAGE_ADVICE)
-        response = await self._answer(self._storage, build, retries, read=read)
+        response = await self._answer(client, build, retries, read=read)
         try:
             if response.status_code >= 500 or response.status_code == 429:
                 raise ServerError.of(problem_of(response))

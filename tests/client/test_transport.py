@@ -377,10 +377,15 @@ async def test_a_certificate_that_nobody_vouches_for_is_told_at_once(
             started = time.monotonic()
             with pytest.raises(Unreachable, match="SSL_CERT_FILE"):
                 await transport.request("GET", "/")
+            with pytest.raises(Unreachable, match="SSL_CERT_FILE"):
+                async with transport.raw_stream("GET", script.url):
+                    pytest.fail("nobody vouches for it")
             assert time.monotonic() - started < 10
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
         async with Transport(script.url, QUICK) as transport:
             assert (await transport.request("GET", "/")).status_code == 200
+            async with transport.raw_stream("GET", script.url) as response:
+                assert response.status_code == 200
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import DateTime, Row, delete, exists, func, literal, select, update
+from sqlalchemy import DateTime, Row, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -120,15 +120,15 @@ class Blobs:
     async def freed_by_purge(self) -> tuple[int, int]:
         """How many blobs, and their bytes, only versions show whose time to be purged has come."""
         files = select(VersionFileDB.sha256).join(ModelInfoDB, ModelInfoDB.id == VersionFileDB.version_id)
-        shown = files.where(VersionFileDB.sha256 == BlobDB.sha256).correlate(BlobDB)
-        is_due = func.coalesce(ModelInfoDB.purge_after < func.now(), literal(False))
+        is_due = (ModelInfoDB.purge_after < func.now()) & ModelInfoDB.purged_at.is_(None)
+        is_kept = or_(ModelInfoDB.purge_after.is_(None), ModelInfoDB.purge_after >= func.now())
         row = (
             await self._connection.execute(
                 select(func.count(), func.coalesce(func.sum(BlobDB.size_bytes), 0))
                 .select_from(BlobDB)
                 .where(
-                    shown.where(is_due).exists(),
-                    ~shown.where(~is_due).exists(),
+                    BlobDB.sha256.in_(files.where(is_due)),
+                    ~files.where(VersionFileDB.sha256 == BlobDB.sha256, is_kept).correlate(BlobDB).exists(),
                     ~exists().where(DeclaredFileDB.stored_sha256 == BlobDB.sha256),
                 )
             )

@@ -50,6 +50,38 @@ def where(condition: Filter) -> _Condition:
             return compare(condition.field, condition.operator, condition.value)
 
 
+def may_be_true(condition: Filter, state: str) -> bool:
+    """Whether the filter can be for versions in this state."""
+    return _truth(condition, state) is not False
+
+
+def names_creators(condition: Filter) -> bool:
+    """Whether all that the filter is for is by somebody whom it names."""
+    match condition:
+        case And():
+            return any(map(names_creators, condition.operands))
+        case Comparison():
+            return condition.field.name == "created_by" and condition.operator in {Operator.EQ, Operator.IN}
+        case _:
+            return False
+
+
+def _truth(condition: Filter, state: str) -> bool | None:
+    """What a filter is for all versions in this state; `None` where that depends on more."""
+    match condition:
+        case Comparison():
+            values = condition.value if isinstance(condition.value, tuple) else (condition.value,)
+            is_of_state = condition.field.kind is FieldKind.STATE
+            return (state in values) is (condition.operator not in _OPPOSITES) if is_of_state else None
+        case Not():
+            truth = _truth(condition.operand, state)
+            return None if truth is None else not truth
+        case And() | Or():
+            truths = {_truth(operand, state) for operand in condition.operands}
+            decides = isinstance(condition, Or)
+            return decides if decides in truths else None if None in truths else not decides
+
+
 def _column_condition(field: Field, operator: Operator, value: Any) -> _Condition:
     column = getattr(ModelInfoDB, field.name)
     if operator in _OPPOSITES:

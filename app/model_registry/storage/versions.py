@@ -16,15 +16,14 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
-    and_,
     bindparam,
     delete,
     func,
     insert,
     literal,
-    or_,
     select,
     tuple_,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -130,13 +129,17 @@ _LIST = (
 )
 _AFTER_PRECEDENCE = bindparam("after_precedence", type_=LargeBinary)
 _AFTER_NUMBER = bindparam("after_number", type_=BigInteger)
-_LATER_IN_MODEL = or_(
-    ModelInfoDB.precedence < _AFTER_PRECEDENCE,
-    and_(ModelInfoDB.precedence == _AFTER_PRECEDENCE, ModelInfoDB.number < _AFTER_NUMBER),
-)
+_LATER_IN_MODEL = tuple_(ModelInfoDB.precedence, ModelInfoDB.number) < tuple_(_AFTER_PRECEDENCE, _AFTER_NUMBER)
 _AFTER_NAME = bindparam("after_name", type_=Text)
-_LIST_AFTER = _LIST.where(
-    ModelInfoDB.model_name >= _AFTER_NAME, or_(ModelInfoDB.model_name > _AFTER_NAME, _LATER_IN_MODEL)
+# Two places in the index, as one condition would have it read from where the model begins.
+_rest = union_all(
+    _LIST.where(ModelInfoDB.model_name == _AFTER_NAME, _LATER_IN_MODEL).subquery().select(),
+    _LIST.where(ModelInfoDB.model_name > _AFTER_NAME).subquery().select(),
+).subquery()
+_LIST_AFTER = (
+    select(_rest)
+    .order_by(_rest.c.model_name, _rest.c.precedence.desc(), _rest.c.number.desc())
+    .limit(bindparam("limit"))
 )
 _LIST_OF_MODEL = _LIST.where(ModelInfoDB.model_name == _NAME)
 _LIST_OF_MODEL_AFTER = _LIST_OF_MODEL.where(_LATER_IN_MODEL)

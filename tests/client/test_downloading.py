@@ -1,0 +1,118 @@
+"""How downloads from storage reach the network: connections used again, waits that end, and the proxies of others."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from model_registry_client import Unreachable
+from model_registry_client.transport import Transport
+from tests.client.test_transport import IMPATIENT, QUICK, says, scripted
+from tests.processes import free_port
+
+CONTENT = bytes(range(256)) * 20_000  # five MB
+
+
+@asynccontextmanager
+async def keeping_alive(*, seconds: float = 0) -> AsyncIterator[tuple[str, list[bytes], list[int]]]:
+    """A server that gives `CONTENT` again and again on each connection: its URL, the requests, a 0 per connection."""
+    requests: list[bytes] = []
+    connections: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(0)
+        try:
+            while request := await reader.readuntil(b"\r\n\r\n"):
+                requests.append(request)
+                await asyncio.sleep(seconds)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", requests, connections
+
+
+async def downloaded(transport: Transport, url: str) -> bytes:
+    async with transport.raw_stream("GET", url) as response:
+        return b"".join([chunk async for chunk in response.aiter_raw()])
+
+
+async def test_one_connection_serves_one_download_after_the_other() -> None:
+    async with keeping_alive() as (url, requests, connections), Transport(url, QUICK) as transport:
+        assert [await downloaded(transport, f"{url}/b/{number}?X=a%2Fb") == CONTENT for number in range(5)] == [
+            True
+        ] * 5
+
+    assert (len(requests), len(connections)) == (5, 1)
+    assert requests[0].startswith(b"GET /b/0?X=a%2Fb HTTP/1.1\r\n")
+    assert requests[0].lower().count(b"\r\nhost:") == 1
+    assert b"accept-encoding: identity" in requests[0].lower()
+
+
+async def test_a_download_that_was_broken_off_leaves_no_connection_to_the_next() -> None:
+    async with keeping_alive() as (url, _, connections), Transport(url, QUICK) as transport:
+        async with transport.raw_stream("GET", f"{url}/first") as response:
+            await anext(response.aiter_raw())
+        assert await downloaded(transport, f"{url}/second") == CONTENT
+
+    assert len(connections) == 2
+
+
+async def test_an_answer_without_a_length_is_read_to_its_end() -> None:
+    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+    until_the_end = b"HTTP/1.1 200 OK\r\n\r\nthree"
+    async with scripted(chunks, until_the_end) as script, Transport(script.url, QUICK) as transport:
+        assert await downloaded(transport, script.url) == b"onetwo"
+        assert await downloaded(transport, script.url) == b"three"
+
+
+async def test_whoever_gives_up_waits_for_nobody() -> None:
+    async with keeping_alive(seconds=30) as (url, requests, _), Transport(url, QUICK) as transport:
+        waiting = asyncio.create_task(downloaded(transport, url))
+        while not requests:  # noqa: ASYNC110 - only asking tells
+            await asyncio.sleep(0.01)
+        began = time.monotonic()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+        assert time.monotonic() - began < 5
+
+
+async def test_a_server_that_is_no_http_server_or_not_there_is_unreachable() -> None:
+    async with scripted(b"SSH-2.0-x\r\n") as script, Transport(script.url, IMPATIENT) as transport:
+        for url, reason in ((script.url, "SSH-2.0-x"), (f"http://127.0.0.1:{free_port()}", "refused")):
+            with pytest.raises(Unreachable, match=reason):
+                await downloaded(transport, url)
+
+
+async def test_silence_is_unreachable() -> None:
+    async with keeping_alive(seconds=30) as (url, _, _), Transport(url, IMPATIENT) as transport:
+        with pytest.raises(Unreachable, match="silence for 0"):
+            await downloaded(transport, url)
+
+
+async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted(says(200, "by proxy")) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        async with Transport("http://models.test", QUICK) as transport:
+            assert await downloaded(transport, "http://storage.test/b/k") == b"by proxy"
+
+    assert proxy.requests[0].startswith(b"GET http://storage.test/b/k HTTP/1.1\r\n")
+
+
+async def test_what_httpx_asks_of_a_transport_is_there() -> None:
+    async with (
+        scripted(says(403, "<Error/>")) as script,
+        Transport(script.url, QUICK) as transport,
+        transport.raw_stream("GET", f"{script.url}/b/k") as response,
+    ):
+        assert (response.status_code, response.reason_phrase, response.text) == (403, "Whatever", "<Error/>")
+        assert isinstance(response.request, httpx.Request)

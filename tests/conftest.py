@@ -85,6 +85,8 @@ def make_settings(stack: StackAddresses, **changes: Any) -> Settings:
         "s3_secret_access_key": stack.s3_secret_access_key,
         "gc_interval_seconds": 3600,
         "gc_grace_seconds": 0,
+        # Machines that run tests are busy; how soon the service gives up is for the tests that say so.
+        "database_pool_timeout_seconds": 10,
     }
     return Settings(_env_file=None, **(values | changes))
 

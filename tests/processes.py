@@ -63,7 +63,7 @@ async def started(
         await process.wait()
 
 
-async def line_with(stream: asyncio.StreamReader | None, text: str, timeout_seconds: float = 30) -> str:
+async def line_with(stream: asyncio.StreamReader | None, text: str, timeout_seconds: float = 90) -> str:
     """The next line that holds `text`."""
     assert stream is not None
     lines = []
@@ -83,7 +83,7 @@ def free_port() -> int:
         return port
 
 
-async def until_ready(url: str, timeout_seconds: float = 30) -> None:
+async def until_ready(url: str, timeout_seconds: float = 90) -> None:
     async with asyncio.timeout(timeout_seconds), httpx.AsyncClient() as client:
         while True:
             with contextlib.suppress(httpx.TransportError):

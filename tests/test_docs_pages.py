@@ -80,7 +80,7 @@ async def browser() -> AsyncIterator[Browser]:
 @asynccontextmanager
 async def visiting(browser: Browser, service: RunningService) -> AsyncIterator[Visit]:
     async with await browser.new_context(viewport={"width": 1280, "height": 1000}) as context:
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         yield Visit(await context.new_page(), service)
 
 

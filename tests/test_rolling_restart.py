@@ -121,6 +121,8 @@ async def test_no_request_is_lost_while_replicas_are_replaced(
                         answers[repr(error)] += 1
 
         loads = [asyncio.create_task(load(f"c{number}-")) for number in range(3)]
+        for each in loads:
+            cleanup.callback(each.cancel)
         await asyncio.sleep(0.5)
         exits = []
         for process in old:

@@ -64,6 +64,7 @@ async def served(
         "BODY_IDLE_TIMEOUT_SECONDS": str(IDLE_SECONDS),
         "MIN_UPLOAD_BYTES_PER_SECOND": "1",
         "UPLOAD_BUFFER_SLOTS": "8",
+        "DATABASE_POOL_TIMEOUT_SECONDS": "10",
     }
     async with serving(stack, folder, variables={"TMPDIR": str(temporary)}, **limits) as process:
         await until_ready(process.url)
@@ -348,7 +349,7 @@ async def test_sigterm_lets_finish_what_can_and_ends_the_rest_cleanly(
     stack: StackAddresses, service: RunningService, backend: Backend, users: Users, sockets: Sockets, tmp_path: Path
 ) -> None:
     """F39: 20 uploads and 20 downloads, half of which would take for ever."""
-    delay_seconds, grace_seconds, cleaning_seconds, size = 4, 3, 5, 32 * MIB
+    delay_seconds, grace_seconds, cleaning_seconds, size = 4, 6, 5, 32 * MIB
     content = PIECE * (size // len(PIECE))
     times: dict[str, Any] = {"SHUTDOWN_DELAY_SECONDS": str(delay_seconds), "SHUTDOWN_GRACE_SECONDS": str(grace_seconds)}
     names = [f"slow{number}" for number in range(10)]

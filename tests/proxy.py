@@ -88,7 +88,8 @@ class _Connection:
 
 
 class Proxy:
-    """`misbehave(mode)` holds for open connections and new ones, until `behave()`. `struck` counts what it did."""
+    """`misbehave(mode)` holds for open connections and new ones, until `behave()`. `struck` counts what it did, and
+    `requests` what came from clients in one piece each."""
 
     def __init__(self, host: str, port: int) -> None:
         self._upstream = host, port
@@ -97,6 +98,7 @@ class Proxy:
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self.port = 0
         self.struck = 0
+        self.requests = 0
 
     @classmethod
     @asynccontextmanager
@@ -159,6 +161,7 @@ class Proxy:
         passed = 0
         while data := await reader.read(_PIECE):
             passed += len(data)
+            self.requests += 1
             mode = self._mode
             if isinstance(mode, CutAfter) and passed > mode.request_bytes:
                 self.struck += 1

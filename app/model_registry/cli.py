@@ -1,16 +1,21 @@
 """`model-registry …`: parses, calls, prints. What a command needs is imported when it runs."""
 
 import sys
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, NoReturn
 
-import typer
+try:
+    import os
+    import warnings
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Annotated, NoReturn
 
-from model_registry import __version__
-from model_registry_client.cli import commands
-from model_registry_client.cli.failing import failure
+    import typer
+
+    from model_registry import __version__
+    from model_registry_client.cli import commands
+    from model_registry_client.cli.failing import failure
+except KeyboardInterrupt:  # early, and still no reason for a traceback
+    sys.exit(130)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -145,11 +150,23 @@ def openapi() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script: a wrong set-up, or what a registry refuses, is a line or two and not a traceback."""
+    _fill_in_streams()
     warnings.formatwarning = lambda message, *_rest: f"warning: {message}\n"
     try:
         app(arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed: pip install 'model-registry-service[server,embedded]'.")
+        # Those of the client are installed with it.
+        of_the_server = {
+            str(each.callback.__name__).replace("_", "-") for each in app.registered_commands if each.callback
+        }
+        given = sys.argv[1:] if arguments is None else arguments
+        command = next((each for each in given if each in of_the_server), "")
+        _fail(
+            f"`model-registry {command}` is a command of the server, and {error.name} is not installed: "
+            "in a checkout, pip install '.[server,embedded]'."
+        )
     except Exception as error:
         if (failed := failure(error)) is not None:
             _fail(*failed)
@@ -157,6 +174,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         _fail(f"{error} ({error.__cause__})" if error.__cause__ else str(error))
     sys.exit(0)
+
+
+def _fill_in_streams() -> None:
+    """Python has none where a descriptor is closed, as by `>&-`, and its number would go to the next file opened."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115 - for as long as the process lives
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 def _fail(message: str, exit_code: int = 1) -> NoReturn:

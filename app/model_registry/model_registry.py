@@ -86,7 +86,8 @@ class ModelRegistry:
             to_json_text(clean_json_object(additional_metadata or {}, ("additional_metadata",))),
         )
         async with self.registration(actor=actor) as registration:
-            await registration.reserve(ref)
+            if files:
+                await registration.reserve(ref)
             for path, chunks in (files or {}).items():
                 await registration.add_file(path, chunks, media_type="application/octet-stream")
             await registration.publish(ref, details, lambda info: info.version)

@@ -191,27 +191,31 @@ class Registration:
         Returns only after the commit. With an Idempotency-Key that was used before for the same meaning (name,
         version, parameters, metadata and manifest digest) the first answer is given again.
         """
-        if self._version_id is None and self._conflict is None:
-            await self.reserve(ref)
         digest = manifest_digest(file.entry for file in self._files)
         meaning = b""
         if self._key is not None:
             # In a thread: large metadata takes longer than the event loop may stall.
             meaning = await asyncio.to_thread(_meaning, ref, details, digest)
-            async with self._database.reading() as tx:
-                first = await tx.idempotency.find(self._actor.name, self._key)
-            if first is not None:
-                if first.meaning != meaning:
-                    raise IdempotencyKeyReused(self._key)
-                return Registered(ref, first.answer)
+            if (first := await self._first_answer(self._key, meaning)) is not None:
+                return Registered(ref, first)
         if self._conflict is not None:
             raise self._conflict
 
         async def work(tx: Transaction) -> str:
             return await self._publish(tx, ref, details, meaning, render)
 
-        # All the bytes have arrived by now: worth waiting for a database that is just being restarted.
-        answer = await self._database.run(work, patience_seconds=_PATIENCE_SECONDS)
+        try:
+            # All the bytes have arrived by now: worth waiting for a database that is just being restarted.
+            answer = await self._database.run(work, patience_seconds=_PATIENCE_SECONDS)
+        except ModelNameTaken:
+            self._may_hold_label = False
+            raise
+        except VersionExists:
+            self._may_hold_label = False
+            # Perhaps by this very registration, sent twice, since we looked.
+            if self._key is None or (first := await self._first_answer(self._key, meaning)) is None:
+                raise
+            return Registered(ref, first)
         fault("v-after-commit")
         self._is_published = True
         log.info(
@@ -224,17 +228,32 @@ class Registration:
         )
         return Registered(ref, answer)
 
+    async def _first_answer(self, key: str, meaning: bytes) -> str | None:
+        """What was answered when the key was used first; raises `IdempotencyKeyReused` for another meaning."""
+        async with self._database.reading() as tx:
+            first = await tx.idempotency.find(self._actor.name, key)
+        if first is None:
+            return None
+        if first.meaning != meaning:
+            raise IdempotencyKeyReused(key)
+        return first.answer
+
     async def _publish(
         self, tx: Transaction, ref: VersionRef, details: ModelDetails, meaning: bytes, render: Render
     ) -> str:
         # Rows are locked from the outside in, everywhere: model, version, uploads, blobs. So there are no deadlocks.
-        assert self._version_id is not None  # noqa: S101 - reserved above
-        await tx.models.lock(ref.model_name)
-        state = await tx.versions.lock(self._version_id)
+        if self._version_id is not None:
+            version_id = self._version_id
+            await tx.models.lock(ref.model_name)
+        else:
+            # Nothing had to be reserved until now, so that and the publication are one transaction.
+            self._ref = ref
+            version_id = await self._take_label(tx, ref)
+        state = await tx.versions.lock(version_id)
         fault("v-locked")
         if state == VersionState.READY:
             # This was us: the answer to an earlier COMMIT was lost.
-            return render(await tx.versions.info_by_id(self._version_id))
+            return render(await tx.versions.info_by_id(version_id))
         if state != VersionState.PENDING:
             raise LeaseLost
         if await tx.uploads.close([upload.id for upload in self._uploads]) != len(self._uploads):
@@ -243,16 +262,16 @@ class Registration:
         fault("v-blobs")
         entries = [file.entry for file in self._files]
         manifest = Manifest.of(entries)
-        await tx.versions.add_files(self._version_id, entries)
+        await tx.versions.add_files(version_id, entries)
         fault("v-files")
         await tx.versions.publish(
-            self._version_id,
+            version_id,
             details=details,
             manifest=manifest,
             file_path=self._blobs.location(keys[entries[0].sha256]) if len(entries) == 1 else None,
         )
         await announce(tx, ref, manifest, actor=self._actor)
-        answer = render(await tx.versions.info_by_id(self._version_id))
+        answer = render(await tx.versions.info_by_id(version_id))
         if self._key is not None and not await tx.idempotency.remember(
             self._actor.name, self._key, FirstAnswer(meaning, answer)
         ):

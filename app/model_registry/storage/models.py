@@ -71,13 +71,13 @@ class Models:
         Holds the model's row until the transaction ends, so that numbers have no duplicates. Raises
         `ModelNameTaken` for a name that differs from another in case alone.
         """
-        for _ in range(3):
-            await self._connection.execute(_ENSURE, {"wanted": name})
+        for _ in range(4):
             number: int | None = await self._connection.scalar(_NEXT_NUMBER, {"wanted": name})
             if number is not None:
                 return number
-            await self._refuse_other_case(name)
-            # The row in our way was dropped in between: an unfinished registration that failed, or a delete.
+            if (await self._connection.execute(_ENSURE, {"wanted": name})).rowcount == 0:
+                await self._refuse_other_case(name)
+            # Otherwise the row in our way was dropped in between: an unfinished registration that failed, or a delete.
         raise Unavailable(f"The name {name!r}")
 
     async def count(self, name: str, change: int) -> None:

@@ -8,7 +8,7 @@ evenly along an order.
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, false, func, literal, literal_column, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, false, func, literal, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.base import ColumnCollection
 
@@ -17,9 +17,8 @@ from model_registry.domain import ModelInfo, Page, VersionState
 from model_registry.filters import Filter, Order, SearchPosition, mentions
 from model_registry.storage.filtering import may_be_true, names_creators, where
 from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, page_of_infos, to_info
+from model_registry.storage.sql import is_in
 
-# Not parameters: a plan that is made without the values may then use the indexes that are on some states alone.
-_IS = {state: ModelInfoDB.state == literal_column(f"'{state}'") for state in VersionState}
 _FEW = 5000
 
 _AnySelect = Select[*tuple[Any, ...]]
@@ -61,9 +60,9 @@ def page_statement(*, condition: Filter | None, order: Order, after: SearchPosit
 def _states(condition: Filter | None) -> Sequence[ColumnElement[bool]]:
     """Each state that the filter can be for, by itself: no index has them all in order."""
     if condition is None or not mentions(condition, "state"):
-        return [_IS[VersionState.READY]]
+        return [is_in(VersionState.READY)]
     states = [state for state in VersionState if may_be_true(condition, state)]
-    return [_IS[state] & HAS_NOT_LAPSED if state.is_unfinished else _IS[state] for state in states] or [false()]
+    return [is_in(state) & HAS_NOT_LAPSED if state.is_unfinished else is_in(state) for state in states] or [false()]
 
 
 def _hits(

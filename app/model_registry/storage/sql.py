@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Interval, Select, SQLColumnExpression, any_, literal, select
+from sqlalchemy import ColumnElement, Interval, Select, SQLColumnExpression, any_, literal, literal_column, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import TypeEngine
@@ -28,6 +28,12 @@ def array(values: Collection[Any], item: TypeEngine[Any]) -> ColumnElement[Any]:
     return literal(list(values), ARRAY(item))
 
 
+def is_in(state: VersionState, version: type[ModelInfoDB] = ModelInfoDB) -> ColumnElement[bool]:
+    """Whether a version is in this state. Not a parameter: a plan that is made without the values, which PostgreSQL
+    takes after a while, may then use the indexes that are on some states alone."""
+    return version.state == literal_column(f"'{state}'")
+
+
 def latest(
     column: SQLColumnExpression[T], version: type[ModelInfoDB], model_name: SQLColumnExpression[str]
 ) -> Select[T]:
@@ -35,7 +41,7 @@ def latest(
     yanked is never the latest. `version` is the table, or an alias of it."""
     return (
         select(column)
-        .where(version.model_name == model_name, version.state == VersionState.READY, version.yanked_at.is_(None))
+        .where(version.model_name == model_name, is_in(VersionState.READY, version), version.yanked_at.is_(None))
         .order_by(version.is_prerelease, version.precedence.desc(), version.number.desc())
         .limit(1)
     )

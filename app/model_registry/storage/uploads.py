@@ -68,6 +68,8 @@ class Uploads:
 
     async def close(self, upload_ids: Sequence[UUID]) -> int:
         """End the uploads whose objects a version shows from now on; returns how many were still alive."""
+        if not upload_ids:
+            return 0
         result = await self._connection.execute(
             delete(UploadDB).where(among(UploadDB.id, upload_ids), UploadDB.lease_expires_at > func.now())
         )

@@ -50,11 +50,11 @@ from model_registry.domain import (
     VersionState,
 )
 from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, page_of_infos, to_info
-from model_registry.storage.sql import BATCH, array, latest, seconds
+from model_registry.storage.sql import BATCH, array, is_in, latest, seconds
 from model_registry.utils import JsonText
 from model_registry.versions import Precedence
 
-_READY = ModelInfoDB.state == VersionState.READY
+_READY = is_in(VersionState.READY)
 _NAME = bindparam("model_name", type_=Text)
 _LABEL = bindparam("version", type_=Text)
 
@@ -229,9 +229,7 @@ class Versions:
     async def _infos_of_model(
         self, model_name: str, state: VersionState, by_precedence: bool, after: ListPosition | None, limit: int
     ) -> Sequence[ModelInfo]:
-        wanted = select(ModelInfoDB.id).where(
-            ModelInfoDB.model_name == model_name, ModelInfoDB.state == state, HAS_NOT_LAPSED
-        )
+        wanted = select(ModelInfoDB.id).where(ModelInfoDB.model_name == model_name, is_in(state), HAS_NOT_LAPSED)
         order: tuple[ColumnElement[Any], ...] = (ModelInfoDB.number.desc(),)
         if by_precedence:
             order = (ModelInfoDB.precedence.desc(), *order)

@@ -1,0 +1,143 @@
+"""What a request costs in round trips, which is repeatable where time is not: whoever adds one should mean it."""
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from model_registry.embedded import StackAddresses
+from model_registry.settings import Settings
+from tests.conftest import make_settings, running
+from tests.faults.fake_s3 import FakeS3
+from tests.faults.measures import behind_proxies
+from tests.proxy import Proxy
+from tests.test_model_registry import register
+
+MIB = 2**20
+
+
+@dataclass
+class Costly:
+    """A service with one connection to PostgreSQL, and what passed to it and to storage."""
+
+    client: httpx.AsyncClient
+    postgres: Proxy
+    storage: FakeS3
+
+    async def of(self, method: str, path: str, **more: Any) -> tuple[int, Mapping[str, int]]:
+        """Round trips to PostgreSQL, and calls of storage by kind."""
+        self.postgres.requests = 0
+        self.storage.seen.clear()
+        answer = await self.client.request(method, path, **more)
+        assert answer.status_code < 400, answer.text
+        return self.postgres.requests, dict(self.storage.seen)
+
+
+@pytest.fixture(scope="module")
+async def costly(stack: StackAddresses, settings: Settings) -> AsyncIterator[Costly]:
+    async with behind_proxies(stack) as (moved, postgres, _), FakeS3.before(stack.s3_endpoint_url) as storage:
+        settings = make_settings(
+            stack,
+            database_url=moved.database_url,
+            database_pool_size=1,
+            s3_endpoint_url=storage.url,
+            multipart_threshold_bytes=8 * MIB,
+        )
+        async with running(settings) as service, httpx.AsyncClient(base_url=service.url) as client:
+            await register(client, {"model_name": "m", "version": "1"}, {"f": b"weights"})
+            await client.put("/v1/models/m/aliases/champion", json={"version": "1"})
+            yield Costly(client, postgres, storage)
+
+
+READS = {
+    "/get_model_info/m/1": 1,
+    "/get_latest_model_info/m": 1,
+    "/list_models": 1,
+    "/get_model/m/1?redirect=true": 2,  # the version, then its file
+    "/v1/models": 1,
+    "/v1/models/m": 2,  # and its aliases
+    "/v1/models/m/versions": 1,
+    "/v1/models/m/versions/@champion": 1,
+    "/v1/models/m/versions/1/files?presign=true": 2,
+    "/v1/models/m/aliases": 1,
+    "/v1/models/m/aliases/champion": 1,
+    "/v1/models/m/aliases/champion/history": 1,
+    "/v1/versions?filter=version%20%3D%20'1'": 1,
+    "/v1/events": 1,
+}
+
+
+@pytest.mark.parametrize("path", READS)
+async def test_a_read_is_one_round_trip_or_two_to_postgresql_and_none_to_storage(costly: Costly, path: str) -> None:
+    for _ in range(2):  # statements are prepared once on each connection
+        await costly.client.get(path)
+
+    assert await costly.of("GET", path) == (READS[path], {})
+
+
+def form(version: str, size_bytes: int) -> dict[str, Any]:
+    return {
+        "data": {"model_name": "m", "version": version},
+        "files": {"model_file": ("f", version.encode() * size_bytes)},
+    }
+
+
+async def test_a_registration_without_files_is_one_transaction(costly: Costly) -> None:
+    for version in ("10", "11"):
+        cost = await costly.of("POST", "/register_model", json={"model_name": "m", "version": version})
+
+    # BEGIN, a number, the row, its lock, what it is, its model's count, its event, the answer, COMMIT.
+    assert cost == (9, {})
+
+
+async def test_a_small_file_is_stored_by_one_call(costly: Costly) -> None:
+    for version in ("20", "21"):
+        cost = await costly.of("POST", "/register_model", **form(version, 100))
+
+    # In three transactions: the label is taken, the upload is noted, the version is published.
+    assert cost == (19, {"put": 1})
+
+
+async def test_a_large_file_is_stored_in_as_few_parts_as_it_takes(costly: Costly) -> None:
+    _, calls = await costly.of("POST", "/register_model", **form("30", 10 * MIB))
+
+    assert calls == {"create": 1, "put_part": 3, "complete": 1}
+
+
+async def test_an_alias_moves_in_one_transaction(costly: Costly) -> None:
+    for _ in range(2):
+        cost = await costly.of("PUT", "/v1/models/m/aliases/champion", json={"version": "1"})
+
+    assert cost == (8, {})
+
+
+async def pushed(costly: Costly, version: str, files: Mapping[str, bytes]) -> tuple[tuple[int, Any], tuple[int, Any]]:
+    """What it costs to reserve these files, and to commit them."""
+    entries = [
+        {"path": path, "size_bytes": len(content), "sha256": f"sha256:{hashlib.sha256(content).hexdigest()}"}
+        for path, content in files.items()
+    ]
+    body = {"version": version, "files": entries}
+    reserved = await costly.of("POST", "/v1/models/m/versions", json=body)
+    uploads = (await costly.client.post("/v1/models/m/versions", json=body)).json()["uploads"]
+    for upload in uploads:
+        stored = await costly.client.put(upload["url"], content=files[upload["path"]], headers=upload["headers"])
+        assert stored.status_code == 200
+    committed = await costly.of("POST", f"/v1/models/m/versions/{version}/commit", json={})
+    return reserved, committed
+
+
+async def test_a_push_of_ten_times_as_many_files_costs_few_more_round_trips(costly: Costly) -> None:
+    costs = [
+        await pushed(costly, f"4.{number}", {f"f{each}": os.urandom(10) for each in range(files)})
+        for number, files in enumerate((5, 5, 5, 50))
+    ]
+
+    for few, many in zip(costs[-2], costs[-1], strict=True):
+        assert many[0] <= few[0] * 1.25
+    # Storage is asked for the size and the checksum of each object.
+    assert [calls for _, (_, calls) in costs] == [{"head": 5}] * 3 + [{"head": 50}]

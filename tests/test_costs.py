@@ -132,8 +132,8 @@ async def pushed(costly: Costly, version: str, files: Mapping[str, bytes]) -> tu
 
 
 async def test_a_commit_asks_storage_once_for_each_file_and_a_reservation_never(costly: Costly) -> None:
-    files = {f"f{number}": os.urandom(10) for number in range(20)}
+    await pushed(costly, "4", {"f": b"storage is probed once"})
 
-    reserved, committed = await pushed(costly, "4", files)
+    reserved, committed = await pushed(costly, "5", {f"f{number}": os.urandom(10) for number in range(20)})
 
     assert (reserved[1], committed[1]) == ({}, {"head": 20})

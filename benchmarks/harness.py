@@ -14,6 +14,10 @@ from pathlib import Path
 OURS = "ours"
 
 
+class LeftOut(RuntimeError):
+    """A group cannot run on this machine; the others can."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table. `ratio` is of the medians of the turns; a larger one is always better for us."""
@@ -86,6 +90,11 @@ class Report:
                         (targets or {}).get(name),
                     )
                 )
+
+    def bound(self, group: str, what: str, ours: float, at_most: float, *, unit: str) -> None:
+        """A figure that has a limit instead of a rival; a ratio of 1 or more keeps it."""
+        ratio = at_most / ours
+        self.add(Row(group, what, "the limit", unit, ours, at_most, ratio, ratio, ratio, 1))
 
     def add(self, row: Row) -> None:
         self.rows.append(row)

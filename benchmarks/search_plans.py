@@ -1,6 +1,6 @@
 """How PostgreSQL answers searches over many versions: the plan and the time of each kind of query.
 
-    python benchmarks/search_plans.py --versions 1000000 --models 10000
+    python -m benchmarks.search_plans --versions 1000000 --models 10000
 
 fills a database of its own (embedded, in a temporary folder) and then shows, for each query, the first page and the
 page after 90 % of all versions: milliseconds in the server (best of three), pages of 8 KiB that were touched, and how
@@ -12,7 +12,6 @@ import asyncio
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from benchmarks.generator import fill
 from model_registry.db_models import ModelInfoDB
 from model_registry.embedded import EmbeddedStack
 from model_registry.filters import Order, SearchPosition, parse_filter, parse_order
@@ -71,58 +71,6 @@ QUERIES = [
     ("additional_metadata.metrics.auc >= 0.99 AND model_name = 'fraud-00000'", "created_at DESC"),
 ]
 
-FILL = [
-    "INSERT INTO registered_models (name, is_provisional, next_number) "
-    "SELECT pg_temp.model_name(i), false, 1 + :versions FROM generate_series(0, :models - 1) AS i",
-    # One version in fifty belongs to one large model, one in twenty is removed.
-    """
-    INSERT INTO model_info (
-        model_name, version, number, state, digest, ready_at, removed_at, purge_after, size_bytes, file_count,
-        precedence, created_at, created_by, tags, model_params, standardization_params, additional_metadata
-    )
-    SELECT
-        pg_temp.model_name(model), number / 100 || '.' || number / 10 % 10 || '.' || number % 10, number, state,
-        sha256(i::text::bytea), at, CASE WHEN state = 'removed' THEN at END, CASE WHEN state = 'removed' THEN at END,
-        (1000 * exp(random() * 15))::bigint, 1, int4send(number), at,
-        CASE WHEN i % 1000 = 0 THEN 'carol' ELSE 'user-' || i % 199 END,
-        jsonb_build_object(
-            'team', 'team-' || i % 50, 'stage', (ARRAY['dev', 'test', 'prod'])[1 + i % 3], 'ticket', 'T-' || i,
-            'experiment', 'exp-' || i * 100 / :versions
-        ),
-        jsonb_build_object(
-            'learning_rate', round(random()::numeric, 4), 'batch_size', 2 ^ (i % 8), 'n_estimators', 100 * (i % 20),
-            'optimizer', (ARRAY['adam', 'sgd', 'lamb'])[1 + i % 3], 'max_depth', i % 12, 'dropout', i % 10 / 10.0,
-            'penalty', 'l2', 'seed', i % 1000, 'early_stopping', i % 2 = 0
-        ),
-        jsonb_build_object(
-            'mean', (SELECT jsonb_agg(round(random()::numeric, 5)) FROM generate_series(1, 8) AS n WHERE n + i > 0),
-            'scale', (SELECT jsonb_agg(round(random()::numeric, 5)) FROM generate_series(1, 8) AS n WHERE n + i > 0)
-        ),
-        jsonb_build_object(
-            'framework', (ARRAY['scikit-learn', 'pytorch', 'xgboost'])[1 + i % 3],
-            'git', jsonb_build_object('commit', md5(i::text), 'branch', 'main'),
-            'dataset', jsonb_build_object('name', 'ds-' || i % 300, 'rows', i % 100000),
-            'metrics', jsonb_build_object(
-                'auc', round(random()::numeric, 4), 'accuracy', round(random()::numeric, 4),
-                'loss', round(random()::numeric, 6)
-            )
-        )
-    FROM (
-        SELECT
-            i, CASE WHEN i % 50 = 0 THEN 0 ELSE i % :models END AS model,
-            CASE WHEN i % 50 = 0 THEN i / 50 + :versions / :models + 1 ELSE i / :models + 1 END AS number,
-            CASE WHEN i % 20 = 7 THEN 'removed' ELSE 'ready' END AS state,
-            timestamptz '2024-01-01 00:00+00' + i * interval '1 minute' AS at
-        FROM generate_series(1, :versions) AS i
-    ) AS rows
-    """,
-]
-MODEL_NAME = """
-    CREATE FUNCTION pg_temp.model_name(i integer) RETURNS text IMMUTABLE RETURN
-    (ARRAY['fraud', 'churn', 'resnet', 'bert', 'ranker', 'forecast', 'yolo', 'whisper'])[1 + i % 8]
-    || '-' || lpad(i::text, 5, '0')
-"""
-
 
 class Explain(Executable, ClauseElement):
     inherit_cache = False
@@ -139,23 +87,6 @@ def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
 def say(line: str = "") -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-async def fill(connection: AsyncConnection, versions: int, models: int) -> None:
-    """Without the indexes at first, which is ten times as fast."""
-    indexes = sorted(ModelInfoDB.metadata.tables["model_info"].indexes, key=lambda index: str(index.name))
-    await connection.execute(text(MODEL_NAME))
-    for index in indexes:
-        await connection.run_sync(index.drop)
-    await connection.execute(text("SELECT setseed(0.5)"))
-    for statement in FILL:
-        used = {name: value for name, value in (("versions", versions), ("models", models)) if f":{name}" in statement}
-        await connection.execute(text(statement), used)
-    for index in indexes:
-        began = time.perf_counter()
-        await connection.run_sync(index.create)
-        size = await connection.scalar(text(f"SELECT pg_size_pretty(pg_relation_size('{index.name}'))"))
-        say(f"{index.name}: made in {time.perf_counter() - began:.1f} s, {size}")
 
 
 async def position(connection: AsyncConnection, order: Order, share: float) -> SearchPosition:
@@ -203,13 +134,10 @@ async def measure(connection: AsyncConnection, condition: str, order: Order, aft
 
 
 async def run(url: str, versions: int, models: int) -> None:
+    for step, seconds in (await fill(url, versions=versions, models=models)).items():
+        say(f"{seconds:7.1f} s   {step}")
     database = Database(url, DatabaseLimits(statement_timeout_seconds=3600))
-    began = time.perf_counter()
-    async with database.transaction() as tx:
-        await fill(tx.connection, versions, models)
     async with database.reading() as tx:
-        await tx.connection.execute(text("VACUUM ANALYZE"))
-        say(f"{versions} versions of {models} models in {time.perf_counter() - began:.0f} s\n")
         ends: dict[Order, SearchPosition] = {}
         for condition, order_by in QUERIES:
             order = parse_order(order_by)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MINUTES ?= 2
 
-.PHONY: dev test soak check install lock format clean help
+.PHONY: dev test soak bench check install lock format clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ test: install ## Run all tests
 
 soak: install ## Everything at random with crashes in between, then count and hash: make soak MINUTES=10
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+
+bench: install ## Ratios to bare FastAPI, boto3, curl, MLflow: make bench ARGS="metadata client --rounds 3"
+	$(BIN)/python -m benchmarks $(ARGS)
 
 check: install ## Lint, format, types, import contracts, schema drift
 	$(BIN)/ruff check .

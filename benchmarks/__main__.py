@@ -11,7 +11,7 @@ from benchmarks.harness import LeftOut, Report
 from model_registry.embedded import EmbeddedStack
 from model_registry.migrations import migrate
 
-GROUPS = ("metadata", "bytes_in", "bytes_out", "small_files", "presigning", "start_up", "scale", "peers")
+GROUPS = ("metadata", "bytes_in", "bytes_out", "small_files", "presigning", "start_up", "client", "scale", "peers")
 
 
 def main() -> None:
@@ -31,6 +31,7 @@ def main() -> None:
                 if chosen.groups:
                     raise
                 report.fact(group, f"left out: {reason}")
+        report.write(chosen.out)
     report.fact("this run", f"{time.monotonic() - began:.0f} s, {report.rounds} turns, {os.cpu_count()} cores")
     report.write(chosen.out)
 

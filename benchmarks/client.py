@@ -1,46 +1,45 @@
-"""Push and pull by our client against boto3's transfers to the same storage, in turns: `python benchmarks/client.py`.
+"""Push and pull by our client against boto3's transfers to the same storage.
 
-Two loads: one file of `--gib` GiB, and a thousand of 64 KiB. boto3 moves them as `aws s3 cp` and `sync` do, through the
-same library with its ten threads; it hashes nothing, and nothing is registered. Ours hashes what it sends, the service
-verifies it, and every pulled byte is hashed. Everything runs on this machine, on the servers of `model-registry dev`.
+Two loads: one file of `CLIENT_MIB` (2048), and a thousand of 64 KiB. boto3 moves them as `aws s3 cp` and `sync` do,
+through the same library with its ten threads; it hashes nothing, and nothing is registered. Ours hashes what it sends,
+the service verifies it, and every pulled byte is hashed.
 """
 
-import argparse
-import json
+import itertools
 import os
 import resource
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
 
+from benchmarks.harness import OURS, Report
+from benchmarks.processes import registry
+from model_registry.embedded import StackAddresses
 from model_registry_client import Registry
 
 SMALL_FILES, SMALL_BYTES = 1_000, 64 * 1024
-GIB = 1024**3
+MIB = int(os.environ.get("CLIENT_MIB", "2048"))
 
 
 class Boto3:
     """What `aws s3 cp --recursive` does, with its defaults."""
 
-    def __init__(self, stack: dict[str, Any]) -> None:
+    def __init__(self, stack: StackAddresses) -> None:
         self._client = boto3.client(
             "s3",
-            endpoint_url=stack["s3_endpoint_url"],
-            aws_access_key_id=stack["s3_access_key_id"],
-            aws_secret_access_key=stack["s3_secret_access_key"],
-            region_name=stack["s3_region"],
+            endpoint_url=stack.s3_endpoint_url,
+            aws_access_key_id=stack.s3_access_key_id,
+            aws_secret_access_key=stack.s3_secret_access_key,
+            region_name=stack.s3_region,
         )
-        self._bucket = stack["s3_bucket"]
+        self._bucket = stack.s3_bucket
         self._config = TransferConfig()
 
     def push(self, folder: Path, prefix: str) -> None:
@@ -66,36 +65,62 @@ class Boto3:
                 self._client.delete_object(Bucket=self._bucket, Key=item["Key"])
 
 
-def seconds(work: Callable[[], object]) -> float:
+class Contest:
+    """Both push the same folder, and pull it again; what they left behind is removed, so that every turn is a first."""
+
+    def __init__(self, registry: Registry, boto: Boto3, base: Path, make: Callable[[Path], None]) -> None:
+        self._registry = registry
+        self._boto = boto
+        self._base = base
+        self._make = make
+        self._numbers = itertools.count()
+        self._pushed: dict[str, str] = {}
+
+    def push_ours(self) -> float:
+        ref = f"bench:{next(self._numbers)}"
+        with self._source() as source:
+            took = _seconds(lambda: self._registry.push(source, ref))
+        if before := self._pushed.get("ours"):
+            self._registry.remove(before, purge=True)
+        self._pushed["ours"] = ref
+        return took
+
+    def push_boto3(self) -> float:
+        prefix = f"boto3/{next(self._numbers)}"
+        with self._source() as source:
+            took = _seconds(lambda: self._boto.push(source, prefix))
+        if before := self._pushed.get("boto3"):
+            self._boto.remove(before)
+        self._pushed["boto3"] = prefix
+        return took
+
+    def pull_ours(self) -> float:
+        return self._pulled(lambda target: self._registry.pull(self._pushed["ours"], target, use_cache=False))
+
+    def pull_boto3(self) -> float:
+        return self._pulled(lambda target: self._boto.pull(self._pushed["boto3"], target))
+
+    @contextmanager
+    def _source(self) -> Iterator[Path]:
+        """Other bytes each time: nothing is stored already."""
+        source = self._base / "source"
+        source.mkdir()
+        self._make(source)
+        yield source
+        shutil.rmtree(source)
+
+    def _pulled(self, work: Callable[[Path], object]) -> float:
+        target = self._base / "target"
+        target.mkdir()
+        took = _seconds(lambda: work(target))
+        shutil.rmtree(target)
+        return took
+
+
+def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def measure(registry: Registry, boto: Boto3, make: Callable[[Path], None], name: str, rounds: int, base: Path) -> None:
-    """One line for push and one for pull, each the median of the rounds, and the ratio."""
-    taken: dict[str, list[float]] = {"push ours": [], "push boto3": [], "pull ours": [], "pull boto3": []}
-    for number in range(rounds):
-        source, target = base / "source", base / "target"
-        source.mkdir()
-        make(source)  # other bytes each time: nothing is stored already
-        ref, prefix = f"bench-{name}:{number}", f"boto3/{name}/{number}"
-        taken["push ours"].append(seconds(lambda: registry.push(source, ref)))  # noqa: B023 - called at once
-        taken["push boto3"].append(seconds(lambda: boto.push(source, prefix)))  # noqa: B023
-        for way, work in (
-            ("pull ours", lambda: registry.pull(ref, target, use_cache=False)),  # noqa: B023
-            ("pull boto3", lambda: boto.pull(prefix, target)),  # noqa: B023
-        ):
-            target.mkdir()
-            taken[way].append(seconds(work))
-            shutil.rmtree(target)
-        registry.remove(ref, purge=True)
-        boto.remove(prefix)
-        shutil.rmtree(source)
-    medians = {way: statistics.median(each) for way, each in taken.items()}
-    for way in ("push", "pull"):
-        ours, theirs = medians[f"{way} ours"], medians[f"{way} boto3"]
-        sys.stdout.write(f"{name:<16}{way}  ours {ours:7.2f} s  boto3 {theirs:7.2f} s  ratio {theirs / ours:5.2f}\n")
 
 
 def large(size_bytes: int) -> Callable[[Path], None]:
@@ -112,33 +137,17 @@ def small(folder: Path) -> None:
         (folder / f"{number:04}.bin").write_bytes(os.urandom(SMALL_BYTES))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gib", type=float, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        data_dir = base / "data"
-        command = [sys.executable, "-m", "model_registry.cli", "dev", "--port", "0", "--data-dir", str(data_dir)]
-        service = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-        try:
-            address = data_dir / "address"
-            while not address.exists():
-                time.sleep(0.1)
-            stack = json.loads((data_dir / "stack.json").read_text())["addresses"]
-            with Registry(address.read_text().strip()) as registry:
-                boto = Boto3(stack)
-                measure(registry, boto, large(int(chosen.gib * GIB)), "one-large-file", chosen.rounds, base)
-                measure(registry, boto, small, "thousand-small", chosen.rounds, base)
-        finally:
-            service.terminate()
-            service.wait()
-    # Of both, in this process; the client alone is measured by its tests.
-    sys.stdout.write(
-        f"largest resident size of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB\n"
-    )
-
-
-if __name__ == "__main__":
-    main()
+def run(report: Report, stack: StackAddresses) -> None:
+    with tempfile.TemporaryDirectory() as folder, registry(stack) as service, Registry(service.url) as client:
+        boto = Boto3(stack)
+        loads = {f"one file of {MIB} MiB": large(MIB * 2**20), "1,000 files of 64 KiB": small}
+        for what, make in loads.items():
+            contest = Contest(client, boto, Path(folder), make)
+            rounds = min(report.rounds, 3)
+            against = "boto3's transfers"
+            pushes = {OURS: contest.push_ours, against: contest.push_boto3}
+            report.contest("client", f"push {what}", pushes, unit="s", rounds=rounds)
+            pulls = {OURS: contest.pull_ours, against: contest.pull_boto3}
+            report.contest("client", f"pull {what}", pulls, unit="s", targets={against: 1}, rounds=rounds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    report.fact("largest resident size of the process with both clients", f"{peak} MiB")

@@ -77,6 +77,10 @@ class Presigner:
         )
         return self._url("GET", key, parameters, {})
 
+    def plain(self, method: str, key: str, headers: Mapping[str, str]) -> str:
+        """To GET or HEAD an object, by a request that has exactly these headers."""
+        return self._url(method, key, "", headers)
+
     def put(self, key: str, headers: Mapping[str, str]) -> str:
         """To write an object, by a request that has exactly these headers."""
         return self._url("PUT", key, "", headers)

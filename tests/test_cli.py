@@ -222,6 +222,47 @@ async def test_the_version_is_told(tmp_path: Path) -> None:
     assert (code, output.strip()) == (0, f"model-registry {__version__}")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+async def test_a_stream_that_is_closed_is_no_bug(tmp_path: Path, closed: str) -> None:
+    command = ["sh", "-c", f'exec "$0" -m model_registry.cli open --url http://registry {closed}', sys.executable]
+
+    async with started(env=environment(), cwd=tmp_path, command=command) as process:
+        output, errors = await asyncio.wait_for(process.communicate(), 30)
+
+    assert (process.returncode, errors) == (0, b"")
+    assert output == (b"" if closed == ">&-" else b"http://registry/docs\n")
+
+
+@pytest.mark.parametrize("module", ["typing", "typer", "model_registry_client.cli.moving"])
+async def test_ctrl_c_before_anything_has_begun_ends_it_without_a_word(tmp_path: Path, module: str) -> None:
+    code = (
+        "import sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        f"sys.modules.pop({module!r}, None)\n"
+        "import model_registry.cli\n"
+    )
+    async with started("-c", code, env=environment(), cwd=tmp_path, command=[sys.executable]) as process:
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
+
+    assert (process.returncode, errors) == (130, b"")
+
+
+async def test_without_the_server_s_packages_its_commands_say_where_they_are(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['structlog'] = None; from model_registry.cli import main; main(['gc', '--once'])"
+
+    async with started("-c", code, env=environment(), cwd=tmp_path, command=[sys.executable]) as process:
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
+
+    assert process.returncode == 1
+    assert errors.decode() == (
+        "error: `model-registry gc` is a command of the server, and structlog is not installed: in a checkout, "
+        "pip install '.[server,embedded]'.\n"
+    )
+
+
 async def test_postgresql_away_at_the_start_is_no_reason_to_die(stack: StackAddresses, tmp_path: Path) -> None:
     port = free_port()
     env = environment(stack, DATABASE_URL="postgresql://nobody:x@127.0.0.1:9/none")

@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from model_registry_client.errors import Conflict, NotFound, PreconditionFailed
+from model_registry_client.errors import Conflict, NotFound, PreconditionFailed, UsageError
 from model_registry_client.progress import Progress, Silent
 from model_registry_client.settings import Settings
 from model_registry_client.transport import Params, RetryPolicy, Transport, url_path
@@ -320,6 +320,10 @@ class AsyncRegistry:
         """Publish a file or a folder as a version; without a label it gets the next number. See `push.push`."""
         from model_registry_client import push
 
+        if isinstance(ref, str) and ref.endswith(f":{LATEST}"):
+            raise UsageError(
+                f"{ref}: no version is called that; NAME:VERSION is expected, or NAME for the next number."
+            )
         return await push.push(
             self.transport,
             Path(path),

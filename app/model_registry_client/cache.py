@@ -38,17 +38,17 @@ class Cache:
         self.limit_bytes = limit_bytes
         self._added_bytes = 0
 
-    def copy(self, sha256: str, size_bytes: int, target: int) -> bool:
+    def copy(self, sha256: str, size_bytes: int, target: int) -> bool | None:
         """Write the file `target` from its start, and say whether that was possible.
 
-        What is wrong is dropped, and then `target` is empty; without an entry it is as it was. Raises `OSError` where
-        `target` cannot be written.
+        What is wrong is dropped, and then `target` is empty (`False`); without an entry it is as it was (`None`).
+        Raises `OSError` where `target` cannot be written.
         """
         hex_digest = _hex(sha256)
         try:
             source = os.open(self._path(hex_digest), os.O_RDONLY | os.O_NOFOLLOW)
         except OSError:
-            return False
+            return None
         try:
             lock(source, shared=True)
             os.lseek(target, 0, os.SEEK_SET)

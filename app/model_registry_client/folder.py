@@ -31,6 +31,8 @@ class Folder:
     def __init__(self, root: Path) -> None:
         if sys.platform == "win32":
             raise UsageError("Pulling into a folder needs Linux or macOS; archive.tar of a version is for any system.")
+        if root.is_file():
+            raise UsageError(f"{root} is a file: name a folder.")
         self.root = root
 
     def make(self) -> None:

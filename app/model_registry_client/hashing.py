@@ -3,10 +3,21 @@
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _PIECE = 1024**2
+
+
+def version_digest(files: Iterable[tuple[str, int, str]]) -> str:
+    """A version's, from path, size and `sha256:<hex>` of its files.
+
+    It is that of the lines `<hex>  <size>  <path>`, sorted by the bytes of the path.
+    """
+    digest = hashlib.sha256()
+    for path, size_bytes, sha256 in sorted(files, key=lambda file: file[0].encode()):
+        digest.update(f"{sha256.removeprefix('sha256:')}  {size_bytes}  {path}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
 
 
 async def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:

@@ -24,6 +24,9 @@ class Progress(Protocol):
     def file_done(self, path: str) -> None:
         """A file is where it should be, and verified."""
 
+    def publishing(self) -> None:
+        """All bytes of a push are there, and the registry is asked to show the version."""
+
     def say(self, text: str) -> None:
         """Something that a person would want to know, such as another way being taken."""
 
@@ -45,6 +48,8 @@ class Silent:
     def saved(self, size_bytes: int) -> None: ...
 
     def file_done(self, path: str) -> None: ...
+
+    def publishing(self) -> None: ...
 
     def say(self, text: str) -> None: ...
 

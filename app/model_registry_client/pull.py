@@ -1,7 +1,6 @@
 """Pulling a version into a folder: what is missing is fetched, verified, and only then called by its name."""
 
 import asyncio
-import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +12,12 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from model_registry_client.cache import Cache
-from model_registry_client.errors import Damaged, RegistryError, UnsafePath, UsageError
+from model_registry_client.errors import Damaged, NotFound, Problem, RegistryError, UnsafePath, UsageError
 from model_registry_client.fetching import Fetcher, for_each, in_thread
 from model_registry_client.folder import Folder, Part, checked_path
+from model_registry_client.hashing import version_digest
 from model_registry_client.progress import Progress, Silent
-from model_registry_client.transport import Transport, url_path
+from model_registry_client.transport import Transport, telling, url_path
 from model_registry_client.types import File, Pulled, Ref, Version
 
 LARGE_BYTES = 64 * 1024**2
@@ -72,10 +72,9 @@ async def pull(
     Raises
     ------
     NotFound
-        No such version, or it was removed meanwhile.
+        No such version, or it was removed meanwhile; or it has no file that matches.
     Damaged, UnsafePath, UsageError
-        Storage has other bytes than the version's digest; a path that would lead outside; something in the way, or no
-        file matches.
+        Storage has other bytes than the version's digest; a path that would lead outside; something in the way.
     Unreachable, ServerError
         As `Transport` does.
     RegistryError
@@ -86,15 +85,30 @@ async def pull(
         raise UsageError("At least one request must be under way: parallel is 1 or more.")
     if transfer not in _TRANSFERS:
         raise UsageError(f"{transfer!r} is no way to transfer files: there are {', '.join(_TRANSFERS)}.")
+    folder = Folder(Path(directory if directory is not None else ref.model))
+    progress = progress or Silent()
+    with telling(progress.say):
+        return await _pull(transport, ref, folder, include, cache, parallel, progress, transfer)
+
+
+async def _pull(
+    transport: Transport,
+    ref: Ref,
+    folder: Folder,
+    include: Sequence[str],
+    cache: Cache | None,
+    parallel: int,
+    progress: Progress,
+    transfer: str,
+) -> Pulled:
     version = await _version(transport, ref)
     version_path = url_path("v1", "models", ref.model, "versions", version.version)
     manifest = [file async for file in _manifest(transport, version_path, presign=transfer != "proxied")]
     _check(version, manifest)
     files = [file for file in manifest if _is_included(file.path, include)]
     if include and not files:
-        raise UsageError(f"{version.ref} has no file that matches {' or '.join(include)}.")
-    folder = Folder(Path(directory if directory is not None else ref.model))
-    progress = progress or Silent()
+        said = f"{version.ref} has no file that matches {' or '.join(include)}."
+        raise NotFound(Problem(status=404, title="Not Found", detail=said))
     progress.begin(str(version.ref), sum(file.size_bytes for file in files), len(files))
     try:
         fetcher = Fetcher(transport, version_path, transfer=transfer, parallel=parallel, progress=progress)
@@ -114,6 +128,7 @@ class _Puller:
         self._progress = progress
         self._downloaded_bytes = 0
         self._cached_bytes = 0
+        self._damaged: set[str] = set()
 
     async def pull(self, version: Version, files: Sequence[File], parallel: int) -> Pulled:
         missing: list[File] = []
@@ -175,7 +190,9 @@ class _Puller:
     async def _take_from_cache(self, file: File, part: Part) -> bool:
         if self._cache is None:
             return False
-        if not await in_thread(self._cache.copy, file.sha256, file.size_bytes, part.descriptor):
+        if not (is_right := await in_thread(self._cache.copy, file.sha256, file.size_bytes, part.descriptor)):
+            if is_right is not None:
+                self._damaged.add(file.path)
             await in_thread(part.reload)
             return False
         self._cached_bytes += file.size_bytes
@@ -187,6 +204,8 @@ class _Puller:
         self._progress.saved(resumed_bytes)
         await self._fetcher.fill(file, part)
         self._downloaded_bytes += file.size_bytes - resumed_bytes
+        if file.path in self._damaged:
+            self._progress.say(f"The cached copy of {file.path} was damaged and was fetched again.")
         if self._cache is not None:
             await self._tell(self._cache, partial(part.keep_in, self._cache, file.sha256))
 
@@ -203,8 +222,9 @@ class _Puller:
         try:
             await in_thread(change)
         except OSError as error:
-            self._cache = None
-            self._progress.say(f"The cache at {cache.root} cannot be written: {error.strerror or error}.")
+            if self._cache is not None:
+                self._cache = None
+                self._progress.say(f"The cache at {cache.root} cannot be written: {error.strerror or error}.")
 
 
 async def _version(transport: Transport, ref: Ref) -> Version:
@@ -242,16 +262,9 @@ def _check(version: Version, files: Sequence[File]) -> None:
         places |= dict.fromkeys(folders, False) | {place: True}
         if not _DIGEST.fullmatch(file.sha256) or file.size_bytes < 0:
             raise Damaged(f"What the registry says of {file.path} is no digest and no size.")
-    if version.digest is not None and version.digest != _digest(files):
+    digest = version_digest((file.path, file.size_bytes, file.sha256) for file in files)
+    if version.digest is not None and version.digest != digest:
         raise Damaged(f"The files that the registry lists are not those of {version.ref}: its digest is another one.")
-
-
-def _digest(files: Sequence[File]) -> str:
-    """The version's: sha256 of lines `<sha256 hex>  <size>  <path>`, sorted by the bytes of the path."""
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda file: file.path.encode()):
-        digest.update(f"{_hex(file)}  {file.size_bytes}  {file.path}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _is_included(path: str, include: Sequence[str]) -> bool:

@@ -16,15 +16,17 @@ import httpx
 from model_registry_client.errors import (
     Conflict,
     Damaged,
+    Invalid,
     NotFound,
     RegistryError,
     ServerError,
     Unreachable,
     UsageError,
 )
+from model_registry_client.hashing import version_digest
 from model_registry_client.local_files import FileChanged, LocalFile, check_all, scan
 from model_registry_client.progress import Progress, Silent
-from model_registry_client.transport import Content, Transport, url_path
+from model_registry_client.transport import Content, Transport, telling, url_path
 from model_registry_client.types import LATEST, Pushed, Ref, Upload, Version
 from model_registry_client.values import to_json
 
@@ -92,7 +94,8 @@ async def push(
     UsageError
         There is nothing to push, or something that can never be a file of a version.
     Conflict
-        The version is there with other files or parameters; `problem.digest` is that of what is there.
+        The version is there with other files or parameters, of which the message says which; `problem.digest` is that
+        of what is there.
     FileChanged
         A file is not what it was when the push began. Nothing is published.
     Damaged
@@ -106,28 +109,30 @@ async def push(
     model, label = _target(ref)
     progress = progress or Silent()
     files = await asyncio.to_thread(scan, source, include_all=include_all)
-    if alias is not None:
-        await _check_alias(transport, model, alias)
-    total_bytes = sum(file.size_bytes for file in files)
-    progress.begin(f"{model}:{label}" if label else model, total_bytes, len(files))
-    try:
-        outgoing = await _hashed(files, progress)
-        body = {
-            "files": [
-                {"path": each.path, "size_bytes": each.size_bytes, "sha256": each.sha256} for each in outgoing.values()
-            ],
-            "model_params": to_json(params or {}, "params"),
-            "standardization_params": to_json(standardization_params or {}, "standardization_params"),
-            "additional_metadata": to_json(metadata or {}, "metadata"),
-            "tags": to_json(tags or {}, "tags"),
-            "description": description,
-        }
-        running = _Push(transport, model, label, body, outgoing, transfer, parallel, progress)
-        version, was_ready = await running.run()
-        if alias is not None and alias not in version.aliases:
-            version = await running.point(alias)
-    finally:
-        progress.end()
+    with telling(progress.say):
+        if alias is not None:
+            await _check_alias(transport, model, alias)
+        total_bytes = sum(file.size_bytes for file in files)
+        progress.begin(f"{model}:{label}" if label else model, total_bytes, len(files))
+        try:
+            outgoing = await _hashed(files, progress)
+            body = {
+                "files": [
+                    {"path": each.path, "size_bytes": each.size_bytes, "sha256": each.sha256}
+                    for each in outgoing.values()
+                ],
+                "model_params": to_json(params or {}, "params"),
+                "standardization_params": to_json(standardization_params or {}, "standardization_params"),
+                "additional_metadata": to_json(metadata or {}, "metadata"),
+                "tags": to_json(tags or {}, "tags"),
+                "description": description,
+            }
+            running = _Push(transport, model, label, body, outgoing, transfer, parallel, progress)
+            version, was_ready = await running.run()
+            if alias is not None and alias not in version.aliases:
+                version = await running.point(alias)
+        finally:
+            progress.end()
     return Pushed(
         version=version,
         sent_bytes=running.sent_bytes,
@@ -268,6 +273,7 @@ class _Push:
             if version.state == "pending":
                 await self._send_all()
             if self._trouble is None:
+                self._progress.publishing()
                 await asyncio.to_thread(check_all, [each.file for each in self._files.values()])
                 try:
                     version = await self._commit()
@@ -300,10 +306,11 @@ class _Push:
         body = self._body | {"version": self._label, "transfer": "proxied" if self._is_proxied else "direct"}
         try:
             response = await self._transport.request("POST", self._versions, json=body)
-        except Conflict as error:
-            if getattr(error.problem, "state", None) == "pending":
-                self._progress.say("Remove the version if the push that reserved it was given up.")
-            raise
+        except (Conflict, Invalid) as error:
+            raise type(error)(
+                error.problem.model_copy(update={"detail": self._in_words_of_here(error)}),
+                after_lost_answer=error.after_lost_answer,
+            ) from error
         answer = self._transport.json_of(response)
         uploads = [Upload.model_validate(upload) for upload in answer.pop("uploads")]
         version = Version.model_validate(answer)
@@ -357,6 +364,32 @@ class _Push:
             return error
         await each.check_content()
         return Damaged(f"{each.file.source} does not arrive as it is: {error}")
+
+    def _in_words_of_here(self, error: Conflict | Invalid) -> str:
+        """Why nothing could be reserved, as far as only the one who pushes can say it."""
+        problem = error.problem
+        if isinstance(error, Invalid):
+            said = problem.detail
+            for each in problem.errors:
+                if each.loc[:2] == ("body", "files") and len(each.loc) > 2 and isinstance(each.loc[2], int):
+                    path = self._body["files"][each.loc[2]]["path"]
+                    said = said.replace(f"{'.'.join(map(str, each.loc))}: ", f"{path!r}: ")
+            return said
+        ref = f"{self._model}:{self._label}"
+        match getattr(problem, "state", None):
+            case "pending":
+                return (
+                    f"An unfinished push of {ref} has other files or parameters. If it was given up: "
+                    f"`model-registry rm {ref}`, and push again."
+                )
+            case "ready" if problem.slug == "version-exists":
+                ours = version_digest((each.path, each.size_bytes, each.sha256) for each in self._files.values())
+                if getattr(problem, "digest", None) == ours:
+                    return (
+                        f"{problem.detail} The files are the same, the parameters differ: `model-registry info {ref}`."
+                    )
+                return f"{problem.detail} The files differ: push another version, and `model-registry diff` shows how."
+        return problem.detail
 
     # Files
 

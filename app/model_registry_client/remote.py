@@ -136,7 +136,12 @@ class RemoteFile(io.RawIOBase):
         for file in self.version.files:
             if file.path == self.name:
                 return file.size_bytes, file.sha256
-        head = self._asked("HEAD", {}).headers
+        try:
+            head = self._asked("HEAD", {}).headers
+        except ServerError:
+            # An answer to HEAD cannot say why not.
+            self._asked("GET", {"Range": "bytes=0-0"})
+            raise
         return int(head["content-length"]), f"sha256:{head['etag'].strip(chr(34))}"
 
     def _fetched(self, start: int, stop: int) -> bytes:

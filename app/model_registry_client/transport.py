@@ -4,10 +4,12 @@ import asyncio
 import logging
 import math
 import random
+import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,14 +22,18 @@ import httpx
 from pydantic import ValidationError
 
 from model_registry_client.downloading import Downloads
-from model_registry_client.errors import Problem, ServerError, Unreachable, UsageError
+from model_registry_client.errors import Problem, RegistryError, ServerError, Unreachable, UsageError
 from model_registry_client.values import dumps, loads
 
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 """Answers after which a retry may help."""
+_NOT_OF_A_REGISTRY = frozenset({404, 405, 501})
+"""Answers that a registry gives with a problem of its own; other servers, to what they have never heard of."""
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _PASSING_TROUBLE = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 _MAX_DETAIL_CHARS = 500
+_PAGE = re.compile(r"\s*<(?:!doctype )?html", re.IGNORECASE)
+_TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
 def _without_signature(record: logging.LogRecord) -> bool:
@@ -59,6 +65,35 @@ class RetryPolicy:
     connect_timeout_seconds: float = 5
     timeout_seconds: float = 45
     """Of silence, in an answer or before it; longer than the service waits in a commit."""
+
+
+@dataclass
+class _Outages:
+    """Who does not answer, told once until there is an answer again."""
+
+    say: Callable[[str], None]
+    _away: set[str] = field(default_factory=set)
+
+    def begins(self, where: str, what: str) -> None:
+        if where not in self._away:
+            self._away.add(where)
+            self.say(what)
+
+    def ends(self, where: str) -> None:
+        self._away.discard(where)
+
+
+_outages: ContextVar[_Outages] = ContextVar("outages")
+
+
+@contextmanager
+def telling(say: Callable[[str], None]) -> Iterator[None]:
+    """Within this, `say` hears when a server does not answer and is asked again; also of tasks that are made here."""
+    token = _outages.set(_Outages(say))
+    try:
+        yield
+    finally:
+        _outages.reset(token)
 
 
 def url_path(*segments: str) -> str:
@@ -155,9 +190,9 @@ class Transport:
         except ValueError:
             raise self.no_registry() from None
 
-    def no_registry(self) -> Unreachable:
+    def no_registry(self) -> RegistryError:
         """For an answer that is none of a registry's, or of one that this client does not understand."""
-        return Unreachable(f"What answers at {self._shown_url} is no model registry that this client knows. {_ADVICE}")
+        return RegistryError(f"{self._shown_url} is no model registry that this client knows. {_NAME_IT}")
 
     @asynccontextmanager
     async def stream(
@@ -201,13 +236,22 @@ class Transport:
         response = await self._answer(self._api, build, retries, read=read)
         try:
             if response.status_code >= 400:
-                raise ServerError.of(problem_of(response), after_lost_answer=retries.lost_an_answer)
+                problem = problem_of(response)
+                if self._is_of_another(problem):
+                    raise self.no_registry()
+                raise ServerError.of(problem, after_lost_answer=retries.lost_an_answer)
             if response.is_redirect:
                 there = response.url.join(response.headers["location"]).copy_with(query=None, fragment=None)
                 raise UsageError(f"{self._shown_url} is elsewhere: use {str(there).removesuffix(path)} as the URL.")
             yield response
         finally:
             await response.aclose()
+
+    def _is_of_another(self, problem: Problem) -> bool:
+        """Whether this cannot be what a registry says at its own URL."""
+        # Below a page of a registry there is nothing, of which the registry tells.
+        is_a_page = problem.slug == "no-such-route" and httpx.URL(self.url).path not in {"", "/"}
+        return is_a_page or (not problem.slug and problem.status in _NOT_OF_A_REGISTRY)
 
     async def raw(
         self,
@@ -290,6 +334,8 @@ class _Retries:
         """Whether this answer is to be forgotten; then the pause before the next attempt is over."""
         self.reached.add(self.where)
         status = response.status_code
+        if status not in _BUSY and (outages := _outages.get(None)):
+            outages.ends(self.where)
         is_undone = _did_nothing(response)
         if status not in _BUSY or not (self.is_idempotent or is_undone):
             return False
@@ -297,6 +343,7 @@ class _Retries:
         if delay is None:
             return False
         self.lost_an_answer |= self.is_change and not is_undone
+        self._tell(f"{self.where} answers {status} {response.reason_phrase}".rstrip())
         await asyncio.sleep(delay)
         return True
 
@@ -307,17 +354,25 @@ class _Retries:
         delay = self._delay(None) if self.is_idempotent or not was_sent else None
         if delay is None or _is_certificate_trouble(error):
             raise Unreachable(self._unreachable(error)) from error
+        self._tell(f"No answer from {self.where}")
         await asyncio.sleep(delay)
 
     def _delay(self, asked_seconds: float | None) -> float | None:
         """Full jitter on what doubles; `None` when the time is up."""
-        limit = self.policy.retry_seconds if self.where in self.reached else self.policy.first_contact_seconds
         ceiling = min(self.policy.max_delay_seconds, self.policy.base_delay_seconds * 2 ** min(self._attempts, 32))
         self._attempts += 1
         delay = (asked_seconds or 0) + random.uniform(0, ceiling)  # noqa: S311 - no secret
         now = time.monotonic()
         self._first_failure = min(self._first_failure, now)
-        return delay if now - self._first_failure + delay <= limit else None
+        return delay if now - self._first_failure + delay <= self._limit_seconds else None
+
+    @property
+    def _limit_seconds(self) -> float:
+        return self.policy.retry_seconds if self.where in self.reached else self.policy.first_contact_seconds
+
+    def _tell(self, what: str) -> None:
+        if outages := _outages.get(None):
+            outages.begins(self.where, f"{what}; trying for up to {self._limit_seconds:g} s.")
 
     def _unreachable(self, error: httpx.TransportError) -> str:
         said = [f"No answer from {self.where}: {self._reason(error)}."]
@@ -339,10 +394,8 @@ class _Retries:
                 return str(error).rstrip(".") or "the connection was cut"
 
 
-_ADVICE = (
-    "Is the registry running (`model-registry dev` starts one), and is this its address? "
-    "Name it with MODEL_REGISTRY_URL, --url or `model-registry login URL`."
-)
+_NAME_IT = "Name one with MODEL_REGISTRY_URL, --url or `model-registry login URL`."
+_ADVICE = f"Is the registry running (`model-registry dev` starts one), and is this its address? {_NAME_IT}"
 _STORAGE_ADVICE = (
     "It is the storage behind the registry; where that cannot be reached from here, "
     "transfer by way of the registry: `proxied`."
@@ -357,6 +410,10 @@ def _shown(url: str) -> str:
         raise UsageError(f"{url!r} is no URL: {error}.") from None
     if parsed.scheme not in {"http", "https"} or not parsed.host:
         raise UsageError(f"{url!r} is no URL of a registry: one like https://models.example.org is expected.")
+    if parsed.query or parsed.fragment:
+        raise UsageError(f"{url!r} is no URL of a registry: that has neither a query nor a fragment.")
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise UsageError(f"{url!r} is no URL of a registry: ports are 1 to 65535.")
     return str(parsed.copy_with(userinfo=b""))
 
 
@@ -391,7 +448,10 @@ def problem_of(response: httpx.Response) -> Problem:
     try:
         return Problem.model_validate_json(response.content)
     except ValidationError:
-        said = " ".join(response.text.split())[:_MAX_DETAIL_CHARS]
+        text = response.text
+        if _PAGE.match(text):
+            text = title[1] if (title := _TITLE.search(text)) else ""
+        said = " ".join(text.split())[:_MAX_DETAIL_CHARS]
         where = _origin(str(response.request.url))
         return Problem(
             status=response.status_code,

@@ -40,7 +40,9 @@ class Ref:
     @property
     def label(self) -> str:
         """The version's own label, which a change needs; raises `UsageError` where it is not named."""
-        if self.selector == LATEST or self.selector.startswith("@"):
+        if self.selector == LATEST:
+            raise UsageError(f"Name a version, as {self.model}:VERSION: the latest may be another one tomorrow.")
+        if self.selector.startswith("@"):
             raise UsageError(f"{self} may be another version tomorrow: name the one you mean, as {self.model}:VERSION.")
         return self.selector
 

@@ -11,6 +11,7 @@ import shlex
 import signal
 import stat
 import sys
+import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from typing import Any
 import httpx
 import pytest
 import typer
+from rich.console import Console
 
 from model_registry.cli import app, main
+from model_registry_client.cli.bars import Bars
 from model_registry_client.cli.output import size
 from tests.conftest import RunningService
 from tests.processes import COMMAND, environment, free_port, run, started
@@ -163,7 +166,8 @@ async def test_the_examples_of_the_page_work_in_its_order(mr: Run, here: Path, s
 
 async def test_a_push_says_what_it_saved_and_does_nothing_twice(mr: Run, here: Path, client: httpx.AsyncClient) -> None:
     make_files(here)
-    (here / "params.json").write_text('{"big": 123456789012345678901234567890, "C": 1, "lr": 0.1}')
+    params = '{"big": 123456789012345678901234567890, "C": 1, "lr": 0.1}'
+    (here / "params.json").write_text(params, encoding="utf-8-sig")
     arguments = ["push", "folder", "m:1", "--param", "@params.json", "--param", "C=2.50", "--param", "solver=lbfgs"]
     arguments += ["--param", "NaN=NaN", "--std-params", "mean=[1, 2]", "--tag", "n=1", "--description", "a model"]
     await mr("push", "model.bin", "other")
@@ -223,7 +227,7 @@ async def test_a_pull_takes_what_is_asked_for_and_nothing_twice(mr: Run, here: P
 
     assert first.document["downloaded_bytes"] == len("weights" + "graph")
     assert {path.name for path in (here / "fraud-detector").iterdir()} == {"model.bin", "model.onnx"}
-    assert "was there already" in again.output
+    assert again.output == "fraud-detector:2.0.0 is in fraud-detector already.\n"
     assert part.output.strip().endswith("part")
     assert [path.name for path in (here / "part").iterdir()] == ["model.onnx"]
 
@@ -254,7 +258,8 @@ async def test_info_is_the_service_s_own_account(mr: Run, two_versions: None, cl
     assert {name: document[name] for name in real} == real
     assert rows["ref"] == "fraud-detector:1.0.0"
     assert rows["additional_metadata.metrics"] == "1"
-    assert real["files"][0]["sha256"] in rows["files/model.bin"]
+    assert rows["files/model.bin"] == f"7 {real['files'][0]['sha256']}"
+    assert rows["created"].endswith("Z")
 
 
 async def test_search_finds_by_what_versions_are(mr: Run, two_versions: None) -> None:
@@ -278,6 +283,7 @@ async def test_diff_shows_files_by_digest_and_values_side_by_side(mr: Run, here:
     changed = (await mr("diff", "fraud-detector:2.0.0", "fraud-detector:3.0.0", "--json")).document
     values = await mr("diff", "fraud-detector:3.0.0", "fraud-detector:4.0.0", "--json", "--exit-code", exit_code=1)
 
+    assert [field.split()[-1] for field in rows[1][1:3]] == ["7", "7"]
     assert [(row[0], row[-1]) for row in rows] == [
         ("model.onnx", "added"),
         ("model.bin", "same"),
@@ -317,7 +323,13 @@ async def test_aliases_move_as_compare_and_swap_where_that_is_asked(mr: Run, her
 
     assert moved.output == "fraud-detector@champion is 2.0.0 now.\n"
     assert "alias ls" in (await mr(*late, exit_code=4)).errors
-    await mr("alias", "set", "fraud-detector@champion", "1.0.0", "--create-only", exit_code=4)
+    taken = await mr("alias", "set", "fraud-detector@champion", "1.0.0", "--create-only", exit_code=4)
+    assert (
+        "fraud-detector@champion exists already, and points at 2.0.0.\n`model-registry alias ls fraud" in taken.errors
+    )
+    by_ref = await mr("alias", "set", "fraud-detector@other", "fraud-detector:2.0.0")
+    assert by_ref.output == "fraud-detector@other is 2.0.0 now.\n"
+    await mr("alias", "set", "fraud-detector@other", "another:2.0.0", exit_code=2)
     assert (await mr("alias", "rollback", "fraud-detector@champion", "-q")).output == "1.0.0\n"
     await mr("alias", "rm", "fraud-detector@champion")
     await mr("alias", "rm", "fraud-detector@champion", exit_code=3)
@@ -341,6 +353,7 @@ async def test_a_version_is_yanked_removed_and_brought_back(
     assert (await mr("ls", "fraud-detector", "--state", "removed", "-q")).output == "fraud-detector:1.0.0\n"
     await mr("restore", "fraud-detector:1.0.0")
 
+    await mr("rm", "fraud-detector:9", "--purge", exit_code=3)
     asked = await mr("rm", "fraud-detector:1.0.0", "--purge", exit_code=2)
     assert "--yes" in asked.errors
     assert (await client.get("/get_model_info/fraud-detector/1.0.0")).status_code == 200
@@ -354,8 +367,10 @@ async def test_a_url_is_all_that_a_stranger_needs(mr: Run, two_versions: None) -
     async with httpx.AsyncClient() as stranger:
         assert (await stranger.get(url)).text == "graph"
     assert "X-Amz-Expires=7200" in url
-    assert "name one of them" in (await mr("url", "fraud-detector:2.0.0", exit_code=2)).errors
-    await mr("url", "fraud-detector:2.0.0", "model.onnx", "--expires", "soon", exit_code=2)
+    assert "url fraud-detector:2.0.0 PATH" in (await mr("url", "fraud-detector:2.0.0", exit_code=2)).errors
+    for wrong in ("soon", "8d"):
+        refused = await mr("url", "fraud-detector:2.0.0", "model.onnx", "--expires", wrong, exit_code=2)
+        assert refused.errors.startswith("error: --expires ")
 
 
 async def test_login_is_remembered_and_is_the_last_to_be_asked(
@@ -393,6 +408,13 @@ async def test_login_is_remembered_and_is_the_last_to_be_asked(
         (("push", "file", "m:1", "--param", "@list.json"), 2, "object"),
         (("push", "file", "m:1", "--param", "word"), 2, "KEY=VALUE"),
         (("push", "file", "m:1", "--alias", "1.0.0"), 2, "alias"),
+        (("push", "file", "m:latest"), 2, "NAME:VERSION is expected"),
+        (("pull", "nothing", "file"), 2, "file is a file: name a folder"),
+        (("ls", "--state", "removed"), 2, "ls NAME --state removed"),
+        (("ls", "m", "--search", "x"), 2, "--search chooses among models"),
+        (("yank", "m"), 2, "Name a version, as m:VERSION"),
+        (("alias", "ls", "nothing"), 3, "model-registry ls"),
+        (("info", "nothing@champion"), 3, "nothing"),
         (("pull", "nothing", "somewhere"), 3, "nothing"),
         (("ls", "--url", "localhost"), 2, "localhost"),
     ],
@@ -423,7 +445,7 @@ def test_sizes_are_shown_in_the_unit_that_fits(size_bytes: int, shown: str) -> N
 async def test_a_folder_that_cannot_be_written_is_no_bug_of_ours(mr: Run, here: Path, two_versions: None) -> None:
     (here / "taken").write_text("a file")
 
-    ran = await mr("pull", "fraud-detector:2.0.0", "taken", exit_code=1)
+    ran = await mr("pull", "fraud-detector:2.0.0", "taken/below", exit_code=1)
 
     assert "taken" in ran.errors
 
@@ -513,6 +535,75 @@ async def test_people_are_asked_before_a_purge_and_shown_the_docs_in_their_brows
     assert (await mr("ls", "fraud-detector", "-q")).output.split() == ["fraud-detector:1.0.0"]
     assert "is open in your browser" in opened[1]
     assert (tmp_path / "shown").read_text() == f"{service.url}/docs\n"
+
+
+def until_it_sleeps(pid: int) -> None:
+    """A signal just before the system call that waits would be noticed only after it."""
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_asked", [True, False], ids=["a question", "a file that does not end"])
+async def test_ctrl_c_ends_what_waits_for_input_at_once(
+    mr: Run, two_versions: None, service: RunningService, tmp_path: Path, is_asked: bool
+) -> None:
+    env = environment(URL=service.url)
+    (tmp_path / "file").write_text("weights")
+    os.mkfifo(tmp_path / "values")
+    asked = ("rm", "fraud-detector:1.0.0", "--purge", "--force")
+    arguments = asked if is_asked else ("push", "file", "m:1", "--param", "@values")
+    ours, theirs = pty.openpty()
+    opened = [ours, theirs]
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *arguments, env=env, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    try:
+        async with asyncio.timeout(30):
+            if is_asked:
+                seen = b""
+                while b"Go on?" not in seen:
+                    seen += await asyncio.to_thread(os.read, ours, 65536)
+            else:
+                # Returns when the other side reads.
+                opened.append(await asyncio.to_thread(os.open, tmp_path / "values", os.O_WRONLY))
+            await asyncio.to_thread(until_it_sleeps, process.pid)
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        for descriptor in opened:
+            os.close(descriptor)
+
+    assert (await mr("ls", "fraud-detector", "-q")).output.split() == ["fraud-detector:2.0.0", "fraud-detector:1.0.0"]
+
+
+async def test_an_unfinished_push_is_dropped_for_good(mr: Run, client: httpx.AsyncClient) -> None:
+    file = {"path": "f", "size_bytes": 1, "sha256": f"sha256:{'0' * 64}"}
+    assert (await client.post("/v1/models/m/versions", json={"version": "1", "files": [file]})).status_code == 201
+
+    assert (await mr("rm", "m:1")).output == "The unfinished m:1 is dropped; its label is free again.\n"
+
+
+@pytest.mark.parametrize(
+    ("width", "fits"),
+    [
+        (120, "━ 20.0/40.0 MB ? -:--:-- 0/2 files, 20.0 MB saved"),
+        (40, "fraud-detector:2.0.0 20.0/40.0 MB"),
+        (16, "20.0/40.0 MB"),
+    ],
+)
+def test_a_bar_leaves_out_what_does_not_fit_and_what_did_not_move_is_no_speed(width: int, fits: str) -> None:
+    screen = io.StringIO()
+    bars = Bars(Console(file=screen, force_terminal=True, width=width, color_system=None))
+
+    bars.begin("fraud-detector:2.0.0", 40_000_000, 2)
+    for _ in range(2):
+        bars.saved(10_000_000)
+    bars.end()
+
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", screen.getvalue()).split()
+    assert " ".join(last).endswith(fits)
 
 
 async def until_reserved(client: httpx.AsyncClient, version: str) -> None:

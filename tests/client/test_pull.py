@@ -223,7 +223,7 @@ async def test_only_what_is_asked_for_arrives(
 async def test_to_ask_for_files_that_are_not_there_is_an_error(
     transport: Transport, several: Ref, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r":1 has no file that matches \*\.gguf or FRAUD"):
+    with pytest.raises(NotFound, match=r":1 has no file that matches \*\.gguf or FRAUD"):
         await pull(transport, several, tmp_path, include=["*.gguf", "FRAUD"])
 
 
@@ -572,7 +572,8 @@ async def test_without_a_way_to_storage_files_come_through_the_service(
     assert content(tmp_path / "auto") == FILES
     assert set(content(tmp_path / "direct")) <= {"empty"}
     assert told.amounts["received"] == TOTAL_BYTES
-    assert ["through the service" in text for text in told.said] == [True]
+    assert [text.startswith("No answer") for text in told.said] == [True, False]
+    assert ["through the service" in text for text in told.said] == [False, True]
 
 
 @pytest.mark.parametrize("transfer", ["direct", "proxied"])
@@ -865,7 +866,7 @@ async def test_what_is_in_the_way_is_named(tmp_path: Path, make: Callable[[Path]
 async def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "d").write_bytes(b"mine")
 
-    with pytest.raises(RegistryError, match=f"{tmp_path}/d"):
+    with pytest.raises(UsageError, match=f"{tmp_path}/d is a file: name a folder"):
         await pull_from(Registry([entry("a")]), tmp_path / "d")
 
 

@@ -54,6 +54,10 @@ class Recorded(Silent):
     done: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     ended: int = 0
+    publishings: int = 0
+
+    def publishing(self) -> None:
+        self.publishings += 1
 
     def hashed(self, size_bytes: int) -> None:
         self.hashed_bytes += size_bytes
@@ -183,7 +187,7 @@ async def test_a_folder_becomes_a_version(transport: Transport, folder: Path, tr
     assert (version.description, version.tags, version.aliases) == ("first", {"team": "risk"}, ("champion",))
     assert (pushed.sent_bytes, pushed.saved_bytes, pushed.sent_files, pushed.was_ready) == (SIZE, 0, len(FILES), False)
     assert (progress.hashed_bytes, progress.sent_bytes, progress.saved_bytes) == (SIZE, SIZE, 0)
-    assert (sorted(progress.done), progress.said, progress.ended) == (sorted(FILES), [], 1)
+    assert (sorted(progress.done), progress.said, progress.publishings, progress.ended) == (sorted(FILES), [], 1, 1)
 
 
 async def test_a_file_by_itself_is_pushed_under_its_name(transport: Transport, folder: Path) -> None:
@@ -234,9 +238,11 @@ async def test_other_content_under_the_same_label_is_a_conflict_that_shows_the_d
     transport: Transport, folder: Path
 ) -> None:
     await push(transport, folder, REF)
-    (folder / "empty").write_bytes(b"not any more")
 
-    with pytest.raises(Conflict) as caught:
+    with pytest.raises(Conflict, match="The files are the same, the parameters differ"):
+        await push(transport, folder, REF, params={"C": 1})
+    (folder / "empty").write_bytes(b"not any more")
+    with pytest.raises(Conflict, match="The files differ") as caught:
         await push(transport, folder, REF)
 
     assert getattr(caught.value.problem, "digest", None) == digest_of(FILES)
@@ -345,10 +351,10 @@ async def test_other_content_than_that_of_an_unfinished_push_is_a_conflict_that_
     (folder / "empty").write_bytes(b"not any more")
     progress = Recorded()
 
-    with pytest.raises(Conflict, match="is being registered"):
+    with pytest.raises(Conflict, match=r"An unfinished push of fraud:1\.0 .*`model-registry rm fraud:1\.0`"):
         await push(transport, folder, REF, progress=progress)
 
-    assert progress.said == ["Remove the version if the push that reserved it was given up."]
+    assert progress.said == []
 
 
 async def test_a_service_that_restarts_in_the_middle_is_waited_for(
@@ -389,7 +395,8 @@ async def test_a_client_that_cannot_reach_storage_sends_through_the_service(
             await push(transport, folder, REF, transfer="direct")
         pushed = await push(transport, folder, REF, progress=progress)
 
-        [said] = progress.said
+        waiting, said = progress.said
+        assert waiting.startswith(f"No answer from http://127.0.0.1:{closed_port}; trying for up to ")
         assert said.startswith(f"Storage at http://127.0.0.1:{closed_port} cannot be reached from here: ")
         assert said.endswith(". Sending through the registry instead.")
         assert (pushed.sent_bytes, progress.sent_bytes) == (SIZE, SIZE)
@@ -633,6 +640,13 @@ async def test_what_can_be_no_version_is_refused_before_anything_is_sent(
         await push(transport, folder, REF)
 
     assert (await transport.get_json("/v1/models"))["items"] == []
+
+
+async def test_a_name_that_the_registry_refuses_is_named(transport: Transport, tmp_path: Path) -> None:
+    folder = write(tmp_path / "folder", {"a": b"", "b\nc": b""})
+
+    with pytest.raises(Invalid, match=r"^'b\\nc': a path has no control characters"):
+        await push(transport, folder, REF)
 
 
 @pytest.mark.parametrize("options", [{"transfer": "by post"}, {"parallel": 0}])

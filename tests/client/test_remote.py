@@ -274,7 +274,7 @@ async def test_a_version_that_is_removed_while_it_is_open_is_not_found(
 
 
 async def test_a_file_that_the_version_does_not_have_is_not_found(transport: Transport, several: Ref) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="has no file 'absent'"):
         await with_file(transport, several, "absent", lambda file: None)
 
 

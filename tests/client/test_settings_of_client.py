@@ -104,7 +104,20 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Settings.load()
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://models", "http://", "models.example.org", "http://a:b"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000",
+        "ftp://models",
+        "http://",
+        "models.example.org",
+        "http://a:b",
+        "http://a:0",
+        "http://a:99999",
+        "http://a/?b=c",
+        "http://a/#b",
+    ],
+)
 def test_what_is_no_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(UsageError, match="is no URL"):
         Registry(url)

@@ -27,8 +27,9 @@ from model_registry_client import (
     Unreachable,
     UsageError,
 )
-from model_registry_client.transport import Transport, url_path
+from model_registry_client.transport import Transport, telling, url_path
 from tests.conftest import RunningService, ServiceWith
+from tests.processes import free_port
 from tests.proxy import BlackHole, CutBefore, Proxy, RandomReset, Refuse, SwallowReply
 from tests.test_model_registry import WEIGHTS, register, register_version
 
@@ -157,20 +158,33 @@ async def test_members_beyond_the_standard_ones_are_kept(client: httpx.AsyncClie
     assert raised.value.problem.model_extra["version"] == "1.0"
 
 
-async def test_an_answer_that_is_no_problem_still_says_what_it_can() -> None:
-    async with scripted(says(403, "<html>Go away</html>")) as script, Transport(script.url, QUICK) as transport:
+@pytest.mark.parametrize("body", ["Go away", "<html><title>Go\naway</title><p>nginx</html>"])
+async def test_an_answer_that_is_no_problem_still_says_what_it_can(body: str) -> None:
+    async with scripted(says(403, body)) as script, Transport(script.url, QUICK) as transport:
         with pytest.raises(ServerError) as raised:
             await transport.request("GET", "/v1/models")
 
     assert (raised.value.slug, raised.value.status) == ("", 403)
-    assert str(raised.value) == f"{script.url} answered 403 Whatever: <html>Go away</html>"
+    assert str(raised.value) == f"{script.url} answered 403 Whatever: Go away"
 
 
-@pytest.mark.parametrize("body", ["<html>", "", "[}"])
-async def test_what_is_no_registry_is_said_to_be_none(body: str) -> None:
-    async with scripted(says(200, body)) as script, Transport(script.url, QUICK) as transport:
-        with pytest.raises(Unreachable, match=r"no model registry.*MODEL_REGISTRY_URL"):
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, "<html>"),
+        (200, ""),
+        (200, "[}"),
+        (404, "<html><title>Error</title>"),
+        (501, '{"detail": "Unsupported"}'),
+        (404, '{"type": "urn:model-registry:problem:no-such-route", "status": 404}'),
+    ],
+)
+async def test_what_is_no_registry_is_said_to_be_none(status: int, body: str) -> None:
+    async with scripted(says(status, body)) as script, Transport(f"{script.url}/docs", QUICK) as transport:
+        with pytest.raises(RegistryError, match=r"/docs is no model registry .*MODEL_REGISTRY_URL") as raised:
             await transport.get_json("/v1/models")
+
+    assert (raised.value.exit_code, "<" in str(raised.value)) == (1, False)
 
 
 @pytest.mark.parametrize("location", ["https://models.example.org/base/v1/models?limit=1", "//models.example.org/base"])
@@ -196,7 +210,7 @@ async def test_an_answer_that_may_pass_is_asked_for_again(status: int) -> None:
 @pytest.mark.parametrize("status", [400, 404, 409, 501])
 async def test_an_answer_that_stays_is_not_asked_for_again(status: int) -> None:
     async with scripted(says(status)) as script, Transport(script.url, QUICK) as transport:
-        with pytest.raises(ServerError):
+        with pytest.raises(RegistryError):
             await transport.request("GET", "/")
 
     assert len(script.requests) == 1
@@ -229,6 +243,24 @@ async def test_retry_after_is_waited_for(retry_after: Callable[[], str]) -> None
         await asked.request("GET", "/")
 
     assert time.monotonic() - started >= 0.9
+
+
+async def test_who_does_not_answer_is_told_once_until_there_is_an_answer() -> None:
+    said: list[str] = []
+    answers = says(503), says(502), says(200), says(500), says(200)
+    async with scripted(*answers) as script, Transport(script.url, QUICK) as transport:
+        with telling(said.append):
+            for _ in range(2):
+                await transport.request("GET", "/")
+    async with Transport(f"http://127.0.0.1:{free_port()}", IMPATIENT) as nobody:
+        with telling(said.append):
+            await asyncio.gather(*(nobody.request("GET", "/") for _ in range(2)), return_exceptions=True)
+
+    assert said == [
+        f"{script.url} answers 503 Whatever; trying for up to 20 s.",
+        f"{script.url} answers 500 Whatever; trying for up to 20 s.",
+        f"No answer from {nobody.url}; trying for up to 0.3 s.",
+    ]
 
 
 async def test_a_retry_after_beyond_our_patience_is_not_waited_for() -> None:

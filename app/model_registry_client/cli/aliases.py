@@ -19,7 +19,9 @@ _Alias = Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="A model and i
 async def set_alias(
     session: Session,
     alias: _Alias,
-    version: Annotated[str, typer.Argument(help="A version's label; @ALIAS or latest stands for what it is now.")],
+    version: Annotated[
+        str, typer.Argument(help="A version's label, or its REF; @ALIAS or latest stands for what it is now.")
+    ],
     generation: Annotated[
         int | None, typer.Option("--if-generation", help="Only if the alias was not moved since; see `alias ls`.")
     ] = None,
@@ -29,15 +31,25 @@ async def set_alias(
 
     Example: model-registry alias set fraud-detector@champion 2.0.0
     """
-    from model_registry_client.types import Ref
+    from model_registry_client.errors import PreconditionFailed, UsageError
+    from model_registry_client.types import LATEST, Ref
 
     model, name = _parsed(alias)
-    if version == "latest" or version.startswith("@"):
-        separator = "" if version.startswith("@") else ":"
-        version = (await session.registry.version(Ref.parse(f"{model}{separator}{version}"))).version
-    now = await session.registry.alias_set(
-        model, name, version, expected_generation=generation, create_only=create_only
-    )
+    is_ref = ":" in version or "@" in version[1:]
+    target = Ref.parse(version if is_ref else f"{model}{'' if version.startswith('@') else ':'}{version}")
+    if target.model != model:
+        raise UsageError(f"{alias} cannot be {target}, which is a version of another model.")
+    if target.selector == LATEST or target.selector.startswith("@"):
+        target = (await session.registry.version(target)).ref
+    try:
+        now = await session.registry.alias_set(
+            model, name, target.label, expected_generation=generation, create_only=create_only
+        )
+    except PreconditionFailed as error:
+        if not create_only:
+            raise
+        said = f"{alias} exists already, and points at {getattr(error.problem, 'version', 'a version')}."
+        raise PreconditionFailed(error.problem.model_copy(update={"detail": said})) from error
     session.out.done(now, f"{model}@{now.alias} is {now.version} now.")
 
 

@@ -1,15 +1,20 @@
 """Progress of a transfer on a terminal: bytes, speed, time left, files, and what did not have to be sent."""
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Table
 
 from model_registry_client.cli.output import count, size, visible
 
@@ -18,16 +23,7 @@ class Bars:
     """The `Progress` of the client of one transfer: a bar for it, and one for the hashing before."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-        )
+        self._bars = _Fitting(console)
         self._total_bytes = 0
         self._files = 0
         self._files_done = 0
@@ -53,11 +49,18 @@ class Bars:
 
     def saved(self, size_bytes: int) -> None:
         self._saved_bytes += size_bytes
-        self._advance(size_bytes)
+        if self._moving is not None:
+            # Past the samples that the speed and the time left come from: it did not move.
+            next(task for task in self._bars.tasks if task.id == self._moving).completed += size_bytes
+        self._advance(0)
 
     def file_done(self, path: str) -> None:
         self._files_done += 1
         self._advance(0)
+
+    def publishing(self) -> None:
+        if self._moving is not None:
+            self._bars.update(self._moving, note=f"{self._note()}, publishing…")
 
     def say(self, text: str) -> None:
         self._bars.console.print(visible(text))
@@ -72,3 +75,32 @@ class Bars:
     def _note(self) -> str:
         files = f"{self._files_done}/{count(self._files, 'file')}"
         return f"{files}, {size(self._saved_bytes)} saved" if self._saved_bytes else files
+
+
+class _Fitting(Progress):
+    """Leaves columns out where the terminal is too narrow for all of them."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console=console, transient=True)
+        name, done, note = TextColumn("{task.description}"), DownloadColumn(), TextColumn("{task.fields[note]}")
+        bar, speed, left = BarColumn(bar_width=24), TransferSpeedColumn(), TimeRemainingColumn()
+        self._choices: list[tuple[ProgressColumn, ...]] = [
+            (name, bar, done, speed, left, note),
+            (name, bar, done, speed, note),
+            (name, bar, done, note),
+            (name, done, note),
+            (name, done),
+            (done,),
+        ]
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        shown = list(tasks)
+        if not shown:
+            return super().make_tasks_table(shown)
+        wide = self.console.options.update_width(1000)
+        for columns in self._choices:
+            self.columns = columns
+            table = super().make_tasks_table(shown)
+            if self.console.measure(table, options=wide).maximum <= self.console.width:
+                break
+        return table

@@ -1,13 +1,17 @@
 """What becomes of versions: tag, yank, rm and back."""
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from model_registry_client.cli import values
 from model_registry_client.cli.arguments import ExactRef
-from model_registry_client.cli.running import Session, command
+from model_registry_client.cli.output import moment
+from model_registry_client.cli.running import Session, command, interruptible
+
+if TYPE_CHECKING:
+    from model_registry_client.types import Ref
 
 commands = typer.Typer()
 
@@ -78,12 +82,15 @@ async def rm(
 
     wanted = Ref.parse(ref)
     if purge and not yes:
+        await _check_there(session, wanted)
         _confirm(f"{wanted} will be gone for good.")
     version = await session.registry.remove(wanted, purge=purge, force=force)
-    if version.purged_at is not None:
+    if version.ready_at is None:
+        sentence = f"The unfinished {version.ref} is dropped; its label is free again."
+    elif version.purged_at is not None:
         sentence = f"{version.ref} is gone for good."
     else:
-        until = f" until {version.purge_after.astimezone():%Y-%m-%d %H:%M}" if version.purge_after else ""
+        until = f" until {moment(version.purge_after)}" if version.purge_after else ""
         sentence = f"{version.ref} is removed; `model-registry restore {version.ref}` brings it back{until}."
     session.out.done(version, sentence)
 
@@ -100,9 +107,26 @@ async def restore(session: Session, ref: ExactRef) -> None:
     session.out.done(version, f"{version.ref} is back.")
 
 
+async def _check_there(session: Session, wanted: "Ref") -> None:
+    """Raises `NotFound` for a version that is not there, not even removed."""
+    from model_registry_client.errors import NotFound
+
+    try:
+        await session.registry.version(f"{wanted.model}:{wanted.label}")
+    except NotFound:
+        async for version in session.registry.versions(wanted.model, state="removed"):
+            if version.ref == wanted:
+                return
+        raise
+
+
 def _confirm(what: str) -> None:
     from model_registry_client.errors import UsageError
 
     if not sys.stdin.isatty():
         raise UsageError(f"{what} Say --yes to do it without being asked.")
-    typer.confirm(f"{what} Go on?", abort=True, err=True)
+    with interruptible():
+        typer.echo(f"{what} Go on? [y/N]: ", nl=False, err=True)
+        answer = sys.stdin.readline()
+    if answer.strip().lower() not in {"y", "yes"}:
+        raise typer.Abort

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 _ADVICE = {
     "alias-not-found": "`model-registry alias ls NAME` lists the aliases.",
     "file-damaged": "Push the same bytes again, in any version: that heals it.",
-    "file-not-found": "`model-registry ls REF` lists the files.",
+    "file-not-found": "`model-registry ls NAME:VERSION` lists the files.",
     "model-not-found": "`model-registry ls` lists the models.",
     "precondition-failed": "`model-registry alias ls NAME` shows what it is now.",
-    "version-aliased": "`model-registry rm … --force` does that.",
+    "version-aliased": "`model-registry rm NAME:VERSION --force` does that.",
     "version-not-found": "`model-registry ls NAME` lists the versions.",
 }
-"""What to do next, where the service can only say it in words of its own."""
+"""What to do next, where the service can only say it in words of its own; with the names that it says."""
 
 
 def failure(error: Exception) -> tuple[str, int] | None:
@@ -29,9 +29,17 @@ def failure(error: Exception) -> tuple[str, int] | None:
     if not isinstance(error, RegistryError):
         return None
     lines = [visible(line) for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, ServerError) and (more := _rules(error) or _ADVICE.get(error.slug)):
+    if isinstance(error, ServerError) and (more := _rules(error) or _advice(error)):
         lines = [*lines[:1], more]
     return "\n".join(lines[:2]), error.exit_code
+
+
+def _advice(error: "ServerError") -> str:
+    advice = _ADVICE.get(error.slug, "")
+    for placeholder, member in (("NAME", "model_name"), ("VERSION", "version")):
+        if name := getattr(error.problem, member, None):
+            advice = advice.replace(placeholder, visible(str(name)))
+    return advice
 
 
 def _rules(error: "ServerError") -> str:

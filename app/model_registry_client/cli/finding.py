@@ -7,7 +7,7 @@ import typer
 
 from model_registry_client.cli import values
 from model_registry_client.cli.arguments import Tags, VersionRef
-from model_registry_client.cli.output import Cell, Listing, Size, size, visible
+from model_registry_client.cli.output import Cell, Listing, Size, Words, visible
 from model_registry_client.cli.running import Session, command
 
 if TYPE_CHECKING:
@@ -31,20 +31,27 @@ async def ls(
     search: Annotated[str | None, typer.Option(help="Models with this in their name.")] = None,
     tag: Tags = None,
     state: Annotated[
-        Literal["ready", "pending", "verifying", "removed"], typer.Option(help="Versions in this state.")
-    ] = "ready",
+        Literal["ready", "pending", "verifying", "removed"] | None,
+        typer.Option(help="Versions in this state; otherwise those that are ready."),
+    ] = None,
     limit: _Limit = None,
 ) -> None:
     """List models, the versions of one, or the files of a version.
 
     Example: model-registry ls fraud-detector
     """
+    from model_registry_client.errors import UsageError
     from model_registry_client.types import Ref
 
+    if ref is not None and (search is not None or tag):
+        raise UsageError(f"{'--tag' if search is None else '--search'} chooses among models: leave {ref} out.")
+    if state is not None and (ref is None or Ref.parse(ref).model != ref):
+        raise UsageError(f"--state chooses among the versions of a model: `model-registry ls NAME --state {state}`.")
     if ref is None:
         tags = values.labels("--tag", tag or ())
         await _list_models(session, search, tags, limit)
     elif (wanted := Ref.parse(ref)).model == ref:
+        state = state or "ready"
         versions = await _first(limit, session.registry.versions(wanted.model, state=state))
         _show_versions(session, versions, f"{wanted.model} has no versions that are {state}.")
     else:
@@ -78,7 +85,7 @@ async def info(session: Session, ref: VersionRef) -> None:
         ("by", version.created_by),
         *((f"tags.{key}", str(value)) for key, value in version.tags.items()),
         *((path, _text(value)) for path, value in _values(version)),
-        *((f"files/{file.path}", f"{size(file.size_bytes)}  {file.sha256}") for file in version.files),
+        *((f"files/{file.path}", Words((Size(file.size_bytes), file.sha256))) for file in version.files),
     ]
     session.out.listing(version, Listing(("what", "value"), rows))
 
@@ -133,10 +140,19 @@ async def url(
 
     Example: model-registry url fraud-detector:2.0.0 model.onnx --expires 2h
     """
+    from model_registry_client.errors import Invalid, UsageError
     from model_registry_client.types import Ref
 
     expires_in_seconds = None if expires is None else values.seconds("--expires", expires)
-    signed = await session.registry.download_url(Ref.parse(ref), path, expires_in_seconds=expires_in_seconds)
+    try:
+        signed = await session.registry.download_url(Ref.parse(ref), path, expires_in_seconds=expires_in_seconds)
+    except Invalid as error:
+        wrong = {each.loc[-1]: each.msg for each in error.problem.errors}
+        if "expires_in_seconds" in wrong:
+            raise UsageError(f"--expires {expires}: {wrong['expires_in_seconds']} (in seconds).") from None
+        if path is None and "path" in wrong:
+            raise UsageError(f"{ref} has several files, so name one: `model-registry url {ref} PATH`.") from None
+        raise
     session.out.done(signed, signed.url, quiet=signed.url)
 
 
@@ -167,7 +183,7 @@ def _show_versions(session: Session, versions: "Sequence[Version]", empty: str) 
     session.out.listing(versions, Listing(headings, rows, empty=empty))
 
 
-def _file_rows(comparison: "Mapping[str, Any]") -> "Sequence[tuple[str, str | None, str | None, str]]":
+def _file_rows(comparison: "Mapping[str, Any]") -> "Sequence[tuple[str, Cell, Cell, str]]":
     files = comparison["files"]
     return [
         *((file["path"], None, _bytes(file), "added") for file in files["added"]),
@@ -189,8 +205,8 @@ def _value_rows(comparison: "Mapping[str, Any]") -> "Sequence[tuple[str, str | N
     return rows
 
 
-def _bytes(file: "Mapping[str, Any]") -> str:
-    return f"{file['sha256'].removeprefix('sha256:')[:12]} {size(file['size_bytes'])}"
+def _bytes(file: "Mapping[str, Any]") -> Words:
+    return Words((file["sha256"].removeprefix("sha256:")[:12], Size(file["size_bytes"])))
 
 
 def _values(version: "Version") -> "Sequence[tuple[str, Any]]":

@@ -49,13 +49,16 @@ async def push(
 
     Example: model-registry push folder fraud-detector:2.0.0 --param C=1.0 --metadata @metrics.json --tag stage=test
     """
+    params = values.parameters("--param", param or ())
+    standardization_params = values.parameters("--std-params", std_params or ())
+    changeable = values.parameters("--metadata", metadata or ())
     with _progress(session.out, goes_on=":" in ref) as progress:
         pushed = await session.registry.push(
             path,
             ref,
-            params=values.parameters("--param", param or ()),
-            standardization_params=values.parameters("--std-params", std_params or ()),
-            metadata=values.parameters("--metadata", metadata or ()),
+            params=params,
+            standardization_params=standardization_params,
+            metadata=changeable,
             description=description,
             tags=values.labels("--tag", tag or ()),
             alias=alias,
@@ -111,8 +114,8 @@ async def pull(
             progress=progress,
         )
     saved = f", {size(pulled.cached_bytes)} from the cache" if pulled.cached_bytes else ""
-    how = "was there already" if pulled.was_complete else f"{size(pulled.downloaded_bytes)} downloaded{saved}"
-    session.out.done(pulled, f"{pulled.version.ref} is in {pulled.path}: {how}.", quiet=str(pulled.path))
+    how = " already" if pulled.was_complete else f": {size(pulled.downloaded_bytes)} downloaded{saved}"
+    session.out.done(pulled, f"{pulled.version.ref} is in {pulled.path}{how}.", quiet=str(pulled.path))
 
 
 class _Remarks(Silent):

@@ -19,7 +19,11 @@ class Size(int):
     """Bytes: with a unit for people, plain for programs."""
 
 
-Cell = str | int | bool | datetime | None | Sequence[str]
+class Words(tuple[str | int, ...]):
+    """Several values in one cell."""
+
+
+Cell = str | int | bool | datetime | None | Words | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,11 @@ def readable(cell: Cell) -> str:
         case Size():
             return size(cell)
         case datetime():
-            return f"{cell.astimezone():%Y-%m-%d %H:%M}"
+            return moment(cell)
         case str() | int():
             return visible(str(cell))
+        case Words():
+            return "  ".join(readable(word) for word in cell)
         case _:
             return visible(", ".join(cell)) or "-"
 
@@ -130,8 +136,15 @@ def plain(cell: Cell) -> str:
             return cell.isoformat().replace("+00:00", "Z")
         case str() | int():
             return visible(str(cell))
+        case Words():
+            return " ".join(plain(word) for word in cell)
         case _:
             return visible(",".join(cell))
+
+
+def moment(time: datetime) -> str:
+    """In the zone of this machine, which is named."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def size(size_bytes: int) -> str:

@@ -18,13 +18,12 @@ async def login(session: Session) -> None:
 
     Example: model-registry login http://localhost:8000
     """
-    from model_registry_client.errors import UsageError
     from model_registry_client.settings import save_url
 
     url = session.registry.base_url
     about = await session.registry.transport.get_json("/version")
     if not isinstance(about, dict) or "version" not in about:
-        raise UsageError(f"What answers at {url} is no model registry.")
+        raise session.registry.transport.no_registry()
     path = save_url(url)
     session.out.done(
         {"url": url, "version": about["version"], "config": str(path)},

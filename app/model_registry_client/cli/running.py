@@ -3,7 +3,10 @@
 import asyncio
 import errno
 import inspect
-from collections.abc import Awaitable, Callable
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
@@ -32,6 +35,20 @@ class Session:
 
 
 Work = Callable[Concatenate[Session, _Given], Awaitable[None]]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """For what waits for a person or a pipe: Ctrl-C ends it there and then, where it would otherwise only cancel the
+    coroutine, at its next `await`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def command(

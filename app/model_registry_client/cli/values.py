@@ -67,8 +67,12 @@ def _value(text: str) -> Any:
 
 
 def _object(option: str, name: str) -> dict[str, Any]:
+    from model_registry_client.cli.running import interruptible
+
     try:
-        tree = _parse(sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8"))
+        with interruptible():
+            text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        tree = _parse(text.removeprefix("\ufeff"))
     except OSError as error:
         _refuse(f"{option} cannot read {name}: {error.strerror}.")
     except (ValueError, RecursionError) as error:

@@ -590,7 +590,7 @@ async def until_somebody_waits(engine: AsyncEngine) -> None:
     """For a lock that another transaction holds."""
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
     async with engine.connect() as connection:
-        for _ in range(500):
+        for _ in range(3000):
             if await connection.scalar(waiting):
                 return
             await asyncio.sleep(0.01)

@@ -605,7 +605,7 @@ async def test_whatever_is_done_at_once_ends_in_a_state_that_agrees_with_itself(
         ]
         # In the log, too, it was removed and restored in turn.
         turns = [event["action"] for event in of_two if event["action"] in {"version.removed", "version.restored"}]
-        assert all(one != other for one, other in itertools.pairwise(turns))
+        assert all(one != other for one, other in itertools.pairwise(turns)), of_two
         assert (turns[-1:] == ["version.removed"]) is ("2.0" in {item["version"] for item in removed})
         history = (await model.get(f"{PROD}/history")).json().get("items", [])
         if history:

@@ -64,6 +64,7 @@ class Catalog:
         check_model_name(name, ("body", "name"))
 
         async def work(tx: Transaction) -> DescribedModel:
+            await tx.models.lock(name)
             if not await tx.models.create(name, annotations):
                 raise ModelExists(name)
             await tx.events.record(Event(actor.name, "model.created", name))

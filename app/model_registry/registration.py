@@ -242,10 +242,9 @@ class Registration:
         self, tx: Transaction, ref: VersionRef, details: ModelDetails, meaning: bytes, render: Render
     ) -> str:
         # Rows are locked from the outside in, everywhere: model, version, uploads, blobs. So there are no deadlocks.
-        if self._version_id is not None:
-            version_id = self._version_id
-            await tx.models.lock(ref.model_name)
-        else:
+        await tx.models.lock(ref.model_name)
+        version_id = self._version_id
+        if version_id is None:
             # Nothing had to be reserved until now, so that and the publication are one transaction.
             self._ref = ref
             version_id = await self._take_label(tx, ref)

@@ -1,11 +1,26 @@
 """Names: `registered_models`."""
 
 import re
+import zlib
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Row, bindparam, delete, exists, func, or_, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Row,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,6 +31,8 @@ from model_registry.storage.sql import latest
 from model_registry.utils import to_json_text
 
 _NAME: ColumnElement[str] = bindparam("wanted", type_=RegisteredModelDB.name.type)
+# Ours among the advisory locks of the database, which are pairs of integers.
+_TURNS = literal_column("1836016741", Integer)
 
 _ENSURE = insert(RegisteredModelDB).values(name=_NAME, is_provisional=text("true")).on_conflict_do_nothing()
 _NEXT_NUMBER = (
@@ -29,7 +46,14 @@ _COUNT = (
     .where(RegisteredModelDB.name == _NAME)
     .values(is_provisional=False, version_count=RegisteredModelDB.version_count + bindparam("change", type_=BigInteger))
 )
-_LOCK = select(RegisteredModelDB.name).where(RegisteredModelDB.name == _NAME).with_for_update(key_share=True)
+# A transaction gets its number when it first writes or locks a row, and that may be before it waits for the row. Events
+# are in the order of these numbers, so whoever changes a model waits here first, where no number is needed.
+_TURN = select(func.pg_advisory_xact_lock(_TURNS, bindparam("turn", type_=Integer))).scalar_subquery()
+_LOCK = (
+    select(RegisteredModelDB.name)
+    .where(RegisteredModelDB.name == _NAME, _TURN.is_not(None))
+    .with_for_update(key_share=True)
+)
 _DELETE_UNUSED = delete(RegisteredModelDB).where(
     RegisteredModelDB.name == _NAME,
     RegisteredModelDB.is_provisional,
@@ -85,8 +109,12 @@ class Models:
         await self._connection.execute(_COUNT, {"wanted": name, "change": change})
 
     async def lock(self, name: str) -> None:
-        """Hold a model's row until the transaction ends; first of all rows, so that nobody waits in a circle."""
-        await self._connection.execute(_LOCK, {"wanted": name})
+        """Wait for one's turn with a model, there or not, and hold its row until the transaction ends.
+
+        First of all, so that nobody waits in a circle, and events are in the order of what they tell.
+        """
+        # Names that share a turn only wait for each other.
+        await self._connection.execute(_LOCK, {"wanted": name, "turn": zlib.crc32(name.encode()) >> 1})
 
     async def drop_if_unused(self, name: str) -> None:
         """Drop a model that only unfinished registrations had made, once the last of them is gone.

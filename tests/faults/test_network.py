@@ -52,14 +52,16 @@ def link() -> Iterator[Link]:
     missing = [tool for tool in ("ip", "tc", "nft") if shutil.which(tool) is None]
     if missing or os.geteuid() != 0:
         pytest.skip(f"needs root and ip, tc and nft; missing: {missing}")
-    name = f"mr{os.getpid()}"
+    # Addresses of its own: a run that was killed leaves its link behind.
+    name, net = f"mr{os.getpid()}", f"10.231.{os.getpid() // 64 % 256}"
+    ours, theirs = (f"{net}.{os.getpid() % 64 * 4 + host}" for host in (1, 2))
     inside = ("ip", "netns", "exec", name)
     try:
         _run("ip", "netns", "add", name)
         _run("ip", "link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b", "netns", name)
-        _run("ip", "address", "add", "10.231.7.1/30", "dev", f"{name}a")
+        _run("ip", "address", "add", f"{ours}/30", "dev", f"{name}a")
         _run("ip", "link", "set", f"{name}a", "up")
-        _run(*inside, "ip", "address", "add", "10.231.7.2/30", "dev", f"{name}b")
+        _run(*inside, "ip", "address", "add", f"{theirs}/30", "dev", f"{name}b")
         _run(*inside, "ip", "link", "set", f"{name}b", "up")
         slow = ("root", "tbf", "rate", "1mbit", "burst", "16kb", "latency", "200ms")
         _run("tc", "qdisc", "add", "dev", f"{name}a", *slow)
@@ -68,7 +70,7 @@ def link() -> Iterator[Link]:
     except OSError as error:
         subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
         pytest.skip(str(error))
-    yield Link("10.231.7.1", name)
+    yield Link(ours, name)
     _run("ip", "netns", "delete", name)
 
 

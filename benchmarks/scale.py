@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,8 @@ from model_registry.migrations import migrate
 from model_registry.utils import rfc3339
 from model_registry.web.paging import list_token, page_token
 
-VERSIONS, MODELS = 1_000_000, 20_000
+VERSIONS = int(os.environ.get("SCALE_VERSIONS", "1000000"))
+MODELS = VERSIONS // 50
 SMALLER = 1000
 """So many times smaller is the other registry."""
 _AT_ONCE = 16

@@ -3,6 +3,8 @@
 import asyncio
 import random
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -12,8 +14,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from model_registry.access import Actor, Permission
-from model_registry.domain import Digest
+from model_registry.domain import Digest, Event
 from model_registry.errors import Forbidden
+from model_registry.settings import Settings
+from model_registry.storage.database import Database, DatabaseLimits
 from model_registry.web.paging import page_token
 from tests.conftest import RunningService
 from tests.test_aliases import problem
@@ -267,3 +271,22 @@ async def test_bytes_that_several_versions_show_are_an_event_of_each(
         ("version.healed", "2.0", "somebody"),
     ]
     assert reader.seen[-1]["details"] == {"sha256": str(digest)}
+
+
+async def test_a_transaction_is_known_again_by_its_event_and_not_by_its_number_alone(
+    settings: Settings, fresh: None
+) -> None:
+    """A server that was killed gives the numbers of what it lost to others."""
+    database = Database(settings.database_url.get_secret_value(), DatabaseLimits())
+    try:
+        async with database.transaction() as tx:
+            await tx.events.record(Event("somebody", "model.created", "m"))
+            mark = tx.events.mark
+        assert mark is not None
+        others = [replace(mark, event_id=mark.event_id + 1), replace(mark, at=mark.at + timedelta(seconds=1))]
+
+        async with database.reading() as tx:
+            assert await tx.was_committed(mark)
+            assert [await tx.was_committed(other) for other in others] == [False, False]
+    finally:
+        await database.close()

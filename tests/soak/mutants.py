@@ -108,7 +108,7 @@ def _answer_first() -> None:
 
         async def slow(tx: Transaction) -> Any:
             result = await work(tx)
-            if tx.events.xid is not None:
+            if tx.events.mark is not None:
                 if not answer.done():
                     answer.set_result(result)
                 await asyncio.sleep(0.3)

@@ -20,7 +20,7 @@ from model_registry.faults import fault
 from model_registry.storage.aliases import Aliases
 from model_registry.storage.blobs import Blobs
 from model_registry.storage.declared import Declared
-from model_registry.storage.events import Events
+from model_registry.storage.events import Events, Mark
 from model_registry.storage.garbage import Garbage
 from model_registry.storage.idempotency import Idempotency
 from model_registry.storage.models import Models
@@ -102,15 +102,14 @@ class Transaction:
     def idempotency(self) -> Idempotency:
         return Idempotency(self.connection)
 
-    async def was_committed(self, xid: str) -> bool:
+    async def was_committed(self, mark: Mark) -> bool:
         """What became of an earlier transaction; `Unavailable` while the server still decides."""
-        status = await self.connection.scalar(_FATE, {"xid": xid})
-        if status == "in progress":
+        if await self.connection.scalar(_FATE, {"xid": mark.xid}) == "in progress":
             raise Unavailable("PostgreSQL") from ConnectionError("an earlier transaction has not ended yet")
-        return bool(status == "committed")
+        return await self.events.has(mark)
 
 
-# A transaction that a server has not begun yet is of the one that it took over from, and was lost with it.
+# A server knows nothing of a transaction that it has not begun yet: that is of the one that it took over from.
 _FATE = text(
     "SELECT CASE WHEN earlier.xid < pg_snapshot_xmax(pg_current_snapshot()) THEN pg_xact_status(earlier.xid) END "
     "FROM (SELECT CAST(CAST(:xid AS text) AS xid8) AS xid) AS earlier"
@@ -235,7 +234,7 @@ class Database:
         caller gets `Unavailable`; it is longer where a COMMIT of a recorded event has gone unanswered.
         """
         failed_at: float | None = None
-        unanswered: tuple[str, T] | None = None
+        unanswered: tuple[Mark, T] | None = None
         for attempt in itertools.count(1):
             try:
                 async with self.transaction() as tx:
@@ -243,8 +242,8 @@ class Database:
                         return unanswered[1]
                     unanswered = None
                     result = await work(tx)
-                    if tx.events.xid is not None:
-                        unanswered = (tx.events.xid, result)
+                    if tx.events.mark is not None:
+                        unanswered = (tx.events.mark, result)
                     fault("tx-before-commit")
                 fault("tx-after-commit")
                 return result

@@ -1,6 +1,8 @@
 """The audit log: `events`, append-only."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import BigInteger, Text, bindparam, cast, func, insert, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -32,16 +34,29 @@ _AFTER = (
 _AFTER_OF_MODEL = _AFTER.where(EventDB.model_name == bindparam("model_name", type_=Text))
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """By which a transaction is known again: an event of its own.
+
+    A server that was killed begins again with the numbers, of transactions and of events, that it had not written down:
+    others may have both. The time is never the same.
+    """
+
+    xid: str
+    event_id: int
+    at: datetime
+
+
 class Events:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self.xid: str | None = None
+        self.mark: Mark | None = None
         """Of the transaction, once it has recorded an event."""
 
     async def record(self, *events: Event) -> None:
         """Append events; they commit with the change that they describe."""
-        recorded = await self._connection.scalars(
-            insert(EventDB).returning(cast(EventDB.xid, Text)),
+        recorded = await self._connection.execute(
+            insert(EventDB).returning(cast(EventDB.xid, Text), EventDB.id, EventDB.at),
             [
                 {
                     "actor": event.actor,
@@ -53,7 +68,8 @@ class Events:
                 for event in events
             ],
         )
-        self.xid = recorded.first()
+        first = recorded.first()
+        self.mark = None if first is None else Mark(*first)
 
     async def record_for_versions_with(self, sha256: Digest, action: str, *, actor: str) -> None:
         """Append one event for each version that has a file of these bytes."""
@@ -70,6 +86,16 @@ class Events:
                 )
                 .where(ModelInfoDB.id.in_(showing))
                 .order_by(ModelInfoDB.id),
+            )
+        )
+
+    async def has(self, mark: Mark) -> bool:
+        """Whether the event that the mark is of is there."""
+        return bool(
+            await self._connection.scalar(
+                select(literal(True)).where(
+                    EventDB.id == mark.event_id, EventDB.at == mark.at, cast(EventDB.xid, Text) == mark.xid
+                )
             )
         )
 

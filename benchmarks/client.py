@@ -68,16 +68,17 @@ class Boto3:
 class Contest:
     """Both push the same folder, and pull it again; what they left behind is removed, so that every turn is a first."""
 
-    def __init__(self, registry: Registry, boto: Boto3, base: Path, make: Callable[[Path], None]) -> None:
+    def __init__(self, registry: Registry, boto: Boto3, base: Path, name: str, make: Callable[[Path], None]) -> None:
         self._registry = registry
         self._boto = boto
         self._base = base
+        self._name = name
         self._make = make
         self._numbers = itertools.count()
         self._pushed: dict[str, str] = {}
 
     def push_ours(self) -> float:
-        ref = f"bench:{next(self._numbers)}"
+        ref = f"{self._name}:{next(self._numbers)}"
         with self._source() as source:
             took = _seconds(lambda: self._registry.push(source, ref))
         if before := self._pushed.get("ours"):
@@ -86,7 +87,7 @@ class Contest:
         return took
 
     def push_boto3(self) -> float:
-        prefix = f"boto3/{next(self._numbers)}"
+        prefix = f"boto3/{self._name}/{next(self._numbers)}"
         with self._source() as source:
             took = _seconds(lambda: self._boto.push(source, prefix))
         if before := self._pushed.get("boto3"):
@@ -141,8 +142,8 @@ def run(report: Report, stack: StackAddresses) -> None:
     with tempfile.TemporaryDirectory() as folder, registry(stack) as service, Registry(service.url) as client:
         boto = Boto3(stack)
         loads = {f"one file of {MIB} MiB": large(MIB * 2**20), "1,000 files of 64 KiB": small}
-        for what, make in loads.items():
-            contest = Contest(client, boto, Path(folder), make)
+        for number, (what, make) in enumerate(loads.items()):
+            contest = Contest(client, boto, Path(folder), f"load-{number}", make)
             rounds = min(report.rounds, 3)
             against = "boto3's transfers"
             pushes = {OURS: contest.push_ours, against: contest.push_boto3}

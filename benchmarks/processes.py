@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,8 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.processes import environment, free_port
+
 from model_registry.embedded import StackAddresses
-from model_registry.settings import PREFIX
+
+__all__ = ["Server", "bare", "environment", "free_port", "registry", "started"]
 
 ROOT = Path(__file__).parent.parent
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -42,12 +44,6 @@ class Server:
 
     def open_files(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -100,20 +96,6 @@ def registry(stack: StackAddresses, *, workers: int = 1, log: Path | None = None
     command += ["--workers", str(workers)]
     with started(command, url, ready_path="/readyz", environment=environment(stack, **settings), log=log) as server:
         yield server
-
-
-def environment(stack: StackAddresses, **settings: str) -> dict[str, str]:
-    told = {
-        "DATABASE_URL": stack.database_url,
-        "S3_ENDPOINT_URL": stack.s3_endpoint_url,
-        "S3_BUCKET": stack.s3_bucket,
-        "S3_REGION": stack.s3_region,
-        "S3_ACCESS_KEY_ID": stack.s3_access_key_id,
-        "S3_SECRET_ACCESS_KEY": stack.s3_secret_access_key,
-        "SHUTDOWN_DELAY_SECONDS": "0",
-    }
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return inherited | {PREFIX + name: value for name, value in (told | settings).items()}
 
 
 @contextmanager

@@ -116,7 +116,8 @@ class S3BlobStore:
         self._reads = await self._clients.enter_async_context(self._signed_reads(self._options.max_connections))
         self._heads = await self._clients.enter_async_context(self._signed_reads(_CONTROL_CONNECTIONS))
         self._address = await self._address_at(endpoint_url)
-        self._public_address = await self._address_at(self._options.public_endpoint_url or endpoint_url)
+        public_endpoint_url = self._options.public_endpoint_url
+        self._public_address = await self._address_at(public_endpoint_url) if public_endpoint_url else self._address
         return self
 
     async def __aexit__(self, *_error: object) -> None:

@@ -56,8 +56,10 @@ class SignedReads:
         try:
             yield response
         finally:
-            # Whatever was not read ends with the connection.
-            response.close() if not response.content.at_eof() else response.release()
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()  # what was not read ends with the connection
 
     async def _asked(self, method: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         for pause_seconds in (*_PAUSES_SECONDS, None):

@@ -1,12 +1,12 @@
 """Reading stored bytes back, to know what they are."""
 
 import asyncio
-import hashlib
 
 import structlog
 
 from model_registry.domain import Digest
 from model_registry.errors import Unavailable
+from model_registry.hashing import StreamDigest
 from model_registry.storage.blobstore import BlobDamaged, BlobMissing, BlobStore
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ class Checker:
         A transfer that breaks goes on where it broke, and is given up after a few tries that brought nothing. Raises
         `Unavailable` when the store is away.
         """
-        digest = hashlib.sha256()
+        digest = StreamDigest()
         position = failures = 0
         async with self._turn:
             while position < size_bytes:
@@ -37,7 +37,7 @@ class Checker:
                 try:
                     async with self._blobs.read(key, position, size_bytes) as chunks:
                         async for chunk in chunks:
-                            await asyncio.to_thread(digest.update, chunk)
+                            await digest.update(chunk)
                             position += len(chunk)
                 except BlobMissing:
                     return None
@@ -49,4 +49,4 @@ class Checker:
                             raise
                         return None
                     await asyncio.sleep(_PAUSE_SECONDS * failures)
-        return Digest(digest.digest())
+        return await digest.digest()

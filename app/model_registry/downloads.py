@@ -1,7 +1,6 @@
 """Handing bytes out: one file of a version, or all of them as an archive."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from model_registry.access import Actor, Permission, require
 from model_registry.archive import BlobRange, TarLayout, archive_etag
 from model_registry.domain import Digest, Page, PublishedVersion, StoredFile, VersionSelector
 from model_registry.errors import FileDamaged, FileNotFound, InvalidField, VersionNotFound
+from model_registry.hashing import StreamDigest
 from model_registry.lookup import found
 from model_registry.names import check_path
 from model_registry.storage.blobstore import BlobDamaged, BlobStore
 from model_registry.storage.database import Database, Transaction
 
-_THREAD_HASH_BYTES = 256 * 1024
 _HEADERS_AT_ONCE_BYTES = 64 * 1024
 
 
@@ -156,16 +155,16 @@ class Downloads:
     async def _read_blob(self, wanted: BlobRange) -> AsyncGenerator[bytes, None]:
         blob = wanted.blob
         is_whole = wanted.start == 0 and wanted.stop == blob.size_bytes
-        digest = hashlib.sha256()
+        digest = StreamDigest()
         held: bytes | None = None
         async with self._blobs.read(blob.storage_key, wanted.start, wanted.stop) as chunks:
             async for chunk in chunks:
                 if is_whole:
-                    await _update(digest, chunk)
+                    await digest.update(chunk)
                 if held is not None:
                     yield held
                 held = chunk
-        if is_whole and digest.digest() != blob.sha256.raw:
+        if is_whole and await digest.digest() != blob.sha256:
             raise BlobDamaged(blob.storage_key)
         if held is not None:
             yield held
@@ -200,13 +199,6 @@ def _check_sound(files: Sequence[StoredFile]) -> None:
     for file in files:
         if file.is_damaged:
             raise FileDamaged(file.path, str(file.blob.sha256))
-
-
-async def _update(digest: "hashlib._Hash", chunk: bytes) -> None:
-    if len(chunk) < _THREAD_HASH_BYTES:
-        digest.update(chunk)
-    else:
-        await asyncio.to_thread(digest.update, chunk)
 
 
 def _is_path(path: str) -> bool:

@@ -1,5 +1,6 @@
 """What a request costs in round trips, which is repeatable where time is not: whoever adds one should mean it."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -48,24 +49,24 @@ async def costly(stack: StackAddresses, settings: Settings) -> AsyncIterator[Cos
             multipart_threshold_bytes=8 * MIB,
         )
         async with running(settings) as service, httpx.AsyncClient(base_url=service.url) as client:
-            await register(client, {"model_name": "m", "version": "1"}, {"f": b"weights"})
-            await client.put("/v1/models/m/aliases/champion", json={"version": "1"})
+            await register(client, {"model_name": "costly", "version": "1"}, {"f": b"weights"})
+            await client.put("/v1/models/costly/aliases/champion", json={"version": "1"})
             yield Costly(client, postgres, storage)
 
 
 READS = {
-    "/get_model_info/m/1": 1,
-    "/get_latest_model_info/m": 1,
+    "/get_model_info/costly/1": 1,
+    "/get_latest_model_info/costly": 1,
     "/list_models": 1,
-    "/get_model/m/1?redirect=true": 2,  # the version, then its file
+    "/get_model/costly/1?redirect=true": 2,  # the version, then its file
     "/v1/models": 1,
-    "/v1/models/m": 2,  # and its aliases
-    "/v1/models/m/versions": 1,
-    "/v1/models/m/versions/@champion": 1,
-    "/v1/models/m/versions/1/files?presign=true": 2,
-    "/v1/models/m/aliases": 1,
-    "/v1/models/m/aliases/champion": 1,
-    "/v1/models/m/aliases/champion/history": 1,
+    "/v1/models/costly": 2,  # and its aliases
+    "/v1/models/costly/versions": 1,
+    "/v1/models/costly/versions/@champion": 1,
+    "/v1/models/costly/versions/1/files?presign=true": 2,
+    "/v1/models/costly/aliases": 1,
+    "/v1/models/costly/aliases/champion": 1,
+    "/v1/models/costly/aliases/champion/history": 1,
     "/v1/versions?filter=version%20%3D%20'1'": 1,
     "/v1/events": 1,
 }
@@ -79,16 +80,25 @@ async def test_a_read_is_one_round_trip_or_two_to_postgresql_and_none_to_storage
     assert await costly.of("GET", path) == (READS[path], {})
 
 
+@pytest.mark.parametrize("path", ["/v1/models/costly/versions/@champion", "/get_model/costly/1?redirect=true"])
+async def test_reads_of_the_same_at_the_same_time_are_made_together(costly: Costly, path: str) -> None:
+    before = costly.postgres.requests
+
+    await asyncio.gather(*(costly.client.get(path) for _ in range(50)))
+
+    assert costly.postgres.requests - before <= 20
+
+
 def form(version: str, size_bytes: int) -> dict[str, Any]:
     return {
-        "data": {"model_name": "m", "version": version},
+        "data": {"model_name": "costly", "version": version},
         "files": {"model_file": ("f", version.encode() * size_bytes)},
     }
 
 
 async def test_a_registration_without_files_is_one_transaction(costly: Costly) -> None:
     for version in ("10", "11"):
-        cost = await costly.of("POST", "/register_model", json={"model_name": "m", "version": version})
+        cost = await costly.of("POST", "/register_model", json={"model_name": "costly", "version": version})
 
     # BEGIN, its turn, a number, the row, its lock, what it is, its model's count, its event, the answer, COMMIT.
     assert cost == (10, {})
@@ -110,7 +120,7 @@ async def test_a_large_file_is_stored_in_as_few_parts_as_it_takes(costly: Costly
 
 async def test_an_alias_moves_in_one_transaction(costly: Costly) -> None:
     for _ in range(2):
-        cost = await costly.of("PUT", "/v1/models/m/aliases/champion", json={"version": "1"})
+        cost = await costly.of("PUT", "/v1/models/costly/aliases/champion", json={"version": "1"})
 
     assert cost == (8, {})
 
@@ -122,12 +132,12 @@ async def pushed(costly: Costly, version: str, files: Mapping[str, bytes]) -> tu
         for path, content in files.items()
     ]
     body = {"version": version, "files": entries}
-    reserved = await costly.of("POST", "/v1/models/m/versions", json=body)
-    uploads = (await costly.client.post("/v1/models/m/versions", json=body)).json()["uploads"]
+    reserved = await costly.of("POST", "/v1/models/costly/versions", json=body)
+    uploads = (await costly.client.post("/v1/models/costly/versions", json=body)).json()["uploads"]
     for upload in uploads:
         stored = await costly.client.put(upload["url"], content=files[upload["path"]], headers=upload["headers"])
         assert stored.status_code == 200
-    committed = await costly.of("POST", f"/v1/models/m/versions/{version}/commit", json={})
+    committed = await costly.of("POST", f"/v1/models/costly/versions/{version}/commit", json={})
     return reserved, committed
 
 

@@ -19,7 +19,6 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from model_registry.db_models import ModelInfoDB
-from model_registry.domain import ModelInfo
 from model_registry.filters import (
     MAX_NESTING,
     MAX_PATH,
@@ -91,15 +90,15 @@ async def add(engine: AsyncEngine, *rows: Row) -> None:
 
 async def search(
     service: RunningService, condition: str = "", order_by: str = "created_at DESC", limit: int = 1000
-) -> list[ModelInfo]:
-    """All pages."""
-    order, found, after = parse_order(order_by), list[ModelInfo](), None
+) -> list[dict[str, Any]]:
+    """All pages, as they are shown."""
+    order, found, after = parse_order(order_by), list[dict[str, Any]](), None
     while True:
         async with service.services.database.reading() as tx:
             page = await tx.search.page(
                 condition=parse_filter(condition) if condition else None, order=order, after=after, limit=limit
             )
-        found += page.items
+        found += [each.document.parsed for each in page.items]
         if not page.has_more:
             return found
         assert len(page.items) == limit
@@ -107,7 +106,7 @@ async def search(
 
 
 async def labels(service: RunningService, condition: str) -> set[str]:
-    return {info.version for info in await search(service, condition)}
+    return {info["version"] for info in await search(service, condition)}
 
 
 # What is found
@@ -479,24 +478,24 @@ async def test_pages_stay_right_while_versions_are_added(
 
     await add(engine, *some(30, "old"))
     order = parse_order(order_by)
-    expected = [info.version for info in await search(service, "tags.x = 'a'", order_by)]
+    expected = [info["version"] for info in await search(service, "tags.x = 'a'", order_by)]
     condition = parse_filter("tags.x = 'a'")
 
-    found: list[ModelInfo] = []
+    found: list[dict[str, Any]] = []
     after = None
     for turn in range(1000):
         async with service.services.database.reading() as tx:
             page = await tx.search.page(condition=condition, order=order, after=after, limit=3)
-        found += page.items
+        found += [each.document.parsed for each in page.items]
         if not page.has_more:
             break
         after = order.position_of(page.items[-1])
         if turn < 5:
             await add(engine, *some(4, f"new{turn}-"))
 
-    assert [info.version for info in found if info.version.startswith("old")] == expected
-    assert len({info.id for info in found}) == len(found)
-    ranks = [(getattr(info, order.field), info.id) for info in found]
+    assert [info["version"] for info in found if info["version"].startswith("old")] == expected
+    assert len({info["id"] for info in found}) == len(found)
+    ranks = [(info[order.field], info["id"]) for info in found]
     assert ranks == sorted(ranks, reverse=order.is_descending)
 
 
@@ -525,10 +524,14 @@ async def test_what_is_found_is_the_whole_version(service: RunningService, engin
             )
         )
 
-    (info,) = await search(service, "tags.x = 'a'")
+    async with service.services.database.reading() as tx:
+        page = await tx.search.page(condition=None, order=NEWEST_FIRST, after=None, limit=1)
 
-    assert (info.tags.parsed, info.model_params, info.created_by) == ({"x": "a"}, '{"n": 0.10}', "alice")
-    assert ([file.path for file in info.files], info.aliases) == (["f"], ("prod",))
+    (document,) = (each.document for each in page.items)
+    info = document.parsed
+    assert (info["tags"], info["created_by"], info["aliases"]) == ({"x": "a"}, "alice", ["prod"])
+    assert [file["path"] for file in info["files"]] == ["f"]
+    assert '{"n": 0.10}' in document
 
 
 # By which index

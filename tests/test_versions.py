@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from model_registry.storage import infos
+from model_registry.storage import documents
 from tests.conftest import Collect, RunningService, ServiceWith
 from tests.rawhttp import message, send
 from tests.test_bad_input import BAD_VERSIONS
@@ -74,6 +74,37 @@ async def test_a_list_has_whole_versions(model: httpx.AsyncClient) -> None:
     assert page["items"] == [(await model.get(f"{VERSIONS}/{version}")).json() for version in ("1.0", "0.9")]
 
 
+async def test_a_list_shows_versions_as_they_are_shown_alone(client: httpx.AsyncClient, collect: Collect) -> None:
+    """PostgreSQL writes the one, this service the other."""
+    odd = '\x01\t\n"\\/\x7f\u2028é\U0001f916'
+    files = {f"{number:03}/'é": bytes([number % 7]) for number in range(105)}
+    shown: dict[str, list[Any]] = {"pending": [], "ready": [], "removed": []}
+    shown["pending"].append(await reserve(client, "m", "1-pending", files))
+    for version, count in (("1", 1), ("2", 105), ("3", 0), ("4", 2), ("5", 1)):
+        await register(
+            client,
+            {"model_name": "m", "version": version, "model_params": '{"a": 1.10, "b": 1e400, "\\u0001\\"": null}'},
+            dict(list(files.items())[:count]),
+        )
+    await patch(client, f"{VERSIONS}/1", {"description": odd, "tags": {"k": odd, "n": 0.10}})
+    await client.post(f"{VERSIONS}/2/yank", json={"reason": odd})
+    for alias in ("b", "a", "a.b", "a-b"):
+        await client.put(f"{MODELS}/m/aliases/{alias}", json={"version": "2"})
+    shown["ready"] += [exact(await client.get(f"{VERSIONS}/{version}")) for version in ("3", "2", "1")]
+    await client.delete(f"{VERSIONS}/4", params={"purge": "true"})
+    purged = (await client.get(VERSIONS, params={"state": "removed"})).json()["items"][0]
+    assert purged["purged_at"] is not None
+    assert purged["file_path"] is purged["download_url"] is None
+    shown["removed"].append(exact(await client.delete(f"{VERSIONS}/5")))
+    shown["pending"][0].pop("uploads")
+
+    for state, expected in shown.items():
+        listed = exact(await client.get(VERSIONS, params={"state": state}))["items"]
+        searched = exact(await client.get("/v1/versions", params={"filter": f"state = '{state}'"}))["items"]
+        assert [each for each in listed if each["version"] != "4"] == expected
+        assert [each for each in searched if each["version"] != "4"] == expected
+
+
 @pytest.mark.parametrize("order", ["precedence", "created"])
 async def test_pages_stay_right_while_versions_come_and_go(client: httpx.AsyncClient, order: str) -> None:
     for version in ("1.0", "2.0", "3.0", "4.0", "5.0"):
@@ -96,7 +127,7 @@ async def test_pages_stay_right_while_versions_come_and_go(client: httpx.AsyncCl
 
 
 @pytest.mark.parametrize("order", ["precedence", "created"])
-@pytest.mark.parametrize(("at_once", "max_chars"), [(64, 10**6), (3, 10**6), (2, 0), (3, 0), (5, 200)])
+@pytest.mark.parametrize(("at_once", "max_chars"), [(64, 10**6), (3, 10**6), (2, 0), (3, 0), (5, 2000)])
 async def test_a_page_is_shorter_where_metadata_is_large(
     client: httpx.AsyncClient, order: str, at_once: int, max_chars: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,8 +135,8 @@ async def test_a_page_is_shorter_where_metadata_is_large(
     for version in reversed(versions):
         info = {"model_name": "m", "version": version, "additional_metadata": {"a": "x" * 100}}
         assert (await client.post("/register_model", json=info)).status_code == 201
-    monkeypatch.setattr(infos, "_AT_ONCE", at_once)
-    monkeypatch.setattr(infos, "_MAX_PAGE_CHARS", max_chars)
+    monkeypatch.setattr(documents, "_AT_ONCE", at_once)
+    monkeypatch.setattr(documents, "_MAX_PAGE_CHARS", max_chars)
 
     for limit in (1, 2, 4, 8, 9, 10):
         seen: list[str] = []

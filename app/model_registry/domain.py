@@ -224,13 +224,26 @@ class ModelInfo:
     generation: int
 
     @property
-    def position(self) -> ListPosition:
-        return ListPosition(self.model_name, self.precedence, self.number)
-
-    @property
     def etag(self) -> str:
         """From columns, not from bytes; with the identity in it, so that `latest` moving on is never a 304."""
         return f"{self.id}.{self.generation}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVersion:
+    """A version in a list: where it stands in any order, and the JSON object that is shown of it."""
+
+    id: int
+    model_name: str
+    number: int
+    precedence: bytes
+    size_bytes: int
+    created_at: datetime
+    document: JsonText
+
+    @property
+    def position(self) -> ListPosition:
+        return ListPosition(self.model_name, self.precedence, self.number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from model_registry.access import Actor, Permission, require
 from model_registry.archive import BlobRange, TarLayout, archive_etag
@@ -13,6 +14,7 @@ from model_registry.errors import FileDamaged, FileNotFound, InvalidField, Versi
 from model_registry.hashing import StreamDigest
 from model_registry.lookup import found
 from model_registry.names import check_path
+from model_registry.sharing import SharedReads
 from model_registry.storage.blobstore import BlobDamaged, BlobStore
 from model_registry.storage.database import Database, Transaction
 
@@ -49,6 +51,7 @@ class Downloads:
     def __init__(self, database: Database, blobs: BlobStore) -> None:
         self._database = database
         self._blobs = blobs
+        self._reads = SharedReads[Download]()
 
     async def find(self, selector: VersionSelector, path: str | None, *, actor: Actor) -> Download:
         """The file at `path`; without it the only file, or the archive of several.
@@ -56,6 +59,9 @@ class Downloads:
         Raises `ModelNotFound`, `VersionNotFound`, `FileNotFound`, `FileDamaged`. No connection is held afterwards.
         """
         require(actor, Permission.READ)
+        return await self._reads.read((selector, path), partial(self._find, selector, path))
+
+    async def _find(self, selector: VersionSelector, path: str | None) -> Download:
         async with self._database.reading() as tx:
             if path is not None:
                 version = await found(tx, selector, await tx.versions.published(selector))

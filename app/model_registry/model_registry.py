@@ -1,10 +1,12 @@
 """The registry's core: register, get and list versions of models."""
 
 from collections.abc import AsyncIterable, Mapping
+from functools import partial
 from typing import Any
 
 from model_registry.access import Actor, Permission, require
 from model_registry.domain import (
+    ListedVersion,
     ListPosition,
     ModelDetails,
     ModelInfo,
@@ -19,6 +21,7 @@ from model_registry.lookup import found, missing, whole
 from model_registry.names import check_model_name
 from model_registry.ongoing import Ongoing
 from model_registry.registration import Registration
+from model_registry.sharing import SharedReads
 from model_registry.storage.blobstore import BlobStore
 from model_registry.storage.database import Database
 from model_registry.transitions import UploadLimits
@@ -43,6 +46,7 @@ class ModelRegistry:
         self._buffers = buffers
         self._limits = limits
         self._ongoing = ongoing
+        self._reads = SharedReads[ModelInfo]()
 
     def registration(self, *, actor: Actor, idempotency_key: str | None = None) -> Registration:
         """A registration to fill step by step, as its parts arrive."""
@@ -99,6 +103,9 @@ class ModelRegistry:
         Raises `ModelNotFound`, `AliasNotFound` or `VersionNotFound`.
         """
         require(actor, Permission.READ)
+        return await self._reads.read((selector, or_unfinished), partial(self._get, selector, or_unfinished))
+
+    async def _get(self, selector: VersionSelector, or_unfinished: bool) -> ModelInfo:
         async with self._database.reading() as tx:
             info = await tx.versions.info(selector)
             if info is None and or_unfinished and selector.is_label:
@@ -116,7 +123,7 @@ class ModelRegistry:
         after: ListPosition | None = None,
         limit: int = 100,
         actor: Actor,
-    ) -> Page[ModelInfo]:
+    ) -> Page[ListedVersion]:
         """Versions of one model, newest precedence first, or last registered first. Raises `ModelNotFound`."""
         require(actor, Permission.READ)
         check_model_name(model_name)
@@ -126,7 +133,7 @@ class ModelRegistry:
             )
             if not page.items and not await tx.models.exists(model_name):
                 raise await missing(tx, VersionSelector(model_name, "latest"))
-            return Page(tuple([await whole(tx, info) for info in page.items]), page.has_more)
+            return page
 
     async def search(
         self,
@@ -136,12 +143,11 @@ class ModelRegistry:
         after: SearchPosition | None = None,
         limit: int = 100,
         actor: Actor,
-    ) -> Page[ModelInfo]:
+    ) -> Page[ListedVersion]:
         """Versions of all models that a filter is for; see `filters` for what it can say."""
         require(actor, Permission.READ)
         async with self._database.reading() as tx:
-            page = await tx.search.page(condition=condition, order=order, after=after, limit=limit)
-            return Page(tuple([await whole(tx, info) for info in page.items]), page.has_more)
+            return await tx.search.page(condition=condition, order=order, after=after, limit=limit)
 
     async def list_versions(
         self, *, model_name: str | None = None, after: ListPosition | None = None, limit: int = 100, actor: Actor

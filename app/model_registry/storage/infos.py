@@ -1,13 +1,12 @@
-"""Whole versions: the statement that reads them, what is made of a row, and pages of them."""
+"""Whole versions: the statement that reads them, and what is made of a row."""
 
-from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
 from sqlalchemy import Row, Text, func, or_, select
 
 from model_registry.db_models import AliasDB, ModelInfoDB, VersionFileDB
-from model_registry.domain import FILES_SHOWN, Digest, FileEntry, ModelInfo, Page, VersionState
+from model_registry.domain import FILES_SHOWN, Digest, FileEntry, ModelInfo, VersionState
 
 _FILES = (
     select(VersionFileDB.path, VersionFileDB.size_bytes, VersionFileDB.sha256, VersionFileDB.media_type)
@@ -40,32 +39,6 @@ INFO = select(
 
 # A version whose lease has run out is as good as gone, though nobody has cleared it away yet.
 HAS_NOT_LAPSED = or_(ModelInfoDB.lease_expires_at.is_(None), ModelInfoDB.lease_expires_at > func.now())
-
-_AT_ONCE = 64
-_MAX_PAGE_CHARS = 16 * 1024**2
-
-
-async def page_of_infos(
-    fetch: Callable[[ModelInfo | None, int], Awaitable[Sequence[ModelInfo]]], limit: int
-) -> Page[ModelInfo]:
-    """A page of what `fetch` reads, at most so many that come after one.
-
-    It has fewer than `limit` where their metadata is large: a page must fit into memory.
-    """
-    infos: list[ModelInfo] = []
-    while len(infos) <= limit:
-        at_most = min(_AT_ONCE, limit + 1 - len(infos))
-        batch = await fetch(infos[-1] if infos else None, at_most)
-        infos += batch
-        if len(batch) < at_most:
-            break
-        if sum(map(_metadata_chars, infos)) > _MAX_PAGE_CHARS:
-            return Page(tuple(infos[:-1]), has_more=True)
-    return Page(tuple(infos[:limit]), has_more=len(infos) > limit)
-
-
-def _metadata_chars(info: ModelInfo) -> int:
-    return len(info.standardization_params) + len(info.model_params) + len(info.additional_metadata) + len(info.tags)
 
 
 def to_info(row: Row[*tuple[Any, ...]]) -> ModelInfo:

@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.base import ColumnCollection
 
 from model_registry.db_models import ModelInfoDB
-from model_registry.domain import ModelInfo, Page, VersionState
+from model_registry.domain import ListedVersion, Page, VersionState
 from model_registry.filters import Filter, Order, SearchPosition, mentions
+from model_registry.storage.documents import LISTED, page_of_documents, to_listed
 from model_registry.storage.filtering import may_be_true, names_creators, where
-from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, page_of_infos, to_info
+from model_registry.storage.infos import HAS_NOT_LAPSED
 from model_registry.storage.sql import is_in
 
 _FEW = 5000
@@ -30,18 +31,18 @@ class Search:
 
     async def page(
         self, *, condition: Filter | None, order: Order, after: SearchPosition | None, limit: int
-    ) -> Page[ModelInfo]:
+    ) -> Page[ListedVersion]:
         """The versions that the filter is for, in an order; `after` is where the page before ended.
 
         A version that is there from the first page to the last comes once, whatever else is registered meanwhile.
         """
 
-        async def fetch(last: ModelInfo | None, at_most: int) -> Sequence[ModelInfo]:
+        async def fetch(last: ListedVersion | None, at_most: int) -> Sequence[ListedVersion]:
             place = order.position_of(last) if last else after
             statement = page_statement(condition=condition, order=order, after=place, limit=at_most)
-            return [to_info(row) for row in await self._connection.execute(statement)]
+            return [to_listed(row) for row in await self._connection.execute(statement)]
 
-        return await page_of_infos(fetch, limit)
+        return await page_of_documents(fetch, limit)
 
 
 def page_statement(*, condition: Filter | None, order: Order, after: SearchPosition | None, limit: int) -> _AnySelect:
@@ -54,7 +55,7 @@ def page_statement(*, condition: Filter | None, order: Order, after: SearchPosit
     if len(pages) > 1:
         of_all = union_all(*(page.select() for page in pages)).subquery()
         found = _sorted(of_all.select(), order, of_all.c).limit(limit).subquery()
-    return _sorted(INFO.join_from(found, ModelInfoDB, ModelInfoDB.id == found.c.id), order, found.c)
+    return _sorted(LISTED.join_from(found, ModelInfoDB, ModelInfoDB.id == found.c.id), order, found.c)
 
 
 def _states(condition: Filter | None) -> Sequence[ColumnElement[bool]]:

@@ -5,6 +5,7 @@ The statements are built once: building one costs more than running it.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -36,6 +37,7 @@ from model_registry.domain import (
     Annotations,
     Digest,
     FileEntry,
+    ListedVersion,
     ListPosition,
     Manifest,
     ModelDetails,
@@ -49,7 +51,8 @@ from model_registry.domain import (
     VersionSelector,
     VersionState,
 )
-from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, page_of_infos, to_info
+from model_registry.storage.documents import LISTED, page_of_documents, to_listed
+from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, to_info
 from model_registry.storage.sql import BATCH, array, is_in, latest, seconds
 from model_registry.utils import JsonText
 from model_registry.versions import Precedence
@@ -145,6 +148,19 @@ _LIST_OF_MODEL = _LIST.where(ModelInfoDB.model_name == _NAME)
 _LIST_OF_MODEL_AFTER = _LIST_OF_MODEL.where(_LATER_IN_MODEL)
 
 
+@cache
+def _listed_of_model(state: VersionState, *, by_precedence: bool, is_first: bool) -> _AnySelect:
+    wanted = select(ModelInfoDB.id).where(ModelInfoDB.model_name == _NAME, is_in(state), HAS_NOT_LAPSED)
+    order: tuple[ColumnElement[Any], ...] = (ModelInfoDB.number.desc(),)
+    if by_precedence:
+        order = (ModelInfoDB.precedence.desc(), *order)
+    if not is_first:
+        wanted = wanted.where(_LATER_IN_MODEL if by_precedence else ModelInfoDB.number < _AFTER_NUMBER)
+    ids = wanted.order_by(*order).limit(bindparam("limit")).subquery()
+    # The files and aliases are looked up for these rows alone.
+    return LISTED.where(ModelInfoDB.id.in_(select(ids.c.id))).order_by(*order)
+
+
 @dataclass(frozen=True, slots=True)
 class TakenLabel:
     """What stands in the way of a new version of this name."""
@@ -217,33 +233,18 @@ class Versions:
         by_precedence: bool,
         after: ListPosition | None,
         limit: int,
-    ) -> Page[ModelInfo]:
+    ) -> Page[ListedVersion]:
         """Versions of one model in one state, newest precedence first, or last registered first."""
 
-        async def fetch(last: ModelInfo | None, at_most: int) -> Sequence[ModelInfo]:
+        async def fetch(last: ListedVersion | None, at_most: int) -> Sequence[ListedVersion]:
             place = last.position if last else after
-            return await self._infos_of_model(model_name, state, by_precedence, place, at_most)
+            statement = _listed_of_model(state, by_precedence=by_precedence, is_first=place is None)
+            parameters = {"model_name": model_name, "limit": at_most}
+            if place is not None:
+                parameters |= {"after_precedence": place.precedence, "after_number": place.number}
+            return [to_listed(row) for row in await self._connection.execute(statement, parameters)]
 
-        return await page_of_infos(fetch, limit)
-
-    async def _infos_of_model(
-        self, model_name: str, state: VersionState, by_precedence: bool, after: ListPosition | None, limit: int
-    ) -> Sequence[ModelInfo]:
-        wanted = select(ModelInfoDB.id).where(ModelInfoDB.model_name == model_name, is_in(state), HAS_NOT_LAPSED)
-        order: tuple[ColumnElement[Any], ...] = (ModelInfoDB.number.desc(),)
-        if by_precedence:
-            order = (ModelInfoDB.precedence.desc(), *order)
-        if after is not None and by_precedence:
-            wanted = wanted.where(
-                tuple_(ModelInfoDB.precedence, ModelInfoDB.number)
-                < tuple_(literal(after.precedence), literal(after.number))
-            )
-        elif after is not None:
-            wanted = wanted.where(ModelInfoDB.number < after.number)
-        ids = wanted.order_by(*order).limit(limit).subquery()
-        # The files and aliases are looked up for these rows alone.
-        rows = await self._connection.execute(INFO.where(ModelInfoDB.id.in_(select(ids.c.id))).order_by(*order))
-        return [to_info(row) for row in rows]
+        return await page_of_documents(fetch, limit)
 
     async def stored_files(self, version_id: int) -> Sequence[StoredFile]:
         """All files of a version with where their bytes are, by path."""

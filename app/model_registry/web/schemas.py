@@ -11,7 +11,16 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_registry.domain import Alias, AliasMove, FileEntry, ModelInfo, ModelSummary, RecordedEvent, VersionState
+from model_registry.domain import (
+    Alias,
+    AliasMove,
+    FileEntry,
+    ListedVersion,
+    ModelInfo,
+    ModelSummary,
+    RecordedEvent,
+    VersionState,
+)
 from model_registry.utils import rfc3339
 
 DIGEST_EXAMPLE = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -168,6 +177,11 @@ def model_info_members(info: ModelInfo) -> dict[str, Any]:
         "purged_at": info.purged_at and rfc3339(info.purged_at),
         "download_url": _download_url(info),
     }
+
+
+def listed_json(versions: Sequence[ListedVersion], next_page_token: str | None) -> bytes:
+    items = ",".join(version.document for version in versions)
+    return f'{{"items":[{items}],"next_page_token":{orjson.dumps(next_page_token).decode()}}}'.encode()
 
 
 def _download_url(info: ModelInfo) -> str | None:

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
@@ -15,7 +14,7 @@ from model_registry.web.body import JSON
 from model_registry.web.context import Context
 from model_registry.web.describing import BAD_LIMIT, BAD_TOKEN, UNAVAILABLE, Limit, PageToken
 from model_registry.web.problems import ANY_ROUTE, problem_responses
-from model_registry.web.schemas import model_info_members
+from model_registry.web.schemas import listed_json
 from model_registry.web.v1.versions import INFO_PAGE
 
 router = APIRouter(prefix="/v1", tags=["versions"], responses=ANY_ROUTE)
@@ -75,8 +74,7 @@ async def search_versions(
         actor=context.actor,
     )
     token = paging.page_token(query, *_fields(order.position_of(page.items[-1]))) if page.has_more else None
-    items = [model_info_members(info) for info in page.items]
-    return Response(orjson.dumps({"items": items, "next_page_token": token}), media_type=JSON)
+    return Response(listed_json(page.items, token), media_type=JSON)
 
 
 def _fields(position: SearchPosition) -> tuple[str | int, int]:

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any, Literal
 
-import orjson
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
@@ -50,7 +49,7 @@ from model_registry.web.describing import (
 )
 from model_registry.web.fields import Fields
 from model_registry.web.problems import ANY_ROUTE, problem_responses
-from model_registry.web.schemas import ModelInfoOut, model_info_members
+from model_registry.web.schemas import ModelInfoOut, listed_json
 from model_registry.web.v1.bodies import check_patch
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"], responses=ANY_ROUTE)
@@ -135,8 +134,7 @@ async def list_versions(
         actor=context.actor,
     )
     token = paging.list_token(query, page.items[-1].position) if page.has_more else None
-    items = [model_info_members(info) for info in page.items]
-    return Response(orjson.dumps({"items": items, "next_page_token": token}), media_type=JSON)
+    return Response(listed_json(page.items, token), media_type=JSON)
 
 
 @router.get(

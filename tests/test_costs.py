@@ -108,8 +108,8 @@ async def test_a_small_file_is_stored_by_one_call(costly: Costly) -> None:
     for version in ("20", "21"):
         cost = await costly.of("POST", "/register_model", **form(version, 100))
 
-    # In three transactions: the label is taken, the upload is noted, the version is published.
-    assert cost == (19, {"put": 1})
+    # The label is taken in a transaction, the upload noted by a statement, the version published in a transaction.
+    assert cost == (16, {"put": 1})
 
 
 async def test_a_large_file_is_stored_in_as_few_parts_as_it_takes(costly: Costly) -> None:

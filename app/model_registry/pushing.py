@@ -535,6 +535,7 @@ class Pushes:
             if not await self._database.run(
                 lambda tx: tx.uploads.open(upload, version_id, self._limits.lease_seconds),
                 patience_seconds=_PATIENCE_SECONDS,
+                is_one_statement=True,
             ):
                 raise LeaseLost
             blob = await store_stream(

@@ -160,6 +160,7 @@ class Registration:
         opened = await self._database.run(
             lambda tx: tx.uploads.open(upload, self._version_id, self._limits.lease_seconds),
             patience_seconds=_PATIENCE_SECONDS,
+            is_one_statement=True,
         )
         self._lease.check()
         if not opened:

@@ -31,6 +31,7 @@ _AFTER = (
     .order_by(EventDB.xid, EventDB.id)
     .limit(bindparam("limit", type_=BigInteger))
 )
+_RECORD = insert(EventDB).returning(cast(EventDB.xid, Text), EventDB.id, EventDB.at)
 _AFTER_OF_MODEL = _AFTER.where(EventDB.model_name == bindparam("model_name", type_=Text))
 
 
@@ -56,7 +57,7 @@ class Events:
     async def record(self, *events: Event) -> None:
         """Append events; they commit with the change that they describe."""
         recorded = await self._connection.execute(
-            insert(EventDB).returning(cast(EventDB.xid, Text), EventDB.id, EventDB.at),
+            _RECORD,
             [
                 {
                     "actor": event.actor,

@@ -3,10 +3,10 @@
 import asyncio
 import base64
 import hashlib
-import io
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aioboto3
@@ -20,7 +20,6 @@ from botocore.exceptions import (
     EndpointConnectionError,
     NoCredentialsError,
 )
-from botocore.handlers import add_expect_header
 
 from model_registry.domain import Digest
 from model_registry.errors import Unavailable
@@ -35,7 +34,7 @@ from model_registry.storage.blobstore import (
     StoredPart,
 )
 from model_registry.storage.presigning import AccessKey, BucketAddress, Presigner
-from model_registry.storage.signed import Refused, SignedReads
+from model_registry.storage.signed import Refused, SignedRequests
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -46,7 +45,8 @@ _OWN_REQUEST_SECONDS = 300
 _READ_BYTES = 1024**2
 _SEND_BYTES = 1024**2
 _PAUSES_SECONDS = (0.1, 0.2, 0.4)
-_IN_MID_UPLOAD = frozenset({"UploadPart", "CompleteMultipartUpload"})
+# To lose what was sent is worse than to wait; as long as the S3 library waits at most.
+_MID_UPLOAD_PAUSES = (0.5, 1, 2, 4)
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 _MISSING_UPLOAD = frozenset({"NoSuchUpload", "404", "NotFound"})
 _REFUSED_PARTS = frozenset({"InvalidPart", "InvalidPartOrder", "EntityTooSmall"})
@@ -100,21 +100,21 @@ class S3BlobStore:
             aws_secret_access_key=options.secret_access_key,
             region_name=options.region,
         )
-        self._client: S3Client
         self._control: S3Client
-        self._reads: SignedReads
-        self._heads: SignedReads
+        self._reads: SignedRequests
+        self._writes: SignedRequests
+        self._heads: SignedRequests
         self._address: BucketAddress
         self._public_address: BucketAddress
 
     async def __aenter__(self) -> "S3BlobStore":
         endpoint_url = self._options.endpoint_url
-        self._client = await self._connect(endpoint_url, self._options.max_connections)
         # Connections of their own for what is short: with all others taken by slow downloads, the service is still
         # ready, finishes uploads and deletes garbage.
-        self._control = await self._connect(endpoint_url, _CONTROL_CONNECTIONS)
-        self._reads = await self._clients.enter_async_context(self._signed_reads(self._options.max_connections))
-        self._heads = await self._clients.enter_async_context(self._signed_reads(_CONTROL_CONNECTIONS))
+        self._control = await self._connect(endpoint_url)
+        self._reads = await self._clients.enter_async_context(self._signed_requests(self._options.max_connections))
+        self._writes = await self._clients.enter_async_context(self._signed_requests(self._options.max_connections))
+        self._heads = await self._clients.enter_async_context(self._signed_requests(_CONTROL_CONNECTIONS))
         self._address = await self._address_at(endpoint_url)
         public_endpoint_url = self._options.public_endpoint_url
         self._public_address = await self._address_at(public_endpoint_url) if public_endpoint_url else self._address
@@ -123,10 +123,9 @@ class S3BlobStore:
     async def __aexit__(self, *_error: object) -> None:
         await self._clients.aclose()
 
-    async def _connect(self, endpoint_url: str | None, max_connections: int) -> "S3Client":
-        client = await self._clients.enter_async_context(self._new_client(self._session, endpoint_url, max_connections))
-        # A server that never says "100 Continue" would hang a PUT beyond any read timeout.
-        client.meta.events.unregister("before-call.s3", add_expect_header)
+    async def _connect(self, endpoint_url: str | None) -> "S3Client":
+        connecting = self._new_client(self._session, endpoint_url, _CONTROL_CONNECTIONS)
+        client = await self._clients.enter_async_context(connecting)
         client.meta.events.register_first("needs-retry.s3", _pause_when_cut_off)  # type: ignore[arg-type]
         return client
 
@@ -143,17 +142,17 @@ class S3BlobStore:
                 read_timeout=options.read_timeout_seconds,
                 max_pool_connections=max_connections,
                 retries={"mode": "standard", "max_attempts": 3},
-                # Signing or summing every body would cost twice the transfer; the sha256 is ours, of what came in.
+                # Not every store knows the checksums that are the library's default.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 # Path style works for every host name; AWS itself wants the bucket in it.
-                s3={"payload_signing_enabled": False, "addressing_style": "path" if endpoint_url else "auto"},
+                s3={"addressing_style": "path" if endpoint_url else "auto"},
             ),
         )
 
-    def _signed_reads(self, connections: int) -> SignedReads:
+    def _signed_requests(self, connections: int) -> SignedRequests:
         options = self._options
-        return SignedReads(
+        return SignedRequests(
             connections=connections,
             connect_timeout_seconds=options.connect_timeout_seconds,
             read_timeout_seconds=options.read_timeout_seconds,
@@ -214,13 +213,11 @@ class S3BlobStore:
             return False
 
     async def put(self, key: str, body: Body) -> None:
+        headers = {"Content-Length": str(len(body))}
         async with self._bounded():
-            await self._client.put_object(
-                Bucket=self._options.bucket,
-                Key=key,
-                Body=_Payload(body),  # type: ignore[arg-type]
-                ContentLength=len(body),
-            )
+            url = (await self._signer()).put(key, headers)
+            async with self._writes.answer("PUT", url, headers, partial(_pieces, body)):
+                return
 
     async def create_multipart(self, key: str) -> str:
         async with self._briefly():
@@ -228,16 +225,12 @@ class S3BlobStore:
             return answer["UploadId"]
 
     async def put_part(self, key: str, multipart_id: str, number: int, body: Body) -> str:
+        headers = {"Content-Length": str(len(body))}
         async with self._bounded():
-            answer = await self._client.upload_part(
-                Bucket=self._options.bucket,
-                Key=key,
-                UploadId=multipart_id,
-                PartNumber=number,
-                Body=_Payload(body),  # type: ignore[arg-type]
-                ContentLength=len(body),
-            )
-            return answer["ETag"]
+            url = (await self._signer()).put_part(key, multipart_id, number, headers)
+            send = self._writes.answer("PUT", url, headers, partial(_pieces, body), pauses_seconds=_MID_UPLOAD_PAUSES)
+            async with send as answer:
+                return answer.headers["ETag"]
 
     async def complete_multipart(self, key: str, multipart_id: str, etags: Sequence[str], size_bytes: int) -> None:
         try:
@@ -423,37 +416,12 @@ class S3BlobStore:
         return False
 
 
-class _Payload:
-    """A `Body` as botocore and aiohttp take it: seekable for a retry, sent piece by piece without a copy.
-
-    A bytearray would be copied whole: before Python 3.12.9 aiohttp joins the headers to the first piece it sends.
-    """
-
-    def __init__(self, body: Body) -> None:
-        self._body = body
-        self._position = 0
-
-    def __len__(self) -> int:
-        return len(self._body)
-
-    def __bool__(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._position = offset + (0, self._position, len(self._body))[whence]
-        return self._position
-
-    def read(self, _size: int = -1) -> bytes:
-        """Only so that botocore takes this for a file; the bytes go out through `__aiter__`."""
-        raise io.UnsupportedOperation("read")
-
-    async def __aiter__(self) -> AsyncIterator[memoryview]:
-        for piece in self._body.pieces:
-            for start in range(0, len(piece), _SEND_BYTES):
-                yield piece[start : start + _SEND_BYTES]
+async def _pieces(body: Body) -> AsyncIterator[memoryview]:
+    """Without a copy. A bytearray would be copied whole: before Python 3.12.9 aiohttp joins the headers to the first
+    piece that it sends."""
+    for piece in body.pieces:
+        for start in range(0, len(piece), _SEND_BYTES):
+            yield piece[start : start + _SEND_BYTES]
 
 
 def _pause_when_cut_off(operation: Any, attempts: int, caught_exception: Exception | None, **_: Any) -> float | None:
@@ -463,7 +431,7 @@ def _pause_when_cut_off(operation: Any, attempts: int, caught_exception: Excepti
     tell a client that the store is away. In the middle of a large upload that is better than to lose what was sent.
     """
     is_cut_off = isinstance(caught_exception, EndpointConnectionError | ConnectionClosedError)
-    if not is_cut_off or operation.name in _IN_MID_UPLOAD or attempts > len(_PAUSES_SECONDS):
+    if not is_cut_off or operation.name == "CompleteMultipartUpload" or attempts > len(_PAUSES_SECONDS):
         return None
     return _PAUSES_SECONDS[attempts - 1]
 

@@ -1,9 +1,9 @@
-"""GET and HEAD of objects by requests that we sign ourselves: a third of the CPU that the S3 library takes for one."""
+"""Whole objects by requests that we sign ourselves: a third of the CPU that the S3 library takes for one."""
 
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -12,6 +12,7 @@ from yarl import URL
 _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _PAUSES_SECONDS = (0.1, 0.2, 0.4)
 _LARGEST_ERROR_BYTES = 64 * 1024
+_Body = Callable[[], AsyncIterable[memoryview]]
 
 
 class Refused(Exception):
@@ -23,7 +24,7 @@ class Refused(Exception):
         super().__init__(f"the object store answered {status} {code}".strip())
 
 
-class SignedReads:
+class SignedRequests:
     """One pool of connections; use as an async context manager."""
 
     def __init__(
@@ -36,7 +37,7 @@ class SignedReads:
         self._trusted = ssl.create_default_context(cafile=ca_bundle) if ca_bundle else True
         self._session: aiohttp.ClientSession
 
-    async def __aenter__(self) -> "SignedReads":
+    async def __aenter__(self) -> "SignedRequests":
         connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._trusted)
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=self._timeout, auto_decompress=False, trust_env=True
@@ -47,12 +48,20 @@ class SignedReads:
         await self._session.close()
 
     @asynccontextmanager
-    async def answer(self, method: str, url: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A success; what fails on the way or in the store (5xx) is tried again.
+    async def answer(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: _Body | None = None,
+        *,
+        pauses_seconds: Sequence[float] = _PAUSES_SECONDS,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A success; what fails on the way or in the store (5xx) is tried again, with the body from its beginning.
 
         Raises `Refused`, `aiohttp.ClientError` or `TimeoutError`.
         """
-        response = await self._asked(method, url, headers)
+        response = await self._asked(method, url, headers, body, pauses_seconds)
         try:
             yield response
         finally:
@@ -61,11 +70,13 @@ class SignedReads:
             else:
                 response.close()  # what was not read ends with the connection
 
-    async def _asked(self, method: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        for pause_seconds in (*_PAUSES_SECONDS, None):
+    async def _asked(
+        self, method: str, url: str, headers: Mapping[str, str], body: _Body | None, pauses_seconds: Sequence[float]
+    ) -> aiohttp.ClientResponse:
+        for pause_seconds in (*pauses_seconds, None):
             try:
                 response = await self._session.request(
-                    method, URL(url, encoded=True), headers=headers, allow_redirects=False
+                    method, URL(url, encoded=True), headers=headers, data=body and body(), allow_redirects=False
                 )
                 if response.status < 300:
                     return response

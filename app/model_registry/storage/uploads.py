@@ -1,11 +1,28 @@
 """Objects that are being written: `uploads`."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, LargeBinary, Row, Text, case, delete, func, insert, literal, or_, select, update
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import (
+    BigInteger,
+    Interval,
+    LargeBinary,
+    Row,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import Insert, distinct_on
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +34,33 @@ from model_registry.storage.sql import BATCH, among, array, seconds
 _ROWS_AT_ONCE = 1000
 _LATE_WRITER_SECONDS = 24 * 3600
 
+_NEW = {
+    UploadDB.id: bindparam("id", type_=Uuid),
+    UploadDB.path: bindparam("path", type_=Text),
+    UploadDB.storage_key: bindparam("storage_key", type_=Text),
+    UploadDB.sha256: bindparam("sha256", type_=LargeBinary),
+    UploadDB.size_bytes: bindparam("size_bytes", type_=BigInteger),
+    UploadDB.lease_expires_at: func.now() + bindparam("lease", type_=Interval),
+}
+
+
+def _again(statement: Insert) -> Insert:
+    """Where the answer to the first time was lost, the row is there."""
+    return statement.on_conflict_do_update(
+        index_elements=[UploadDB.id], set_={"lease_expires_at": statement.excluded.lease_expires_at}
+    )
+
+
+_OPEN = _again(pg_insert(UploadDB).from_select(list(_NEW), select(*_NEW.values())))
+_OPEN_FOR_VERSION = _again(
+    pg_insert(UploadDB).from_select(
+        [*_NEW, UploadDB.version_id],
+        select(*_NEW.values(), ModelInfoDB.id)
+        .where(ModelInfoDB.id == bindparam("of_version"), ModelInfoDB.lease_expires_at > func.now())
+        .with_for_update(key_share=True, read=True),
+    )
+)
+
 
 class Uploads:
     def __init__(self, connection: AsyncConnection) -> None:
@@ -25,30 +69,22 @@ class Uploads:
     async def open(self, upload: NewUpload, version_id: int | None, lease_seconds: float) -> bool:
         """Record the intent to write an object. Done before its first byte is sent, so no object is unknown.
 
-        `False` when the version is gone, or is none any more that can be added to; to repeat it is harmless.
+        `False` when the version is gone, or is none any more that can be added to; to repeat it is harmless. It is one
+        statement.
         """
-        if version_id is not None:
-            held = (
-                select(ModelInfoDB.id)
-                .where(ModelInfoDB.id == version_id, ModelInfoDB.lease_expires_at > func.now())
-                .with_for_update(key_share=True, read=True)
-            )
-            if await self._connection.scalar(held) is None:
-                return False
-        await self._connection.execute(
-            pg_insert(UploadDB)
-            .values(
-                id=upload.id,
-                version_id=version_id,
-                path=upload.path,
-                storage_key=upload.storage_key,
-                sha256=upload.declared.sha256.raw if upload.declared else None,
-                size_bytes=upload.declared.size_bytes if upload.declared else None,
-                lease_expires_at=func.now() + seconds(lease_seconds),
-            )
-            .on_conflict_do_nothing()
-        )
-        return True
+        parameters = {
+            "id": upload.id,
+            "path": upload.path,
+            "storage_key": upload.storage_key,
+            "sha256": upload.declared.sha256.raw if upload.declared else None,
+            "size_bytes": upload.declared.size_bytes if upload.declared else None,
+            "lease": timedelta(seconds=lease_seconds),
+        }
+        if version_id is None:
+            opened = await self._connection.execute(_OPEN, parameters)
+        else:
+            opened = await self._connection.execute(_OPEN_FOR_VERSION, parameters | {"of_version": version_id})
+        return opened.rowcount == 1
 
     async def began_multipart(self, upload_id: UUID, multipart_id: str) -> bool:
         """Write down the store's id of an upload; `False` when the upload was taken back meanwhile."""

@@ -5,6 +5,7 @@ The statements are built once: building one costs more than running it.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     ColumnElement,
+    Interval,
     LargeBinary,
     Row,
     Select,
@@ -92,6 +94,25 @@ _INFO_BY = _by_selector(INFO)
 _PUBLISHED_BY = _by_selector(_PUBLISHED)
 _INFO_BY_ID = INFO.where(ModelInfoDB.id == bindparam("id"))
 _HAS_VISIBLE = select(ModelInfoDB.id).where(ModelInfoDB.model_name == _NAME, _READY).limit(1)
+
+# Columns that are parameters alone are not said here: SQLAlchemy takes them from the parameters.
+_RESERVE = (
+    pg_insert(ModelInfoDB)
+    .values(state=VersionState.PENDING, lease_expires_at=func.now() + bindparam("lease", type_=Interval))
+    .on_conflict_do_nothing(index_elements=[ModelInfoDB.model_name, ModelInfoDB.version])
+    .returning(ModelInfoDB.id)
+)
+_LOCK = select(ModelInfoDB.state).where(ModelInfoDB.id == bindparam("id"), HAS_NOT_LAPSED).with_for_update()
+_PUBLISH = (
+    update(ModelInfoDB)
+    .where(ModelInfoDB.id == bindparam("version_id"))
+    .values(
+        state=VersionState.READY,
+        lease_expires_at=None,
+        ready_at=func.now(),
+        generation=ModelInfoDB.generation + 1,
+    )
+)
 
 _STORED_FILES = (
     select(
@@ -329,21 +350,18 @@ class Versions:
             | (_manifest(manifest) if manifest else {})
         )
         version_id: int | None = await self._connection.scalar(
-            pg_insert(ModelInfoDB)
-            .values(
-                model_name=ref.model_name,
-                version=ref.version,
-                number=number,
-                state=VersionState.PENDING,
-                reservation=reservation,
-                precedence=precedence.key,
-                is_prerelease=precedence.is_prerelease,
-                created_by=actor,
-                lease_expires_at=func.now() + seconds(lease_seconds),
+            _RESERVE,
+            {
+                "model_name": ref.model_name,
+                "version": ref.version,
+                "number": number,
+                "reservation": reservation,
+                "precedence": precedence.key,
+                "is_prerelease": precedence.is_prerelease,
+                "created_by": actor,
+                "lease": timedelta(seconds=lease_seconds),
                 **known,
-            )
-            .on_conflict_do_nothing(index_elements=[ModelInfoDB.model_name, ModelInfoDB.version])
-            .returning(ModelInfoDB.id)
+            },
         )
         return version_id
 
@@ -358,14 +376,7 @@ class Versions:
 
     async def lock(self, version_id: int) -> VersionState | None:
         """The state of a version, its row held; `None` when it is gone or its lease has run out."""
-        state = await self._connection.scalar(
-            select(ModelInfoDB.state)
-            .where(
-                ModelInfoDB.id == version_id,
-                HAS_NOT_LAPSED,
-            )
-            .with_for_update()
-        )
+        state = await self._connection.scalar(_LOCK, {"id": version_id})
         return None if state is None else VersionState(state)
 
     async def annotate(self, version_id: int, metadata: JsonText, annotations: Annotations) -> None:
@@ -415,18 +426,7 @@ class Versions:
     ) -> None:
         """Make a version ready; what was not known when it was reserved is said now."""
         known = (_details(details) if details else {}) | (_manifest(manifest) if manifest else {})
-        await self._connection.execute(
-            update(ModelInfoDB)
-            .where(ModelInfoDB.id == version_id)
-            .values(
-                state=VersionState.READY,
-                lease_expires_at=None,
-                ready_at=func.now(),
-                file_path=file_path,
-                generation=ModelInfoDB.generation + 1,
-                **known,
-            )
-        )
+        await self._connection.execute(_PUBLISH, {"version_id": version_id, "file_path": file_path, **known})
 
     async def drop_unfinished(self, version_id: int) -> None:
         """Delete a version that never became ready, freeing its label."""

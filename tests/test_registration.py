@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -16,6 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.access import ANONYMOUS
 from model_registry.db_models import EventDB, GarbageDB, ModelInfoDB, RegisteredModelDB, UploadDB
+from model_registry.errors import Unavailable
+from model_registry.storage.blobstore import Body
 from tests.bucket import Bucket
 from tests.conftest import Collect, RunningService, ServiceWith
 from tests.test_model_registry import WEIGHTS, register
@@ -146,6 +149,61 @@ async def test_the_same_bytes_are_stored_once(client: httpx.AsyncClient, collect
 
     assert len(await bucket.keys()) == 1
     assert (await client.get("/get_model/model2/1", params={"path": "b.bin"})).content == WEIGHTS
+
+
+async def test_small_files_of_a_form_are_stored_a_few_at_a_time_while_it_goes_on(
+    client: httpx.AsyncClient, service: RunningService, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = service.services.blobs.put
+    underway, most = 0, 0
+
+    async def slow_put(key: str, body: Body) -> None:
+        nonlocal underway, most
+        underway += 1
+        most = max(most, underway)
+        await asyncio.sleep(0.02)
+        await put(key, body)
+        underway -= 1
+
+    monkeypatch.setattr(service.services.blobs, "put", slow_put)
+    files = {f"{number}": f"content {number}".encode() for number in range(40)} | {"large": bytes(MIB), "empty": b""}
+
+    registered = await asyncio.gather(
+        *(register(client, {"model_name": "m", "version": str(version)}, files) for version in range(3))
+    )
+
+    assert [answer.status_code for answer in registered] == [201] * 3
+    assert 4 < most <= 8 + 3
+    for path, content in files.items():
+        assert (await client.get("/v1/models/m/versions/0/files/" + path)).content == content
+
+
+async def test_a_small_file_that_could_not_be_stored_fails_its_registration(
+    client: httpx.AsyncClient,
+    service: RunningService,
+    bucket: Bucket,
+    collect: Collect,
+    database_session: AsyncSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put = service.services.blobs.put
+    for failing in (0, 7, 29):
+        number = itertools.count()
+
+        async def put_but_one(key: str, body: Body) -> None:
+            if next(number) == failing:  # noqa: B023 - used within this turn
+                raise Unavailable("The object store")
+            await put(key, body)
+
+        monkeypatch.setattr(service.services.blobs, "put", put_but_one)
+        files = {f"{number}": f"content {number}".encode() for number in range(30)}
+
+        answer = await register(client, {"model_name": "m", "version": "1"}, files)
+
+        assert answer.status_code == 503
+        await eventually_empty(database_session)
+        await collect()
+        assert await bucket.keys() == set()
 
 
 async def test_an_empty_file_is_a_file(client: httpx.AsyncClient) -> None:

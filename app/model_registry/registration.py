@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -30,7 +30,7 @@ from model_registry.storage.blobstore import BlobStore, storage_key
 from model_registry.storage.database import Database, Transaction
 from model_registry.storage.idempotency import FirstAnswer
 from model_registry.transitions import UploadLimits, announce, discard_unfinished, keep_blobs
-from model_registry.uploads import PartBuffers, digest_stream, store_stream
+from model_registry.uploads import PartBuffers, digest_stream, split_off_small, store_stream
 from model_registry.utils import canonical_json
 from model_registry.versions import precedence
 
@@ -81,6 +81,7 @@ class Registration:
         self._may_hold_label = False
         self._uploads: list[NewUpload] = []
         self._files: list[StoredFile] = []
+        self._storing: set[asyncio.Task[None]] = set()
         self._paths = DistinctPaths()
         self._lease = Lease(database, limits.lease_seconds)
         self._is_published = False
@@ -92,11 +93,17 @@ class Registration:
     async def __aexit__(self, *_error: object) -> None:
         try:
             self._lease.end()
+            await self._stop_storing()
             if not self._is_published and (self._may_hold_label or self._uploads):
                 # A task of its own, so that it goes on when the caller is cancelled.
                 await asyncio.shield(self._ongoing.run(self._give_up()))
         finally:
             self._ongoing.end()
+
+    async def _stop_storing(self) -> None:
+        for task in self._storing:
+            task.cancel()
+        await asyncio.gather(*self._storing, return_exceptions=True)
 
     async def reserve(self, ref: VersionRef) -> None:
         """Take the label, before any byte moves.
@@ -149,12 +156,32 @@ class Registration:
     async def add_file(
         self, path: str, chunks: AsyncIterable[bytes], *, media_type: str, at_most_bytes: int | None = None
     ) -> None:
-        """Store one file from a stream, consumed once, whatever its size; see `uploads.store_stream`."""
+        """Store one file from a stream, consumed once, whatever its size; see `uploads.store_stream`.
+
+        A small one may still be on its way to the store when this returns; a later call says how that went.
+        """
         self._paths.add(path, "model_file")
         if self._conflict is not None:
             # Only to find out whether it is the same file: nothing of it will be stored.
             self._files.append(StoredFile(path, media_type, await digest_stream(chunks, self._limits.max_upload_bytes)))
             return
+        held = self._lease.while_held(chunks)
+        beginning, is_small = await split_off_small(held)
+        for stored in [task for task in self._storing if task.done()]:
+            self._storing.discard(stored)
+            stored.result()
+        storing = self._store(path, _resumed(beginning, held), media_type=media_type, at_most_bytes=at_most_bytes)
+        if not is_small or self._buffers.small.locked():
+            await storing
+            return
+        await self._buffers.small.acquire()
+        task = asyncio.create_task(storing)
+        task.add_done_callback(lambda _task: self._buffers.small.release())
+        self._storing.add(task)
+
+    async def _store(
+        self, path: str, chunks: AsyncIterable[bytes], *, media_type: str, at_most_bytes: int | None
+    ) -> None:
         upload = NewUpload(upload_id := uuid4(), storage_key(upload_id), path)
         self._uploads.append(upload)
         opened = await self._database.run(
@@ -176,7 +203,7 @@ class Registration:
                 raise LeaseLost
 
         blob = await store_stream(
-            self._lease.while_held(chunks),
+            chunks,
             key=upload.storage_key,
             blobs=self._blobs,
             buffers=self._buffers,
@@ -192,6 +219,7 @@ class Registration:
         Returns only after the commit. With an Idempotency-Key that was used before for the same meaning (name,
         version, parameters, metadata and manifest digest) the first answer is given again.
         """
+        await asyncio.gather(*self._storing)
         digest = manifest_digest(file.entry for file in self._files)
         meaning = b""
         if self._key is not None:
@@ -314,6 +342,12 @@ class Registration:
                     log.warning("registration.left_to_the_collector", cause=repr(error.__cause__))
                     return
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _resumed(beginning: bytes, rest: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    yield beginning
+    async for chunk in rest:
+        yield chunk
 
 
 def _meaning(ref: VersionRef, details: ModelDetails, digest: Digest) -> bytes:

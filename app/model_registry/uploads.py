@@ -16,6 +16,7 @@ from model_registry.storage.blobstore import MAX_PARTS, BlobStore, PartsRefused
 SLOT_BYTES = 8 * 1024**2
 PARTS_IN_FLIGHT = 4
 SMALL_BYTES = 64 * 1024
+_SMALL_IN_FLIGHT = 8
 _WAIT_SECONDS = 30
 
 
@@ -90,6 +91,8 @@ class PartBuffers:
         self._queue = asyncio.Lock()
         self._returned = asyncio.Event()
         self.max_slots_per_part = max(1, slots // PARTS_IN_FLIGHT)
+        self.small = asyncio.Semaphore(_SMALL_IN_FLIGHT)
+        """Of objects that need no buffer, to be stored while their clients go on sending."""
 
     def slots_for(self, size_bytes: int | None) -> int:
         """How many slots each part of an object takes, all parts alike: `max(8 MiB, size / 10 000)`, rounded up."""
@@ -113,6 +116,16 @@ class PartBuffers:
         self._free.extend(part.slots)
         self._left += len(part.slots)
         self._returned.set()
+
+
+async def split_off_small(chunks: AsyncIterable[bytes]) -> tuple[bytes, bool]:
+    """The first bytes of a stream, and whether they are all of it: an object that needs no buffer."""
+    beginning = bytearray()
+    async for chunk in chunks:
+        beginning += chunk
+        if len(beginning) > SMALL_BYTES:
+            return bytes(beginning), False
+    return bytes(beginning), True
 
 
 async def store_stream(

@@ -20,6 +20,7 @@ from botocore.exceptions import (
     EndpointConnectionError,
     NoCredentialsError,
 )
+from botocore.handlers import add_expect_header
 
 from model_registry.domain import Digest
 from model_registry.errors import Unavailable
@@ -126,6 +127,8 @@ class S3BlobStore:
     async def _connect(self, endpoint_url: str | None) -> "S3Client":
         connecting = self._new_client(self._session, endpoint_url, _CONTROL_CONNECTIONS)
         client = await self._clients.enter_async_context(connecting)
+        # A server that never says "100 Continue" would hang a PUT beyond any read timeout.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
         client.meta.events.register_first("needs-retry.s3", _pause_when_cut_off)  # type: ignore[arg-type]
         return client
 

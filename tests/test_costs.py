@@ -112,6 +112,15 @@ async def test_a_small_file_is_stored_by_one_call(costly: Costly) -> None:
     assert cost == (16, {"put": 1})
 
 
+async def test_each_further_small_file_of_a_form_is_one_statement_and_one_call(costly: Costly) -> None:
+    for version in ("22", "23"):
+        files = [("model_file", (f"{number}", f"{version} {number}".encode())) for number in range(11)]
+        data = {"model_name": "costly", "version": version}
+        cost = await costly.of("POST", "/register_model", data=data, files=files)
+
+    assert cost == (16 + 10, {"put": 11})
+
+
 async def test_a_large_file_is_stored_in_as_few_parts_as_it_takes(costly: Costly) -> None:
     _, calls = await costly.of("POST", "/register_model", **form("30", 10 * MIB))
 

@@ -34,7 +34,7 @@ from model_registry.errors import (
 )
 from model_registry.faults import fault
 from model_registry.leases import Lease
-from model_registry.lookup import missing, whole
+from model_registry.lookup import missing
 from model_registry.ongoing import Ongoing
 from model_registry.storage.blobstore import BlobStore, PartsRefused
 from model_registry.storage.database import Database, Transaction
@@ -132,7 +132,7 @@ class Commits:
                 now = await tx.versions.taken(ref)
                 # Otherwise it has not begun yet, because it waits for a lock, or ends this very moment.
                 if now is not None and now.state in {VersionState.VERIFYING, VersionState.READY}:
-                    return await whole(tx, await tx.versions.info_by_id(now.id))
+                    return await tx.versions.info_by_id(now.id)
 
     def _join_or_begin(self, ref: VersionRef, version_id: int, parts: Parts, actor: Actor) -> asyncio.Task[ModelInfo]:
         running_parts, task = self._running.get(version_id, (parts, None))

@@ -26,7 +26,7 @@ from model_registry.errors import (
     VersionNotAvailable,
     VersionPurged,
 )
-from model_registry.lookup import missing, whole
+from model_registry.lookup import missing
 from model_registry.storage.database import Database, Transaction
 from model_registry.transitions import discard_unfinished, purge
 from model_registry.utils import EMPTY_OBJECT, JsonText, exact_json, merge_patch, to_json_text
@@ -163,11 +163,10 @@ class Lifecycle:
         await tx.events.record(Event(actor.name, "version.removed", info.model_name, info.version, details))
 
     async def _cancel(self, tx: Transaction, info: ModelInfo, actor: Actor) -> ModelInfo:
-        given_up = await whole(tx, info)
         await discard_unfinished(tx, info.id)
         await tx.models.drop_if_unused(info.model_name)
         await tx.events.record(Event(actor.name, "version.discarded", info.model_name, info.version))
-        return replace(given_up, state=VersionState.REMOVED)
+        return replace(info, state=VersionState.REMOVED)
 
     async def restore(self, ref: VersionRef, *, precondition: Precondition = unconditional, actor: Actor) -> ModelInfo:
         """Show a removed version again; nothing happens to one that is ready. Aliases are not restored with it.

@@ -1,9 +1,8 @@
 """What to say when a model or a version is not there."""
 
-from dataclasses import replace
 from typing import TypeVar
 
-from model_registry.domain import FILES_SHOWN, ModelInfo, VersionSelector
+from model_registry.domain import VersionSelector
 from model_registry.errors import AliasNotFound, ModelNotFound, NotFound, VersionNotFound
 from model_registry.storage.database import Transaction
 
@@ -15,13 +14,6 @@ async def found(tx: Transaction, selector: VersionSelector, result: T | None) ->
     if result is None:
         raise await missing(tx, selector)
     return result
-
-
-async def whole(tx: Transaction, info: ModelInfo) -> ModelInfo:
-    """With the files that an unfinished version has declared; a finished one has its own."""
-    if not info.state.is_unfinished:
-        return info
-    return replace(info, files=tuple(await tx.declared.first(info.id, FILES_SHOWN)))
 
 
 async def missing(tx: Transaction, selector: VersionSelector) -> NotFound:

@@ -17,7 +17,7 @@ from model_registry.domain import (
     VersionState,
 )
 from model_registry.filters import NEWEST_FIRST, Filter, Order, SearchPosition
-from model_registry.lookup import found, missing, whole
+from model_registry.lookup import found, missing
 from model_registry.names import check_model_name
 from model_registry.ongoing import Ongoing
 from model_registry.registration import Registration
@@ -111,7 +111,7 @@ class ModelRegistry:
             if info is None and or_unfinished and selector.is_label:
                 unfinished = await tx.versions.unfinished(VersionRef(selector.model_name, selector.version))
                 # Neither of the two: it may have become ready in between.
-                info = await whole(tx, unfinished) if unfinished else await tx.versions.info(selector)
+                info = unfinished or await tx.versions.info(selector)
             return await found(tx, selector, info)
 
     async def versions_of(

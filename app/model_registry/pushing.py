@@ -39,7 +39,7 @@ from model_registry.errors import (
     VersionNotAvailable,
 )
 from model_registry.leases import Lease
-from model_registry.lookup import missing, whole
+from model_registry.lookup import missing
 from model_registry.names import check_model_name, check_path
 from model_registry.ongoing import Ongoing
 from model_registry.storage.blobstore import MAX_PARTS, BlobStore, PresignedRequest, StoredPart, storage_key
@@ -239,7 +239,7 @@ class Pushes:
         await tx.declared.pin(version_id, stored)
         lacking = {digest: file for digest, file in lacking.items() if digest not in stored}
         uploads = await self._open_uploads(tx, version_id, lacking, is_direct=is_direct)
-        info = await whole(tx, await tx.versions.info_by_id(version_id))
+        info = await tx.versions.info_by_id(version_id)
         return _Taken(info, lacking, uploads, is_new=known is None or ours is not None)
 
     async def _resumed(self, tx: Transaction, push: Push, manifest: Manifest, actor: Actor) -> TakenLabel | None:

@@ -59,13 +59,6 @@ class Declared:
         ).one_or_none()
         return None if row is None else (_to_entry(row), row.is_there)
 
-    async def first(self, version_id: int, limit: int) -> Sequence[FileEntry]:
-        """The first files by path."""
-        rows = await self._connection.execute(
-            _FILES.where(DeclaredFileDB.version_id == version_id).order_by(DeclaredFileDB.path).limit(limit)
-        )
-        return [_to_entry(row) for row in rows]
-
     async def lacking(self, version_id: int) -> dict[Digest, FileEntry]:
         """For each digest whose bytes are not pinned, or were found damaged since, the first file that has it."""
         rows = await self._connection.stream(

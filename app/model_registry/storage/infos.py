@@ -3,33 +3,33 @@
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, Text, func, or_, select
+from sqlalchemy import ColumnElement, Row, Text, case, func, or_, select
 
-from model_registry.db_models import AliasDB, ModelInfoDB, VersionFileDB
+from model_registry.db_models import AliasDB, DeclaredFileDB, ModelInfoDB, VersionFileDB
 from model_registry.domain import FILES_SHOWN, Digest, FileEntry, ModelInfo, VersionState
 
-_FILES = (
-    select(VersionFileDB.path, VersionFileDB.size_bytes, VersionFileDB.sha256, VersionFileDB.media_type)
-    .where(VersionFileDB.version_id == ModelInfoDB.id)
-    .order_by(VersionFileDB.path)
-    .limit(FILES_SHOWN)
-    .correlate(ModelInfoDB)
-    .subquery()
-)
+
+def _first_files(table: type[VersionFileDB] | type[DeclaredFileDB]) -> ColumnElement[str]:
+    files = (
+        select(table.path, table.size_bytes, table.sha256, table.media_type)
+        .where(table.version_id == ModelInfoDB.id)
+        .order_by(table.path)
+        .limit(FILES_SHOWN)
+        .correlate(ModelInfoDB)
+        .subquery()
+    )
+    members = func.json_build_array(
+        files.c.path, files.c.size_bytes, func.encode(files.c.sha256, "hex"), files.c.media_type
+    )
+    return select(func.coalesce(func.json_agg(members).cast(Text), "[]")).scalar_subquery()
+
+
 INFO = select(
     *(column for column in ModelInfoDB.__table__.columns if column.name not in {"reservation", "lease_expires_at"}),
-    select(
-        func.coalesce(
-            func.json_agg(
-                func.json_build_array(
-                    _FILES.c.path, _FILES.c.size_bytes, func.encode(_FILES.c.sha256, "hex"), _FILES.c.media_type
-                )
-            ).cast(Text),
-            "[]",
-        )
-    )
-    .scalar_subquery()
-    .label("files"),
+    # An unfinished version has those that it has declared.
+    case(
+        (ModelInfoDB.lease_expires_at.is_(None), _first_files(VersionFileDB)), else_=_first_files(DeclaredFileDB)
+    ).label("files"),
     select(func.coalesce(func.json_agg(AliasDB.alias).cast(Text), "[]"))
     .where(AliasDB.version_id == ModelInfoDB.id)
     .scalar_subquery()

@@ -5,7 +5,7 @@ import hashlib
 
 from model_registry.domain import Digest
 
-_AT_ONCE_BYTES = 1024**2  # the way into a thread costs as much as 128 KiB of hashing
+_AT_ONCE_BYTES = 512 * 1024  # the way into a thread costs as much as 128 KiB of hashing
 _INLINE_BYTES = 256 * 1024
 
 

@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 _STORE = "The object store"
 _CONTROL_CONNECTIONS = 8
 _OWN_REQUEST_SECONDS = 300
-_READ_BYTES = 1024**2
+_READ_BYTES = 256 * 1024  # as much as the event loop reads at once; a slow client holds some of them
 _SEND_BYTES = 1024**2
+_FIRST_BYTES = 16 * 1024
 _PAUSES_SECONDS = (0.1, 0.2, 0.4)
 # To lose what was sent is worse than to wait; as long as the S3 library waits at most.
 _MID_UPLOAD_PAUSES = (0.5, 1, 2, 4)
@@ -420,11 +421,14 @@ class S3BlobStore:
 
 
 async def _pieces(body: Body) -> AsyncIterator[memoryview]:
-    """Without a copy. A bytearray would be copied whole: before Python 3.12.9 aiohttp joins the headers to the first
-    piece that it sends."""
+    """Without a copy, but of the first piece, which is short: before Python 3.12.9 aiohttp joins the headers to it."""
+    size_bytes = _FIRST_BYTES
     for piece in body.pieces:
-        for start in range(0, len(piece), _SEND_BYTES):
-            yield piece[start : start + _SEND_BYTES]
+        start = 0
+        while start < len(piece):
+            yield piece[start : start + size_bytes]
+            start += size_bytes
+            size_bytes = _SEND_BYTES
 
 
 def _pause_when_cut_off(operation: Any, attempts: int, caught_exception: Exception | None, **_: Any) -> float | None:

@@ -12,6 +12,7 @@ from yarl import URL
 _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _PAUSES_SECONDS = (0.1, 0.2, 0.4)
 _LARGEST_ERROR_BYTES = 64 * 1024
+_IDLE_SECONDS = 10
 _Body = Callable[[], AsyncIterable[memoryview]]
 
 
@@ -38,7 +39,7 @@ class SignedRequests:
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> "SignedRequests":
-        connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._trusted)
+        connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._trusted, keepalive_timeout=_IDLE_SECONDS)
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=self._timeout, auto_decompress=False, trust_env=True
         )

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -1723,11 +1724,26 @@ async def test_a_request_id_that_is_no_sane_token_is_replaced(service: RunningSe
     assert problem["request_id"] not in {wrong, ""}
 
 
+class Lines(logging.Handler):
+    """What the service's own handler writes."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
 @pytest.mark.parametrize("log_format", ["console", "json"])
-async def test_a_request_is_one_line_in_the_log(
-    service_with: ServiceWith, log_format: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_request_is_one_line_in_the_log(service_with: ServiceWith, log_format: str) -> None:
     service = await service_with(log_format=log_format)
+    root = logging.getLogger()
+    formatter = root.handlers[0].formatter
+    assert formatter is not None
+    log = Lines(formatter)
+    root.addHandler(log)
     cases: list[tuple[str, list[str]]] = [
         ("/get_model_info/x%0d%0a%7b%22level%22:%22error%22%7d/1.0", []),
         ("/nothing%0aforged=1", []),
@@ -1739,15 +1755,19 @@ async def test_a_request_is_one_line_in_the_log(
         ("/" + "n" * 50_000, []),
     ]
 
-    for target, headers in cases:
-        capsys.readouterr()
-        answer = await send(service.address, message("GET", target, [HOST, *headers]))
-        await asyncio.sleep(0.02)
+    try:
+        for target, headers in cases:
+            log.lines.clear()
+            answer = await send(service.address, message("GET", target, [HOST, *headers]))
+            await asyncio.sleep(0.02)
 
-        assert answer is not None
-        assert 400 <= answer.status_code < 500
-        (line,) = capsys.readouterr().err.splitlines()
-        assert "\x1b[31m" not in line
-        assert len(line) < 2000
-        if log_format == "json":
-            assert json.loads(line)["level"] == "info"
+            assert answer is not None
+            assert 400 <= answer.status_code < 500
+            (line,) = log.lines
+            assert len(line.splitlines()) == 1
+            assert "\x1b[31m" not in line
+            assert len(line) < 2000
+            if log_format == "json":
+                assert json.loads(line)["level"] == "info"
+    finally:
+        root.removeHandler(log)

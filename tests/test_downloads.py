@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -238,6 +239,77 @@ async def test_any_range_of_an_archive_is_what_stands_there(client: httpx.AsyncC
             assert response.content == whole[start:stop], (start, stop)
 
 
+@dataclass
+class Reads:
+    """What is read from storage: how often, and how much at the same time."""
+
+    begun: int = 0
+    underway: int = 0
+    most: int = 0
+    fails_at: int | None = None
+
+
+@pytest.fixture
+def reads(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> Reads:
+    """Each takes 10 ms more."""
+    reads = Reads()
+    read = service.services.blobs.read
+
+    @asynccontextmanager
+    async def slow_read(key: str, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        reads.begun += 1
+        if reads.begun == reads.fails_at:
+            raise Unavailable("The object store")
+        reads.underway += 1
+        reads.most = max(reads.most, reads.underway)
+        try:
+            await asyncio.sleep(0.01)
+            async with read(key, start, stop) as chunks:
+                yield chunks
+        finally:
+            reads.underway -= 1
+
+    monkeypatch.setattr(service.services.blobs, "read", slow_read)
+    return reads
+
+
+async def test_small_files_of_an_archive_are_read_a_few_at_a_time(client: httpx.AsyncClient, reads: Reads) -> None:
+    files = {f"{number:03}": f"{number}".encode() * 100 for number in range(50)} | {"025-large": CONTENT * 300}
+    await register(client, {"model_name": "m", "version": "1"}, files)
+
+    whole = (await client.get(URL)).content
+    part = await client.get(URL, headers={"Range": "bytes=5000-20000"})
+
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        assert {member.name: archive.extractfile(member).read() for member in archive} == files  # type: ignore[union-attr]
+    assert part.content == whole[5000:20001]
+    assert 4 <= reads.most <= 9
+    assert reads.underway == 0
+
+
+async def test_an_archive_of_which_nothing_can_be_read_is_an_answer_and_no_broken_body(
+    client: httpx.AsyncClient, reads: Reads
+) -> None:
+    await register(client, {"model_name": "m", "version": "1"}, {f"{number}": b"%d" % number for number in range(20)})
+    reads.fails_at = 1
+
+    answer = await client.get(URL)
+
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:model-registry:problem:unavailable")
+    assert reads.underway == 0
+
+
+async def test_an_archive_that_breaks_in_the_middle_is_short(client: httpx.AsyncClient, reads: Reads) -> None:
+    files = {f"{number:03}": os.urandom(20_000) for number in range(40)}
+    await register(client, {"model_name": "m", "version": "1"}, files)
+    reads.fails_at = 30
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        await client.get(URL)
+
+    assert (reads.begun < 40, reads.underway) == (True, 0)
+
+
 async def test_one_of_several_files_is_asked_for_by_its_path(client: httpx.AsyncClient) -> None:
     await register(client, {"model_name": "m", "version": "1"}, FILES)
 
@@ -391,7 +463,7 @@ async def test_storage_that_goes_away_in_the_middle_is_an_outage_in_the_log_and_
     service: RunningService,
     client: httpx.AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await register(client, {"model_name": "m", "version": "1"}, {"f": bytes(8 * MIB)})
     read = service.services.blobs.read
@@ -411,6 +483,6 @@ async def test_storage_that_goes_away_in_the_middle_is_an_outage_in_the_log_and_
     with pytest.raises(httpx.RemoteProtocolError):
         await client.get("/get_model/m/1")
 
-    said = capsys.readouterr().err
+    said = [record.msg["event"] for record in caplog.records if isinstance(record.msg, dict)]
     assert "request.unavailable" in said
     assert "request.failed" not in said

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -17,8 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.access import ANONYMOUS
 from model_registry.db_models import EventDB, GarbageDB, ModelInfoDB, RegisteredModelDB, UploadDB
+from model_registry.domain import NewUpload, VersionRef
 from model_registry.errors import Unavailable
 from model_registry.storage.blobstore import Body
+from model_registry.versions import precedence
 from tests.bucket import Bucket
 from tests.conftest import Collect, RunningService, ServiceWith
 from tests.test_model_registry import WEIGHTS, register
@@ -204,6 +207,32 @@ async def test_a_small_file_that_could_not_be_stored_fails_its_registration(
         await eventually_empty(database_session)
         await collect()
         assert await bucket.keys() == set()
+
+
+async def test_the_intent_to_write_an_object_is_noted_once_however_often_it_is_tried(
+    client: httpx.AsyncClient, service: RunningService, database_session: AsyncSession
+) -> None:
+    """As after an answer that was lost."""
+    database = service.services.database
+    version = VersionRef("m", "1")
+    async with database.transaction() as tx:
+        number = await tx.models.next_number("m")
+        version_id = await tx.versions.reserve(
+            version, number=number, precedence=precedence("1"), reservation=uuid4(), actor="a", lease_seconds=60
+        )
+
+    async def opened(upload: NewUpload, version_id: int | None) -> bool:
+        return await database.run(lambda tx: tx.uploads.open(upload, version_id, 60), is_one_statement=True)
+
+    first, second = (NewUpload(id_ := uuid4(), f"blobs/{id_}", "f") for _ in range(2))
+    assert [await opened(first, version_id) for _ in range(2)] == [True, True]
+    assert [await opened(second, None) for _ in range(2)] == [True, True]
+    assert await database_session.scalar(select(func.count()).select_from(UploadDB)) == 2
+    async with database.transaction() as tx:
+        assert await tx.uploads.close([first.id, second.id]) == 2
+    await database_session.execute(text("UPDATE model_info SET lease_expires_at = now() - interval '1 second'"))
+    await database_session.commit()
+    assert not await opened(first, version_id)
 
 
 async def test_an_empty_file_is_a_file(client: httpx.AsyncClient) -> None:

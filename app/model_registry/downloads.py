@@ -1,7 +1,9 @@
 """Handing bytes out: one file of a version, or all of them as an archive."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import itertools
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +20,9 @@ from model_registry.sharing import SharedReads
 from model_registry.storage.blobstore import BlobDamaged, BlobStore
 from model_registry.storage.database import Database, Transaction
 
-_HEADERS_AT_ONCE_BYTES = 64 * 1024
+_AT_ONCE_BYTES = 64 * 1024
+_SMALL_BYTES = 64 * 1024
+_PIECES_AHEAD = 24  # header, content and padding of eight files
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +148,44 @@ class Downloads:
         """Headers go out with the first bytes of their file: before those are there, the store may still be away, and
         that is then an answer and not a broken body."""
         waiting = b""
-        for piece in layout.read(start, stop):
-            if isinstance(piece, bytes):
-                waiting += piece
-                if len(waiting) >= _HEADERS_AT_ONCE_BYTES:
-                    yield waiting
-                    waiting = b""
-            else:
-                async with aclosing(self._read_blob(piece)) as chunks:
-                    async for chunk in chunks:
-                        yield waiting + chunk if waiting else chunk
+        async with aclosing(self._reading_ahead(layout.read(start, stop))) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, bytes):
+                    waiting += piece
+                    if len(waiting) >= _AT_ONCE_BYTES:
+                        yield waiting
                         waiting = b""
+                else:
+                    async with aclosing(self._read_blob(piece)) as chunks:
+                        async for chunk in chunks:
+                            yield waiting + chunk if waiting else chunk
+                            waiting = b""
         if waiting:
             yield waiting
+
+    async def _reading_ahead(self, pieces: Iterator[bytes | BlobRange]) -> AsyncGenerator[bytes | BlobRange, None]:
+        """The same in the same order, but small blobs as their bytes, of which a few are read at once."""
+        ahead: deque[bytes | BlobRange | asyncio.Task[bytes]] = deque()
+        try:
+            while True:
+                for piece in itertools.islice(pieces, _PIECES_AHEAD - len(ahead)):
+                    if isinstance(piece, BlobRange) and piece.stop - piece.start <= _SMALL_BYTES:
+                        ahead.append(asyncio.create_task(self._read_whole(piece)))
+                    else:
+                        ahead.append(piece)
+                if not ahead:
+                    return
+                first = ahead.popleft()
+                yield await first if isinstance(first, asyncio.Task) else first
+        finally:
+            reads = [each for each in ahead if isinstance(each, asyncio.Task)]
+            for each in reads:
+                each.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
+
+    async def _read_whole(self, wanted: BlobRange) -> bytes:
+        async with aclosing(self._read_blob(wanted)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
 
     async def _read_blob(self, wanted: BlobRange) -> AsyncGenerator[bytes, None]:
         blob = wanted.blob

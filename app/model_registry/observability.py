@@ -1,6 +1,5 @@
 """Logs and metrics."""
 
-import contextlib
 import logging
 import sys
 from typing import Any
@@ -20,55 +19,38 @@ BYTES_IN = Counter("model_registry_received_bytes_total", "Bytes of request bodi
 BYTES_OUT = Counter("model_registry_sent_bytes_total", "Bytes of response bodies.")
 
 
-def _write(line: str) -> None:
-    # A log that nobody reads any more is no reason to fail a request.
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{line}\n")
-
-
-class _Events:
-    """Where our own events go as they are rendered. By way of the standard library each would cost twice as much, and
-    every request is one."""
-
-    def __init__(self, name: str = "") -> None:
-        self.name = name
-
-    def msg(self, line: str) -> None:
-        _write(line)
-
-    debug = info = warning = error = critical = exception = msg
-
-
-class _Records(logging.Handler):
-    """Where those of libraries go."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _write(self.format(record))
-
-
 def configure_logging(level: str, log_format: str) -> None:
     """One event a line on standard error, ours and the libraries' alike: for people, or as JSON for collectors."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
+        structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.stdlib.add_logger_name,
     ]
-    renderers: list[Any] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        if log_format == "json"
-        else [_for_people()]
-    )
     structlog.configure(
-        processors=[*shared, *renderers],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Events,
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
     )
-    handler = _Records()
+    as_json = log_format == "json"
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _without_colour],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+            foreign_pre_chain=[
+                *shared,
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.ExtraAdder(),
+                _without_colour,
+            ],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([structlog.processors.format_exc_info] if as_json else []),
+                structlog.processors.JSONRenderer() if as_json else _for_people(),
+            ],
         )
     )
     root = logging.getLogger()

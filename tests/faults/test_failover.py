@@ -113,7 +113,8 @@ async def test_what_the_standby_has_not_confirmed_is_not_acknowledged(
 ) -> None:
     """F15, M1: it falls silent in mid-upload; whoever asks again gets no success out of the primary alone."""
     await confirm_each_commit(pair)
-    body = multipart([("model_name", None, b"m"), ("version", None, b"2"), ("model_file", "model.bin", b"m 2" * 20)])
+    content = b"m 2" * 60_000  # more than what is read before the intent is written down
+    body = multipart([("model_name", None, b"m"), ("version", None, b"2"), ("model_file", "model.bin", content)])
     may_go_on = asyncio.Event()
     async with users.client(service.url) as client:
         assert (await client.register("m", "1")).status_code == 201
@@ -135,7 +136,7 @@ async def test_what_the_standby_has_not_confirmed_is_not_acknowledged(
         assert (await client.ask("GET", "/get_model/m/1")).status_code == 200
         await in_charge.lapse()
         assert await ask(body) == 201
-        client.intend("register", "m", "2", {"model.bin": b"m 2" * 20})
+        client.intend("register", "m", "2", {"model.bin": content})
 
     await standing(users, in_charge, service.url)
 

@@ -289,7 +289,7 @@ async def test_a_label_that_could_not_be_given_up_is_free_when_the_server_answer
     service = await service_with(
         database_url=moved.database_url, database_pool_timeout_seconds=0.5, database_statement_timeout_seconds=0.5
     )
-    content = b"weights " * 20
+    content = b"weights " * 20_000  # more than what is read before the intent is written down
     body = multipart([("model_name", None, b"m"), ("version", None, b"1"), ("model_file", "model.bin", content)])
     may_go_on = asyncio.Event()
     async with users.client(service.url) as client:

@@ -17,7 +17,7 @@ from tests.rawhttp import Ending, message, send
 from tests.test_registration import FORM, multipart
 
 OTHER = {"model.bin": b"of somebody else"}
-OURS = {"model.bin": b"late " * 20}
+OURS = {"model.bin": b"late " * 40_000}  # more than what is read before the intent is written down
 
 
 async def test_a_registration_that_stood_still_for_longer_than_its_lease_gives_up(

@@ -659,7 +659,8 @@ async def test_a_change_whose_commit_is_in_doubt_is_made_once(
 
     monkeypatch.setattr(Collector, "run_for_ever", never)
     # A busy machine may need longer to connect again than a server that is away is waited for.
-    monkeypatch.setitem(Database.run.__kwdefaults__, "patience_seconds", 10)
+    defaults = {**(Database.run.__kwdefaults__ or {}), "patience_seconds": 10}
+    monkeypatch.setattr(Database.run, "__kwdefaults__", defaults)
     url = make_url(stack.database_url).set(host="127.0.0.1", port=await commits.start())
     service = await service_with(database_url=url.render_as_string(hide_password=False))
     commits.lets_it_arrive = lets_it_arrive

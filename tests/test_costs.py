@@ -116,9 +116,11 @@ async def test_each_further_small_file_of_a_form_is_one_statement_and_one_call(c
     for version in ("22", "23"):
         files = [("model_file", (f"{number}", f"{version} {number}".encode())) for number in range(11)]
         data = {"model_name": "costly", "version": version}
-        cost = await costly.of("POST", "/register_model", data=data, files=files)
+        requests, calls = await costly.of("POST", "/register_model", data=data, files=files)
 
-    assert cost == (16 + 10, {"put": 11})
+    assert calls == {"put": 11}
+    # A connection that was idle for 100 ms meanwhile is asked whether it is alive.
+    assert 16 + 10 <= requests < 16 + 2 * 10
 
 
 async def test_a_large_file_is_stored_in_as_few_parts_as_it_takes(costly: Costly) -> None:

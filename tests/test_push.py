@@ -561,13 +561,13 @@ async def test_everything_that_a_client_does_renews_the_lease(
 
 
 async def test_bytes_in_flight_keep_the_lease(service_with: ServiceWith) -> None:
-    service = await service_with(upload_lease_seconds=2)
+    service = await service_with(upload_lease_seconds=3)
     content = b"slowly " * 8
     async with httpx.AsyncClient(base_url=service.url) as client:
 
         async def drop_by_drop() -> Any:
             for start in range(0, len(content), 8):
-                await asyncio.sleep(0.4)
+                await asyncio.sleep(0.6)
                 yield content[start : start + 8]
 
         await reserve(client, {"model.bin": content}, transfer="proxied")

@@ -1,4 +1,4 @@
-"""The sha256 of a stream, taken beside it: the event loop neither waits for it nor does it."""
+"""The sha256 of a stream, taken in a thread beside it; in the event loop only what is short."""
 
 import asyncio
 import hashlib
@@ -10,7 +10,7 @@ _INLINE_BYTES = 256 * 1024
 
 
 class StreamDigest:
-    """Takes chunks in order, and keeps references to at most 2 MiB of them that are not hashed yet."""
+    """Takes chunks in order. Of what is not hashed yet it holds at most twice `_AT_ONCE_BYTES`, and a chunk each time."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()

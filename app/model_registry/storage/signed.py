@@ -1,4 +1,4 @@
-"""Whole objects by requests that we sign ourselves: a third of the CPU that the S3 library takes for one."""
+"""Objects and parts by requests that we sign ourselves: a third of the CPU that the S3 library takes for one."""
 
 import asyncio
 import re

@@ -1,8 +1,8 @@
 """What goes over the wire: the shapes as OpenAPI shows them, and the functions that write them.
 
 Metadata is spliced in as the text that Postgres keeps, so that no number passes through a double; that is why
-answers are written by `orjson` here and not by the Pydantic classes, which only describe them. A test holds the
-two together.
+answers are written by `orjson` here, and lists of versions by Postgres (`storage.documents`), and not by the Pydantic
+classes, which only describe them. Tests hold the three together.
 """
 
 from collections.abc import Sequence

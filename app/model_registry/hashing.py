@@ -10,7 +10,7 @@ _INLINE_BYTES = 256 * 1024
 
 
 class StreamDigest:
-    """Takes chunks in order. Of what is not hashed yet it holds at most twice `_AT_ONCE_BYTES`, and a chunk each time."""
+    """Takes chunks in order; of what is not hashed yet it holds twice `_AT_ONCE_BYTES` and two chunks at most."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()

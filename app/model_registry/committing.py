@@ -12,7 +12,6 @@ from model_registry.access import Actor, Permission, require
 from model_registry.checking import Checker
 from model_registry.domain import (
     Digest,
-    Manifest,
     ModelInfo,
     PushUpload,
     UploadState,
@@ -299,14 +298,12 @@ class Commits:
         await tx.declared.publish(version_id)
         fault("v-files")
         info = await tx.versions.info_by_id(version_id)
-        assert info.digest is not None  # noqa: S101 - a push declares its manifest
         file_path = None
         if info.file_count == 1:
             [file] = await tx.versions.stored_files(version_id)
             file_path = self._blobs.location(file.blob.storage_key)
-        await tx.versions.publish(version_id, file_path=file_path)
-        await announce(tx, ref, Manifest(info.digest, info.size_bytes, info.file_count), actor=actor)
-        info = await tx.versions.info_by_id(version_id)
+        info = await tx.versions.publish(version_id, file_path=file_path)
+        await announce(tx, info, actor=actor)
         fault("v-before-commit")
         return info
 

@@ -158,9 +158,9 @@ class Lifecycle:
     async def _remove(self, tx: Transaction, info: ModelInfo, aliases: list[str], actor: Actor) -> None:
         await tx.aliases.drop_of_version(info.id, actor=actor.name)
         await tx.versions.remove(info.id, self._purge_after_seconds)
-        await tx.models.count(info.model_name, -1)
         details = to_json_text({"dropped_aliases": aliases}) if aliases else EMPTY_OBJECT
-        await tx.events.record(Event(actor.name, "version.removed", info.model_name, info.version, details))
+        event = Event(actor.name, "version.removed", info.model_name, info.version, details)
+        await tx.events.record_and_count(event, -1)
 
     async def _cancel(self, tx: Transaction, info: ModelInfo, actor: Actor) -> ModelInfo:
         await discard_unfinished(tx, info.id)
@@ -185,8 +185,8 @@ class Lifecycle:
             if info.state == VersionState.READY:
                 return info
             await tx.versions.restore(info.id)
-            await tx.models.count(ref.model_name, 1)
-            await tx.events.record(Event(actor.name, "version.restored", ref.model_name, ref.version))
+            event = Event(actor.name, "version.restored", ref.model_name, ref.version)
+            await tx.events.record_and_count(event, 1)
             return await tx.versions.info_by_id(info.id)
 
         return await self._logged("version.restored", ref, work)

@@ -29,7 +29,7 @@ from model_registry.ongoing import Ongoing
 from model_registry.storage.blobstore import BlobStore, storage_key
 from model_registry.storage.database import Database, Transaction
 from model_registry.storage.idempotency import FirstAnswer
-from model_registry.transitions import UploadLimits, announce, discard_unfinished, keep_blobs
+from model_registry.transitions import UploadLimits, announce, discard_unfinished, exists, keep_blobs
 from model_registry.uploads import PartBuffers, digest_stream, split_off_small, store_stream
 from model_registry.utils import canonical_json
 from model_registry.versions import precedence
@@ -139,19 +139,36 @@ class Registration:
                 actor=self._actor.name,
                 lease_seconds=self._limits.lease_seconds,
             )
+            if version_id is None:
+                version_id = await self._make_room(tx, ref)
             if version_id is not None:
                 return version_id
-            taken = await tx.versions.taken(ref)
-            if taken is None:
-                continue
-            if taken.reservation == self._reservation:
-                return taken.id  # the answer to an earlier COMMIT of ours was lost
-            if not taken.has_lapsed:
-                raise VersionExists(
-                    ref.model_name, ref.version, state=taken.state, digest=str(taken.digest) if taken.digest else None
-                )
-            await discard_unfinished(tx, taken.id, only_lapsed=True, delay_seconds=self._limits.late_write_seconds)
         raise VersionExists(ref.model_name, ref.version, state=VersionState.PENDING, digest=None)
+
+    async def _make_ready(self, tx: Transaction, ref: VersionRef, details: ModelDetails) -> ModelInfo:
+        """Take the label with a version that is whole as it is, without files."""
+        self._may_hold_label = True
+        number = await tx.models.next_number(ref.model_name)
+        for _ in range(2):
+            info = await tx.versions.register(
+                ref, number=number, precedence=precedence(ref.version), actor=self._actor.name, details=details
+            )
+            if info is not None:
+                return info
+            await self._make_room(tx, ref)
+        raise VersionExists(ref.model_name, ref.version, state=VersionState.PENDING, digest=None)
+
+    async def _make_room(self, tx: Transaction, ref: VersionRef) -> int | None:
+        """Discard what stands in the way of a label if its lease has run out; returns its id if that is ours."""
+        taken = await tx.versions.taken(ref)
+        if taken is None:
+            return None
+        if taken.reservation == self._reservation:
+            return taken.id  # the answer to an earlier COMMIT of ours was lost
+        if not taken.has_lapsed:
+            raise exists(ref, taken)
+        await discard_unfinished(tx, taken.id, only_lapsed=True, delay_seconds=self._limits.late_write_seconds)
+        return None
 
     async def add_file(
         self, path: str, chunks: AsyncIterable[bytes], *, media_type: str, at_most_bytes: int | None = None
@@ -271,41 +288,44 @@ class Registration:
         self, tx: Transaction, ref: VersionRef, details: ModelDetails, meaning: bytes, render: Render
     ) -> str:
         # Rows are locked from the outside in, everywhere: model, version, uploads, blobs. So there are no deadlocks.
-        await tx.models.lock(ref.model_name)
-        version_id = self._version_id
-        if version_id is None:
-            # Nothing had to be reserved until now, so that and the publication are one transaction.
-            self._ref = ref
-            version_id = await self._take_label(tx, ref)
-        state = await tx.versions.lock(version_id)
-        fault("v-locked")
-        if state == VersionState.READY:
-            # This was us: the answer to an earlier COMMIT was lost.
-            return render(await tx.versions.info_by_id(version_id))
-        if state != VersionState.PENDING:
-            raise LeaseLost
-        if await tx.uploads.close([upload.id for upload in self._uploads]) != len(self._uploads):
-            raise LeaseLost
-        keys = await keep_blobs(tx, [file.blob for file in self._files], self._blobs.location, actor=self._actor)
-        fault("v-blobs")
-        entries = [file.entry for file in self._files]
-        manifest = Manifest.of(entries)
-        await tx.versions.add_files(version_id, entries)
-        fault("v-files")
-        await tx.versions.publish(
-            version_id,
-            details=details,
-            manifest=manifest,
-            file_path=self._blobs.location(keys[entries[0].sha256]) if len(entries) == 1 else None,
-        )
-        await announce(tx, ref, manifest, actor=self._actor)
-        answer = render(await tx.versions.info_by_id(version_id))
+        self._ref = ref
+        if self._version_id is None and not self._files:
+            info = await self._make_ready(tx, ref, details)
+        else:
+            await tx.models.lock(ref.model_name)
+            # Files that came before the label had nothing to reserve.
+            version_id = self._version_id or await self._take_label(tx, ref)
+            state = await tx.versions.lock(version_id)
+            fault("v-locked")
+            if state == VersionState.READY:
+                # This was us: the answer to an earlier COMMIT was lost.
+                return render(await tx.versions.info_by_id(version_id))
+            if state != VersionState.PENDING:
+                raise LeaseLost
+            info = await self._publish_files(tx, version_id, details)
+        await announce(tx, info, actor=self._actor)
+        answer = render(info)
         if self._key is not None and not await tx.idempotency.remember(
             self._actor.name, self._key, FirstAnswer(meaning, answer)
         ):
             raise IdempotencyKeyReused(self._key)
         fault("v-before-commit")
         return answer
+
+    async def _publish_files(self, tx: Transaction, version_id: int, details: ModelDetails) -> ModelInfo:
+        if await tx.uploads.close([upload.id for upload in self._uploads]) != len(self._uploads):
+            raise LeaseLost
+        keys = await keep_blobs(tx, [file.blob for file in self._files], self._blobs.location, actor=self._actor)
+        fault("v-blobs")
+        entries = [file.entry for file in self._files]
+        await tx.versions.add_files(version_id, entries)
+        fault("v-files")
+        return await tx.versions.publish(
+            version_id,
+            details=details,
+            manifest=Manifest.of(entries),
+            file_path=self._blobs.location(keys[entries[0].sha256]) if len(entries) == 1 else None,
+        )
 
     async def _give_up(self) -> None:
         """Take back everything; tried for as long as the lease, so that a client need not wait for that."""

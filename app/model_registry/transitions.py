@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from model_registry.access import Actor
-from model_registry.domain import Digest, Event, Manifest, StoredBlob, VersionRef
+from model_registry.domain import Digest, Event, ModelInfo, StoredBlob, VersionRef
 from model_registry.errors import VersionExists
 from model_registry.storage.blobs import KeptBlob
 from model_registry.storage.database import Transaction
@@ -66,11 +66,11 @@ async def keep_blobs(
     return keys
 
 
-async def announce(tx: Transaction, ref: VersionRef, manifest: Manifest, *, actor: Actor) -> None:
+async def announce(tx: Transaction, info: ModelInfo, *, actor: Actor) -> None:
     """What follows in the model and the log when a version has become ready."""
-    await tx.models.count(ref.model_name, 1)
-    details = to_json_text({"digest": str(manifest.digest), "file_count": manifest.file_count})
-    await tx.events.record(Event(actor.name, "version.registered", ref.model_name, ref.version, details))
+    details = to_json_text({"digest": str(info.digest), "file_count": info.file_count})
+    event = Event(actor.name, "version.registered", info.model_name, info.version, details)
+    await tx.events.record_and_count(event, 1)
 
 
 async def purge(tx: Transaction, version_id: int, ref: VersionRef, *, grace_seconds: float, actor: Actor) -> None:

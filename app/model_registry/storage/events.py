@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Text, bindparam, cast, func, insert, literal, select, tuple_
+from sqlalchemy import BigInteger, Text, bindparam, cast, func, insert, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.db_models import EventDB, ModelInfoDB, VersionFileDB, Xid8
+from model_registry.db_models import EventDB, ModelInfoDB, RegisteredModelDB, VersionFileDB, Xid8
 from model_registry.domain import Digest, Event, EventPosition, RecordedEvent
 
 # The driver knows no xid8, so these go to and fro as text. What is at or beyond the oldest transaction that still
@@ -32,6 +32,14 @@ _AFTER = (
     .limit(bindparam("limit", type_=BigInteger))
 )
 _RECORD = insert(EventDB).returning(cast(EventDB.xid, Text), EventDB.id, EventDB.at)
+# How many versions are ready changes with the event that says so. From the first on a model stays, whatever becomes
+# of them.
+_RECORD_AND_COUNT = _RECORD.add_cte(
+    update(RegisteredModelDB)
+    .where(RegisteredModelDB.name == bindparam("of_model", type_=Text))
+    .values(is_provisional=False, version_count=RegisteredModelDB.version_count + bindparam("change", type_=BigInteger))
+    .cte("counted")
+)
 _AFTER_OF_MODEL = _AFTER.where(EventDB.model_name == bindparam("model_name", type_=Text))
 
 
@@ -56,21 +64,15 @@ class Events:
 
     async def record(self, *events: Event) -> None:
         """Append events; they commit with the change that they describe."""
-        recorded = await self._connection.execute(
-            _RECORD,
-            [
-                {
-                    "actor": event.actor,
-                    "action": event.action,
-                    "model_name": event.model_name,
-                    "version": event.version,
-                    "details": event.details,
-                }
-                for event in events
-            ],
-        )
+        recorded = await self._connection.execute(_RECORD, [_parameters(event) for event in events])
         first = recorded.first()
         self.mark = None if first is None else Mark(*first)
+
+    async def record_and_count(self, event: Event, change: int) -> None:
+        """Append an event by which so many more versions of its model are ready, or fewer."""
+        counted = {"of_model": event.model_name, "change": change}
+        recorded = await self._connection.execute(_RECORD_AND_COUNT, _parameters(event) | counted)
+        self.mark = Mark(*recorded.one())
 
     async def record_for_versions_with(self, sha256: Digest, action: str, *, actor: str) -> None:
         """Append one event for each version that has a file of these bytes."""
@@ -122,3 +124,13 @@ class Events:
             )
             for row in await self._connection.execute(statement, parameters)
         ]
+
+
+def _parameters(event: Event) -> dict[str, str | None]:
+    return {
+        "actor": event.actor,
+        "action": event.action,
+        "model_name": event.model_name,
+        "version": event.version,
+        "details": event.details,
+    }

@@ -3,7 +3,7 @@
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Row, Text, case, func, or_, select
+from sqlalchemy import ColumnElement, Row, Text, case, func, literal_column, or_, select
 
 from model_registry.db_models import AliasDB, DeclaredFileDB, ModelInfoDB, VersionFileDB
 from model_registry.domain import FILES_SHOWN, Digest, FileEntry, ModelInfo, VersionState
@@ -24,8 +24,11 @@ def _first_files(table: type[VersionFileDB] | type[DeclaredFileDB]) -> ColumnEle
     return select(func.coalesce(func.json_agg(members).cast(Text), "[]")).scalar_subquery()
 
 
-INFO = select(
-    *(column for column in ModelInfoDB.__table__.columns if column.name not in {"reservation", "lease_expires_at"}),
+_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(
+    column for column in ModelInfoDB.__table__.columns if column.name not in {"reservation", "lease_expires_at"}
+)
+INFO_COLUMNS = (
+    *_COLUMNS,
     # An unfinished version has those that it has declared.
     case(
         (ModelInfoDB.lease_expires_at.is_(None), _first_files(VersionFileDB)), else_=_first_files(DeclaredFileDB)
@@ -35,7 +38,10 @@ INFO = select(
     .scalar_subquery()
     .label("alias_names"),
 )
-
+INFO = select(*INFO_COLUMNS)
+_NONE = literal_column("'[]'", Text)
+NEW_INFO_COLUMNS = (*_COLUMNS, _NONE.label("files"), _NONE.label("alias_names"))
+"""Of a version that is just being made, without files."""
 
 # A version whose lease has run out is as good as gone, though nobody has cleared it away yet.
 HAS_NOT_LAPSED = or_(ModelInfoDB.lease_expires_at.is_(None), ModelInfoDB.lease_expires_at > func.now())

@@ -7,7 +7,6 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Integer,
     Row,
@@ -34,21 +33,16 @@ _NAME: ColumnElement[str] = bindparam("wanted", type_=RegisteredModelDB.name.typ
 # Ours among the advisory locks of the database, which are pairs of integers.
 _TURNS = literal_column("1836016741", Integer)
 
-_ENSURE = insert(RegisteredModelDB).values(name=_NAME, is_provisional=text("true")).on_conflict_do_nothing()
-_NEXT_NUMBER = (
-    update(RegisteredModelDB)
-    .where(RegisteredModelDB.name == _NAME)
-    .values(next_number=RegisteredModelDB.next_number + 1)
-    .returning(RegisteredModelDB.next_number - 1)
-)
-_COUNT = (
-    update(RegisteredModelDB)
-    .where(RegisteredModelDB.name == _NAME)
-    .values(is_provisional=False, version_count=RegisteredModelDB.version_count + bindparam("change", type_=BigInteger))
-)
 # A transaction gets its number when it first writes or locks a row, and that may be before it waits for the row. Events
 # are in the order of these numbers, so whoever changes a model waits here first, where no number is needed.
 _TURN = select(func.pg_advisory_xact_lock(_TURNS, bindparam("turn", type_=Integer))).scalar_subquery()
+_ENSURE = insert(RegisteredModelDB).values(name=_NAME, is_provisional=text("true")).on_conflict_do_nothing()
+_NEXT_NUMBER = (
+    update(RegisteredModelDB)
+    .where(RegisteredModelDB.name == _NAME, _TURN.is_not(None))
+    .values(next_number=RegisteredModelDB.next_number + 1)
+    .returning(RegisteredModelDB.next_number - 1)
+)
 _LOCK = (
     select(RegisteredModelDB.name)
     .where(RegisteredModelDB.name == _NAME, _TURN.is_not(None))
@@ -92,11 +86,11 @@ class Models:
     async def next_number(self, name: str) -> int:
         """The next registration number of a model, which is made (provisionally) if it is absent.
 
-        Holds the model's row until the transaction ends, so that numbers have no duplicates. Raises
+        Waits for one's turn with the model and holds its row as `lock` does, so that numbers have no duplicates. Raises
         `ModelNameTaken` for a name that differs from another in case alone.
         """
         for _ in range(4):
-            number: int | None = await self._connection.scalar(_NEXT_NUMBER, {"wanted": name})
+            number: int | None = await self._connection.scalar(_NEXT_NUMBER, _turn(name))
             if number is not None:
                 return number
             if (await self._connection.execute(_ENSURE, {"wanted": name})).rowcount == 0:
@@ -104,17 +98,12 @@ class Models:
             # Otherwise the row in our way was dropped in between: an unfinished registration that failed, or a delete.
         raise Unavailable(f"The name {name!r}")
 
-    async def count(self, name: str, change: int) -> None:
-        """So many more versions are ready, or fewer. From the first on the model stays, whatever becomes of them."""
-        await self._connection.execute(_COUNT, {"wanted": name, "change": change})
-
     async def lock(self, name: str) -> None:
         """Wait for one's turn with a model, there or not, and hold its row until the transaction ends.
 
         First of all, so that nobody waits in a circle, and events are in the order of what they tell.
         """
-        # Names that share a turn only wait for each other.
-        await self._connection.execute(_LOCK, {"wanted": name, "turn": zlib.crc32(name.encode()) >> 1})
+        await self._connection.execute(_LOCK, _turn(name))
 
     async def drop_if_unused(self, name: str) -> None:
         """Drop a model that only unfinished registrations had made, once the last of them is gone.
@@ -205,6 +194,11 @@ class Models:
             )
         )
         return result.rowcount == 1
+
+
+def _turn(name: str) -> dict[str, str | int]:
+    """Names that share a turn only wait for each other."""
+    return {"wanted": name, "turn": zlib.crc32(name.encode()) >> 1}
 
 
 def _json_values(text: str) -> list[Any]:

@@ -54,7 +54,7 @@ from model_registry.domain import (
     VersionState,
 )
 from model_registry.storage.documents import LISTED, page_of_documents, to_listed
-from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, to_info
+from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, INFO_COLUMNS, NEW_INFO_COLUMNS, to_info
 from model_registry.storage.sql import BATCH, array, is_in, latest, seconds
 from model_registry.utils import JsonText
 from model_registry.versions import Precedence
@@ -96,12 +96,11 @@ _INFO_BY_ID = INFO.where(ModelInfoDB.id == bindparam("id"))
 _HAS_VISIBLE = select(ModelInfoDB.id).where(ModelInfoDB.model_name == _NAME, _READY).limit(1)
 
 # Columns that are parameters alone are not said here: SQLAlchemy takes them from the parameters.
-_RESERVE = (
-    pg_insert(ModelInfoDB)
-    .values(state=VersionState.PENDING, lease_expires_at=func.now() + bindparam("lease", type_=Interval))
-    .on_conflict_do_nothing(index_elements=[ModelInfoDB.model_name, ModelInfoDB.version])
-    .returning(ModelInfoDB.id)
-)
+_INSERT = pg_insert(ModelInfoDB).on_conflict_do_nothing(index_elements=[ModelInfoDB.model_name, ModelInfoDB.version])
+_RESERVE = _INSERT.values(
+    state=VersionState.PENDING, lease_expires_at=func.now() + bindparam("lease", type_=Interval)
+).returning(ModelInfoDB.id)
+_REGISTER = _INSERT.values(state=VersionState.READY, ready_at=func.now()).returning(*NEW_INFO_COLUMNS)
 _LOCK = select(ModelInfoDB.state).where(ModelInfoDB.id == bindparam("id"), HAS_NOT_LAPSED).with_for_update()
 _PUBLISH = (
     update(ModelInfoDB)
@@ -112,6 +111,7 @@ _PUBLISH = (
         ready_at=func.now(),
         generation=ModelInfoDB.generation + 1,
     )
+    .returning(*INFO_COLUMNS)
 )
 
 _STORED_FILES = (
@@ -326,6 +326,14 @@ class Versions:
 
     # From pending to ready
 
+    async def register(
+        self, ref: VersionRef, *, number: int, precedence: Precedence, actor: str, details: ModelDetails
+    ) -> ModelInfo | None:
+        """Take the label with a version that has no files, ready at once, or return `None` as `reserve` does."""
+        parameters = _begun(ref, number, precedence, actor) | _details(details) | _manifest(Manifest.of([]))
+        row = (await self._connection.execute(_REGISTER, parameters)).one_or_none()
+        return None if row is None else to_info(row)
+
     async def reserve(
         self,
         ref: VersionRef,
@@ -352,13 +360,8 @@ class Versions:
         version_id: int | None = await self._connection.scalar(
             _RESERVE,
             {
-                "model_name": ref.model_name,
-                "version": ref.version,
-                "number": number,
+                **_begun(ref, number, precedence, actor),
                 "reservation": reservation,
-                "precedence": precedence.key,
-                "is_prerelease": precedence.is_prerelease,
-                "created_by": actor,
                 "lease": timedelta(seconds=lease_seconds),
                 **known,
             },
@@ -423,10 +426,11 @@ class Versions:
         file_path: str | None,
         details: ModelDetails | None = None,
         manifest: Manifest | None = None,
-    ) -> None:
+    ) -> ModelInfo:
         """Make a version ready; what was not known when it was reserved is said now."""
         known = (_details(details) if details else {}) | (_manifest(manifest) if manifest else {})
-        await self._connection.execute(_PUBLISH, {"version_id": version_id, "file_path": file_path, **known})
+        parameters = {"version_id": version_id, "file_path": file_path, **known}
+        return to_info((await self._connection.execute(_PUBLISH, parameters)).one())
 
     async def drop_unfinished(self, version_id: int) -> None:
         """Delete a version that never became ready, freeing its label."""
@@ -555,6 +559,17 @@ class Versions:
             .values(purged_at=func.now(), file_path=None, generation=ModelInfoDB.generation + 1)
         )
         return referred
+
+
+def _begun(ref: VersionRef, number: int, precedence: Precedence, actor: str) -> dict[str, Any]:
+    return {
+        "model_name": ref.model_name,
+        "version": ref.version,
+        "number": number,
+        "precedence": precedence.key,
+        "is_prerelease": precedence.is_prerelease,
+        "created_by": actor,
+    }
 
 
 def _details(details: ModelDetails) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def main() -> None:
     report = Report(rounds=chosen.rounds)
     began = time.monotonic()
     for group in chosen.groups or GROUPS:
+        report.running = group
         with tempfile.TemporaryDirectory() as folder, EmbeddedStack(Path(folder) / "data") as stack:
             migrate(stack.database_url)
             try:

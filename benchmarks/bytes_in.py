@@ -37,7 +37,7 @@ def run(report: Report, stack: StackAddresses) -> None:
         write_pattern(file, MIB * 1024**2)
         write_pattern(quarter, MIB * 1024**2 // 4)
         with sink() as storage:
-            with registry(stack, S3_ENDPOINT_URL=storage.url) as ours:
+            with registry(stack, report, S3_ENDPOINT_URL=storage.url) as ours:
                 moved(upload(ours.url, "first", quarter))  # buffers are made when they are first needed, and kept
                 targets = {_TUNED: 0.8, _DEFAULT: 2.0}
                 before = counts(storage).received_bytes
@@ -46,11 +46,11 @@ def run(report: Report, stack: StackAddresses) -> None:
                     raise RuntimeError("The storage has not got all that was sent.")
             _memory_of_one(report, stack, storage, file)
             _memory_of_many(report, stack, storage, quarter)
-        with sink(latency_ms=LATENCY_MS) as far, registry(stack, S3_ENDPOINT_URL=far.url) as ours:
+        with sink(latency_ms=LATENCY_MS) as far, registry(stack, report, S3_ENDPOINT_URL=far.url) as ours:
             moved(upload(ours.url, "first", quarter))
             where = f"a sink {LATENCY_MS} ms away"
             _compare(report, where, stack, ours, far.url, file, {_TUNED: None}, rounds=3)
-        with registry(stack) as ours:
+        with registry(stack, report) as ours:
             moved(upload(ours.url, "first", quarter))
             _compare(report, "SeaweedFS", stack, ours, stack.s3_endpoint_url, file, {_TUNED: 0.95}, rounds=3)
 
@@ -107,7 +107,7 @@ def _manifest_digest(file: Path) -> str:
 
 
 def _memory_of_one(report: Report, stack: StackAddresses, storage: Server, file: Path) -> None:
-    with registry(stack, S3_ENDPOINT_URL=storage.url) as ours:
+    with registry(stack, report, S3_ENDPOINT_URL=storage.url) as ours:
         idle = ours.resident_mib()
         moved(upload(ours.url, "large", file))
         report.bound(GROUP, f"memory while {MIB} MiB come in", ours.resident_mib("VmHWM"), 200, unit="MiB")
@@ -116,7 +116,7 @@ def _memory_of_one(report: Report, stack: StackAddresses, storage: Server, file:
 
 def _memory_of_many(report: Report, stack: StackAddresses, storage: Server, file: Path) -> None:
     """Connections that are kept count as open files, so these are counted when as many were needed before."""
-    with registry(stack, S3_ENDPOINT_URL=storage.url) as ours, tempfile.TemporaryDirectory() as folder:
+    with registry(stack, report, S3_ENDPOINT_URL=storage.url) as ours, tempfile.TemporaryDirectory() as folder:
         little = Path(folder) / "little.bin"
         write_pattern(little, 1024**2)
         _many(ours, little, "little")

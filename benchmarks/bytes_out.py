@@ -34,7 +34,7 @@ def run(report: Report, stack: StackAddresses) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.bin"
         write_pattern(file, _SIZE_BYTES)
-        with sink() as storage, registry(stack, S3_ENDPOINT_URL=storage.url) as ours:
+        with sink() as storage, registry(stack, report, S3_ENDPOINT_URL=storage.url) as ours:
             moved(upload(ours.url, "of-sink", file))
             before = counts(storage).sent_bytes
             _compare(report, "a sink", stack, ours, storage.url, "of-sink", report.rounds)
@@ -46,7 +46,7 @@ def run(report: Report, stack: StackAddresses) -> None:
             content.truncate(_SIZE_BYTES - 1)
             content.seek(_SIZE_BYTES - 1)
             content.write(b"!")
-        with registry(stack) as ours:
+        with registry(stack, report) as ours:
             moved(upload(ours.url, "of-seaweedfs", file))
             rounds = min(report.rounds, 3)
             _compare(report, "SeaweedFS", stack, ours, stack.s3_endpoint_url, "of-seaweedfs", rounds)

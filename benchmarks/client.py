@@ -139,7 +139,7 @@ def small(folder: Path) -> None:
 
 
 def run(report: Report, stack: StackAddresses) -> None:
-    with tempfile.TemporaryDirectory() as folder, registry(stack) as service, Registry(service.url) as client:
+    with tempfile.TemporaryDirectory() as folder, registry(stack, report) as service, Registry(service.url) as client:
         boto = Boto3(stack)
         loads = {f"one file of {MIB} MiB": large(MIB * 2**20), "1,000 files of 64 KiB": small}
         for number, (what, make) in enumerate(loads.items()):

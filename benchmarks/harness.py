@@ -43,6 +43,9 @@ class Report:
     rounds: int = 5
     rows: list[Row] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
+    running: str = ""
+    """The group, for what is kept of each."""
 
     def contest(
         self,
@@ -107,10 +110,15 @@ class Report:
         sys.stdout.write(f"{name}: {text}\n")
         sys.stdout.flush()
 
+    def peak(self, name: str, figure: float) -> None:
+        """Keep the highest figure of this name in the group."""
+        name = f"{self.running}, {name}"
+        self.peaks[name] = max(figure, self.peaks.get(name, figure))
+
     def write(self, folder: Path) -> None:
         """`results.json` and `results.md`."""
         folder.mkdir(parents=True, exist_ok=True)
-        data = {"rows": [asdict(row) for row in self.rows], "facts": self.facts}
+        data = {"rows": [asdict(row) for row in self.rows], "facts": self.facts, "peaks": self.peaks}
         (folder / "results.json").write_text(json.dumps(data, indent=2) + "\n")
         (folder / "results.md").write_text(self.markdown())
 
@@ -121,6 +129,7 @@ class Report:
             *(_line(row) for row in self.rows),
             "",
             *(f"* {name}: {text}" for name, text in self.facts.items()),
+            *(f"* {name}: {figure:.0f}" for name, figure in self.peaks.items()),
         ]
         return "\n".join(lines) + "\n"
 
@@ -128,5 +137,5 @@ class Report:
 def _line(row: Row) -> str:
     target = "" if row.target is None else f"{row.target:g}{' missed' if row.is_missed else ''}"
     ours, theirs = (f"{figure:.3g} {row.unit}" for figure in (row.ours, row.theirs))
-    ratios = f"**{row.ratio:.2f}** | {row.lowest:.2f} | {row.highest:.2f}"
+    ratios = f"**{row.ratio:.3g}** | {row.lowest:.3g} | {row.highest:.3g}"
     return f"| {row.group} | {row.what} | {row.against} | {ours} | {theirs} | {ratios} | {target} |"

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.processes import Server
@@ -12,7 +12,7 @@ from benchmarks.processes import Server
 
 @dataclass(frozen=True)
 class Load:
-    requests: int
+    done: int
     seconds: float
     cpu_seconds: float
     p50_ms: float
@@ -20,12 +20,12 @@ class Load:
 
     @property
     def per_second(self) -> float:
-        return self.requests / self.seconds
+        return self.done / self.seconds
 
     @property
     def cpu_ms(self) -> float:
-        """The server's own, of each request."""
-        return 1000 * self.cpu_seconds / self.requests
+        """The server's own, of each."""
+        return 1000 * self.cpu_seconds / self.done
 
 
 Request = tuple[str, str, bytes]
@@ -34,17 +34,19 @@ Request = tuple[str, str, bytes]
 
 def load(
     server: Server,
-    request: Request | Callable[[int], Request],
+    request: Request | Callable[[int], Sequence[Request]],
     *,
     seconds: float = 1.5,
     connections: int = 16,
     headers: str = "",
 ) -> Load:
-    """Ask for `seconds`; every answer must be a success. A callable is told the number of each request."""
-    numbers = itertools.count()
-    build = request if callable(request) else lambda _number: request
-    requests = ((number, _encoded(server, build(number), headers)) for number in numbers)
-    return asyncio.run(_load(server, (content for _, content in requests), seconds, connections))
+    """Ask for `seconds`; every answer must be a success.
+
+    A callable is told a number, and returns what is to be asked one after the other and counts as one.
+    """
+    build = request if callable(request) else lambda _number: [request]
+    requests = ([_encoded(server, each, headers) for each in build(number)] for number in itertools.count())
+    return asyncio.run(_load(server, requests, seconds, connections))
 
 
 def _encoded(server: Server, request: Request, headers: str) -> bytes:
@@ -54,20 +56,21 @@ def _encoded(server: Server, request: Request, headers: str) -> bytes:
     return head.encode() + body
 
 
-async def _load(server: Server, requests: Iterator[bytes], seconds: float, connections: int) -> Load:
+async def _load(server: Server, requests: Iterator[list[bytes]], seconds: float, connections: int) -> Load:
     waits: list[float] = []
     opened = [await asyncio.open_connection("127.0.0.1", server.port, limit=2**24) for _ in range(connections)]
     cpu, began = server.cpu_seconds(), time.perf_counter()
 
     async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (asked := time.perf_counter()) - began < seconds:
-            writer.write(next(requests))
-            head = await reader.readuntil(b"\r\n\r\n")
-            status = int(head[9:12])
-            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0] or 0)
-            body = await reader.readexactly(length)
-            if not 200 <= status < 400:
-                raise RuntimeError(f"{server.url}: {head.decode()}{body.decode(errors='replace')[:500]}")
+            for request in next(requests):
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                status = int(head[9:12])
+                length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0] or 0)
+                body = await reader.readexactly(length)
+                if not 200 <= status < 400:
+                    raise RuntimeError(f"{server.url}: {head.decode()}{body.decode(errors='replace')[:500]}")
             waits.append(time.perf_counter() - asked)
 
     await asyncio.gather(*(ask(*each) for each in opened))

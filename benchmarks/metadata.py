@@ -1,7 +1,13 @@
-"""Requests for metadata, against a bare FastAPI endpoint under the same load."""
+"""Requests for metadata, against a bare FastAPI endpoint under the same load.
 
+A push here is of bytes that are stored already: its reservation and its commit, and nothing is sent. What bytes cost
+is measured by the other groups.
+"""
+
+import hashlib
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlencode
 
 import httpx
@@ -12,25 +18,32 @@ from benchmarks.processes import Server, bare, registry
 from model_registry.embedded import StackAddresses
 
 MODELS, VERSIONS = 20, 100
+SMALL_FILES = 1000
 _STATIC: Request = ("GET", "/", b"")
+_Requests = Request | Callable[[int], Sequence[Request]]
+_Files = Sequence[Mapping[str, str | int]]
+_numbers = itertools.count()
 
 
 def run(report: Report, stack: StackAddresses) -> None:
-    with registry(stack) as ours, bare() as static:
+    with registry(stack, report) as ours, bare() as static:
         _fill(ours.url)
+        one, many = _stored_files(ours.url, 1), _stored_files(ours.url, SMALL_FILES)
         search = urlencode({"filter": "additional_metadata.stage = 'prod'", "limit": 50})
-        requests: dict[str, tuple[Request | Callable[[int], Request], float | None]] = {
+        requests: dict[str, tuple[_Requests, float | None]] = {
             "one version by name and label": (("GET", "/get_model_info/bench-3/v50", b""), 0.33),
             "the latest version of a model": (("GET", "/get_latest_model_info/bench-3", b""), None),
             "a version by alias": (("GET", "/v1/models/bench-3/versions/@champion", b""), None),
             "a page of 50 versions": (("GET", "/v1/models/bench-3/versions?limit=50", b""), 0.2),
             "a search by metadata, 50 results": (("GET", f"/v1/versions?{search}", b""), None),
-            "register a model": (lambda number: _model(ours, number), None),
+            "make a model": (lambda _: [_model()], None),
+            "register a version without files": (lambda _: [_version()], None),
+            "push a version of one file": (lambda _: _push(one), None),
+            f"push a version of {SMALL_FILES:,} files": (lambda _: _push(many), None),
             "health": (("GET", "/healthz", b""), None),
         }
         for what, (request, target) in requests.items():
             _compare(report, what, ours, static, request, target)
-        report.fact("service after the metadata", f"{ours.resident_mib():.0f} MiB, {ours.open_files()} files")
 
 
 def _compare(
@@ -38,7 +51,7 @@ def _compare(
     what: str,
     ours: Server,
     static: Server,
-    request: Request | Callable[[int], Request],
+    request: _Requests,
     target: float | None,
 ) -> None:
     latencies = []
@@ -60,11 +73,45 @@ def _compare(
     report.fact(what, f"p50 {p50:.1f} ms, p99 {p99:.1f} ms with 16 connections, {cpu:.2f} ms of CPU each")
 
 
-_names = iter(range(10**9))
+def _model() -> Request:
+    return _post("/v1/models", {"name": f"fresh-{next(_numbers)}"})
 
 
-def _model(server: Server, _number: int) -> Request:
-    return ("POST", "/v1/models", json.dumps({"name": f"fresh-{server.port}-{next(_names)}"}).encode())
+def _version() -> Request:
+    model, label = _next_label()
+    fields = {"model_params": {"C": 1.0}, "additional_metadata": {"stage": "prod"}}
+    return _post("/register_model", {"model_name": model, "version": label, **fields})
+
+
+def _push(files: _Files) -> Sequence[Request]:
+    model, label = _next_label()
+    versions = f"/v1/models/{model}/versions"
+    return [_post(versions, {"version": label, "files": files}), _post(f"{versions}/{label}/commit", {})]
+
+
+def _next_label() -> tuple[str, str]:
+    """Models take turns: registrations into the same one wait for each other."""
+    number = next(_numbers)
+    return f"bench-{number % MODELS}", f"n{number}"
+
+
+def _post(path: str, body: object) -> Request:
+    return ("POST", path, json.dumps(body).encode())
+
+
+def _stored_files(url: str, count: int) -> _Files:
+    """Files that a version has which was registered by a form."""
+    content = {f"shards/{number:04}.bin": f"{count} {number}".encode() for number in range(count)}
+    with httpx.Client(base_url=url, timeout=60) as client:
+        client.post(
+            "/register_model",
+            data={"model_name": "stored", "version": f"of-{count}"},
+            files=[("model_file", item) for item in content.items()],
+        ).raise_for_status()
+    return [
+        {"path": path, "size_bytes": len(each), "sha256": f"sha256:{hashlib.sha256(each).hexdigest()}"}
+        for path, each in content.items()
+    ]
 
 
 def _fill(url: str) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,12 +16,14 @@ from pathlib import Path
 
 from tests.processes import environment, free_port
 
+from benchmarks.harness import Report
 from model_registry.embedded import StackAddresses
 
 __all__ = ["Server", "bare", "environment", "free_port", "registry", "started"]
 
 ROOT = Path(__file__).parent.parent
 _TICKS = os.sysconf("SC_CLK_TCK")
+_LOOKS_EVERY_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,37 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def registry(stack: StackAddresses, *, workers: int = 1, log: Path | None = None, **settings: str) -> Iterator[Server]:
-    """Our service; `settings` are named as in the environment, without the prefix."""
+def registry(
+    stack: StackAddresses, report: Report, *, workers: int = 1, log: Path | None = None, **settings: str
+) -> Iterator[Server]:
+    """Our service, of which the report gets the highest memory and the most open files; `settings` are named as in the
+    environment, without the prefix."""
     url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "model_registry.cli", "serve", "--port", url.rpartition(":")[2]]
     command += ["--workers", str(workers)]
-    with started(command, url, ready_path="/readyz", environment=environment(stack, **settings), log=log) as server:
+    with (
+        started(command, url, ready_path="/readyz", environment=environment(stack, **settings), log=log) as server,
+        _watched(server, report),
+    ):
         yield server
+
+
+@contextmanager
+def _watched(server: Server, report: Report) -> Iterator[None]:
+    has_ended = threading.Event()
+
+    def look() -> None:
+        while not has_ended.wait(_LOOKS_EVERY_SECONDS):
+            report.peak("most open files of the service", server.open_files())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        watcher.join()
+        report.peak("most MiB of the service", server.resident_mib("VmHWM"))
 
 
 @contextmanager

@@ -125,15 +125,16 @@ class _Registry:
     server: Server
     known: Sequence[Mapping[str, Any]]
 
-    def request(self, target: str) -> Callable[[int], Request]:
-        return lambda number: ("GET", target.format(**self.known[number % len(self.known)]), b"")
+    def request(self, target: str) -> Callable[[int], list[Request]]:
+        return lambda number: [("GET", target.format(**self.known[number % len(self.known)]), b"")]
 
     def p50_ms(self, target: str) -> float:
         return load(self.server, self.request(target), seconds=0.3, connections=1).p50_ms
 
     def found(self, target: str) -> int:
         """How many items an answer has; one that is no list is one."""
-        with urllib.request.urlopen(self.server.url + self.request(target)(0)[1], timeout=60) as answer:  # noqa: S310
+        [(_, path, _)] = self.request(target)(0)
+        with urllib.request.urlopen(self.server.url + path, timeout=60) as answer:  # noqa: S310
             content = json.load(answer)
         items = content.get("items", [content]) if isinstance(content, dict) else content
         return len(items)
@@ -144,7 +145,7 @@ def run(report: Report, stack: StackAddresses) -> None:
         _made(report, stack, f"of_{versions}", versions, models)
         for versions, models in ((VERSIONS, MODELS), (VERSIONS // SMALLER, MODELS // SMALLER))
     )
-    with _served(large) as ours, _served(small) as theirs:
+    with _served(large, report) as ours, _served(small, report) as theirs:
         for what, (target, goal) in QUESTIONS.items():
             _ask(report, what, target, goal, ours, theirs)
         for what, (first, token) in DEEP.items():
@@ -177,10 +178,10 @@ def _made(report: Report, stack: StackAddresses, name: str, versions: int, model
 
 
 @contextmanager
-def _served(stack: StackAddresses) -> Iterator[_Registry]:
+def _served(stack: StackAddresses, report: Report) -> Iterator[_Registry]:
     """Its collector runs once, at the start, and slow questions are waited for."""
     known = asyncio.run(_known(stack.database_url))
-    with registry(stack, GC_INTERVAL_SECONDS="86400", DATABASE_STATEMENT_TIMEOUT_SECONDS="60") as server:
+    with registry(stack, report, GC_INTERVAL_SECONDS="86400", DATABASE_STATEMENT_TIMEOUT_SECONDS="60") as server:
         yield _Registry(stack, server, known)
 
 
@@ -210,15 +211,15 @@ def _version(model: str) -> Request:
 def _register(report: Report, ours: _Registry, theirs: _Registry) -> None:
     """Without files, so that nothing but PostgreSQL is waited for."""
 
-    def several(number: int) -> Request:
-        return _version(f"register-{number % _AT_ONCE}")
+    def several(number: int) -> list[Request]:
+        return [_version(f"register-{number % _AT_ONCE}")]
 
-    def one(_number: int) -> Request:
-        return _version("register-one")
+    def one(_number: int) -> list[Request]:
+        return [_version("register-one")]
 
     measured: dict[str, list[Load]] = {}
 
-    def registered(who: str, registry: _Registry, request: Callable[[int], Request]) -> Callable[[], float]:
+    def registered(who: str, registry: _Registry, request: Callable[[int], list[Request]]) -> Callable[[], float]:
         def measure() -> float:
             measured.setdefault(who, []).append(load(registry.server, request, connections=_AT_ONCE))
             return measured[who][-1].per_second
@@ -297,12 +298,12 @@ def _costs(report: Report, registry: _Registry) -> None:
         "search: common tag",
     ]
     requests = {what: registry.request(QUESTIONS[what][0]) for what in targets}
-    requests["register a version"] = lambda number: _version(f"register-{number % _AT_ONCE}")
+    requests["register a version"] = lambda number: [_version(f"register-{number % _AT_ONCE}")]
     for what, request in requests.items():
         backends = asyncio.run(_backends(registry.stack.database_url))
         before = sum(each.cpu_seconds() for each in backends)
         measured = load(registry.server, request, connections=_AT_ONCE, seconds=2)
-        in_postgresql = 1000 * (sum(each.cpu_seconds() for each in backends) - before) / measured.requests
+        in_postgresql = 1000 * (sum(each.cpu_seconds() for each in backends) - before) / measured.done
         report.fact(
             f"cost of {what}",
             f"{measured.per_second:.0f}/s with {_AT_ONCE} connections, {measured.cpu_ms:.2f} ms of CPU in the service "

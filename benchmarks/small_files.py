@@ -38,7 +38,7 @@ _numbers = itertools.count()
 
 
 def run(report: Report, stack: StackAddresses) -> None:
-    with registry(stack) as ours:
+    with registry(stack, report) as ours:
         contents = _contents()
         _push(ours, contents)
         _manifests(report, ours)

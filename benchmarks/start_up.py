@@ -35,7 +35,7 @@ def run(report: Report, stack: StackAddresses) -> None:
     report.bound(GROUP, "serve, to the first answer of /healthz", sorted(answered)[len(answered) // 2], 5, unit="s")
     help_command = [str(Path(sys.executable).with_name("model-registry")), "--help"]
     report.contest(GROUP, "model-registry --help", {OURS: lambda: _seconds(help_command), _RIVAL: imports}, unit="s")
-    with registry(stack) as one, registry(stack, workers=2) as two:
+    with registry(stack, report) as one, registry(stack, report, workers=2) as two:
         load(one, _HEALTH)
         load(two, _HEALTH)
         workers = _children(two)

@@ -156,7 +156,7 @@ def run(report: Report, stack: StackAddresses) -> None:
     asyncio.run(filling.make_database(_plain(stack), mlflow.DATABASE))
     contests = Contests(report)
     with ExitStack() as cleanup:
-        our_server = cleanup.enter_context(registry(stack, LOG_LEVEL="WARNING"))
+        our_server = cleanup.enter_context(registry(stack, report, LOG_LEVEL="WARNING"))
         ours = Ours(Family(our_server.url, our_server.pid))
         theirs = MLflow(cleanup.enter_context(mlflow.served(stack)))
         _prepare(ours, theirs)
@@ -225,9 +225,9 @@ def _metadata(contests: Contests, ours: Ours, theirs: MLflow, stack: StackAddres
 def _ask_for_a_while(
     name: str, peer: Peer, request: Callable[[Peer], Request], connections: int, sent: dict[str, int]
 ) -> Seen:
-    measured = load(peer.server, lambda _number: request(peer), seconds=1, connections=connections)
-    sent[name] += measured.requests
-    return Seen(measured.per_second, max(measured.cpu_seconds, LEAST_CPU_SECONDS) / measured.requests)
+    measured = load(peer.server, lambda _number: [request(peer)], seconds=1, connections=connections)
+    sent[name] += measured.done
+    return Seen(measured.per_second, max(measured.cpu_seconds, LEAST_CPU_SECONDS) / measured.done)
 
 
 def _check_registered(stack: StackAddresses, sent: Mapping[str, int]) -> None:
@@ -342,7 +342,7 @@ def _memory(report: Report, what: str, ours: Ours, theirs: MLflow, which: str) -
 def _start(contests: Contests, stack: StackAddresses) -> None:
     def ours() -> float:
         began = time.perf_counter()
-        with registry(stack, LOG_LEVEL="WARNING") as server:
+        with registry(stack, contests.report, LOG_LEVEL="WARNING") as server:
             _answer(peer := Ours(server), peer.version(_FEW, "1"))
             return time.perf_counter() - began
 

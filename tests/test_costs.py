@@ -80,7 +80,16 @@ async def test_a_read_is_one_round_trip_or_two_to_postgresql_and_none_to_storage
     assert await costly.of("GET", path) == (READS[path], {})
 
 
-@pytest.mark.parametrize("path", ["/v1/models/costly/versions/@champion", "/get_model/costly/1?redirect=true"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/costly/versions/@champion",
+        "/get_model/costly/1?redirect=true",
+        "/v1/models/costly/versions",
+        "/list_models",
+        "/v1/versions?filter=version%20%3D%20'1'",
+    ],
+)
 async def test_reads_of_the_same_at_the_same_time_are_made_together(costly: Costly, path: str) -> None:
     before = costly.postgres.requests
 

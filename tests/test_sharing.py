@@ -1,6 +1,7 @@
 """Equal reads at the same time are made once, and nobody can tell but by what they cost."""
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import httpx
@@ -8,7 +9,7 @@ import pytest
 
 from model_registry.errors import ModelNotFound, RegistryError, Unavailable
 from model_registry.sharing import SharedReads
-from tests.test_model_registry import register_version
+from tests.test_model_registry import register, register_version
 
 
 class Slow:
@@ -126,6 +127,45 @@ async def test_every_read_sees_what_was_acknowledged_before_it(client: httpx.Asy
         for version in range(1, 21):
             assert (await client.put(alias, json={"version": str(version)})).status_code == 200
             acknowledged = version
+            await asyncio.sleep(0.01)
+        is_over = True
+
+    assert all(found >= before for before, found in seen)
+    assert len({found for _, found in seen}) > 5
+
+
+async def test_what_python_takes_for_equal_and_a_filter_does_not_is_searched_apart(client: httpx.AsyncClient) -> None:
+    values = {"true": True, "1": 1, "2": 2}
+    for label, value in values.items():
+        await register(client, {"model_name": "m", "version": label, "model_params": json.dumps({"flag": value})})
+
+    async def found(text: str) -> tuple[str, list[str]]:
+        answer = await client.get("/v1/versions", params={"filter": f"model_params.flag = {text}"})
+        return text, [item["version"] for item in answer.json()["items"]]
+
+    results = await asyncio.gather(*(found(text) for text in list(values) * 20))
+
+    assert all(versions == [text] for text, versions in results)
+
+
+async def test_every_page_sees_what_was_acknowledged_before_it(client: httpx.AsyncClient) -> None:
+    await register_version(client, "m", "0")
+    acknowledged = 1
+    seen: list[tuple[int, int]] = []
+    is_over = False
+
+    async def read(path: str) -> None:
+        while not is_over:
+            before = acknowledged
+            page = (await client.get(path)).json()
+            seen.append((before, len(page["items"] if isinstance(page, dict) else page)))
+
+    async with asyncio.TaskGroup() as readers:
+        for path in ["/v1/models/m/versions", "/v1/versions", "/list_models"] * 4:
+            readers.create_task(read(path))
+        for version in range(1, 21):
+            await register_version(client, "m", str(version))
+            acknowledged = version + 1
             await asyncio.sleep(0.01)
         is_over = True
 

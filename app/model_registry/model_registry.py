@@ -47,6 +47,8 @@ class ModelRegistry:
         self._limits = limits
         self._ongoing = ongoing
         self._reads = SharedReads[ModelInfo]()
+        self._pages = SharedReads[Page[ListedVersion]]()
+        self._lists = SharedReads[Page[ModelSummary]]()
 
     def registration(self, *, actor: Actor, idempotency_key: str | None = None) -> Registration:
         """A registration to fill step by step, as its parts arrive."""
@@ -127,13 +129,17 @@ class ModelRegistry:
         """Versions of one model, newest precedence first, or last registered first. Raises `ModelNotFound`."""
         require(actor, Permission.READ)
         check_model_name(model_name)
-        async with self._database.reading() as tx:
-            page = await tx.versions.page_of_model(
-                model_name, state, by_precedence=by_precedence, after=after, limit=limit
-            )
-            if not page.items and not await tx.models.exists(model_name):
-                raise await missing(tx, VersionSelector(model_name, "latest"))
-            return page
+
+        async def read() -> Page[ListedVersion]:
+            async with self._database.reading() as tx:
+                page = await tx.versions.page_of_model(
+                    model_name, state, by_precedence=by_precedence, after=after, limit=limit
+                )
+                if not page.items and not await tx.models.exists(model_name):
+                    raise await missing(tx, VersionSelector(model_name, "latest"))
+                return page
+
+        return await self._pages.read((model_name, state, by_precedence, after, limit), read)
 
     async def search(
         self,
@@ -146,8 +152,13 @@ class ModelRegistry:
     ) -> Page[ListedVersion]:
         """Versions of all models that a filter is for; see `filters` for what it can say."""
         require(actor, Permission.READ)
-        async with self._database.reading() as tx:
-            return await tx.search.page(condition=condition, order=order, after=after, limit=limit)
+
+        async def read() -> Page[ListedVersion]:
+            async with self._database.reading() as tx:
+                return await tx.search.page(condition=condition, order=order, after=after, limit=limit)
+
+        # As text: 1 and true are equal in Python, and not in a filter.
+        return await self._pages.read((repr(condition), order, after, limit), read)
 
     async def list_versions(
         self, *, model_name: str | None = None, after: ListPosition | None = None, limit: int = 100, actor: Actor
@@ -156,5 +167,9 @@ class ModelRegistry:
         require(actor, Permission.READ)
         if model_name is not None:
             check_model_name(model_name)
-        async with self._database.reading() as tx:
-            return await tx.versions.page(model_name=model_name, after=after, limit=limit)
+
+        async def read() -> Page[ModelSummary]:
+            async with self._database.reading() as tx:
+                return await tx.versions.page(model_name=model_name, after=after, limit=limit)
+
+        return await self._lists.read((model_name, after, limit), read)

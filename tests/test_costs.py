@@ -122,15 +122,16 @@ async def test_a_small_file_is_stored_by_one_call(costly: Costly) -> None:
     assert cost == (14, {"put": 1})
 
 
-async def test_each_further_small_file_of_a_form_is_one_statement_and_one_call(costly: Costly) -> None:
+async def test_further_small_files_of_a_form_are_noted_together_and_one_call_each(costly: Costly) -> None:
     for version in ("22", "23"):
         files = [("model_file", (f"{number}", f"{version} {number}".encode())) for number in range(11)]
         data = {"model_name": "costly", "version": version}
         requests, calls = await costly.of("POST", "/register_model", data=data, files=files)
 
     assert calls == {"put": 11}
-    # A connection that was idle for 100 ms meanwhile is asked whether it is alive.
-    assert 14 + 10 <= requests < 14 + 2 * 10
+    # How many come during one statement is up to the machine; and a connection that was idle for 100 ms is asked
+    # whether it is alive.
+    assert 14 < requests < 14 + 8
 
 
 async def test_a_large_file_is_stored_in_as_few_parts_as_it_takes(costly: Costly) -> None:

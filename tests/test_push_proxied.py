@@ -328,7 +328,7 @@ async def test_nothing_is_begun_for_a_version_that_is_whole(
     upload = NewUpload(uuid4(), "blobs/late", "model.bin")
 
     async with service.services.database.transaction() as tx:
-        is_open = await tx.uploads.open(upload, version_id, 900)
+        is_open = await tx.uploads.open([upload], version_id, 900)
 
     assert not is_open
     assert await count(database_session, UploadDB) == 0

@@ -222,7 +222,7 @@ async def test_the_intent_to_write_an_object_is_noted_once_however_often_it_is_t
         )
 
     async def opened(upload: NewUpload, version_id: int | None) -> bool:
-        return await database.run(lambda tx: tx.uploads.open(upload, version_id, 60), is_one_statement=True)
+        return await database.run(lambda tx: tx.uploads.open([upload], version_id, 60), is_one_statement=True)
 
     first, second = (NewUpload(id_ := uuid4(), f"blobs/{id_}", "f") for _ in range(2))
     assert [await opened(first, version_id) for _ in range(2)] == [True, True]

@@ -533,7 +533,7 @@ class Pushes:
         is_kept = False
         try:
             if not await self._database.run(
-                lambda tx: tx.uploads.open(upload, version_id, self._limits.lease_seconds),
+                lambda tx: tx.uploads.open([upload], version_id, self._limits.lease_seconds),
                 patience_seconds=_PATIENCE_SECONDS,
                 is_one_statement=True,
             ):

@@ -80,6 +80,8 @@ class Registration:
         self._conflict: VersionExists | None = None
         self._may_hold_label = False
         self._uploads: list[NewUpload] = []
+        self._unopened: list[NewUpload] = []
+        self._opening = asyncio.Lock()
         self._files: list[StoredFile] = []
         self._storing: set[asyncio.Task[None]] = set()
         self._paths = DistinctPaths()
@@ -201,14 +203,8 @@ class Registration:
     ) -> None:
         upload = NewUpload(upload_id := uuid4(), storage_key(upload_id), path)
         self._uploads.append(upload)
-        opened = await self._database.run(
-            lambda tx: tx.uploads.open(upload, self._version_id, self._limits.lease_seconds),
-            patience_seconds=_PATIENCE_SECONDS,
-            is_one_statement=True,
-        )
+        await self._open(upload)
         self._lease.check()
-        if not opened:
-            raise LeaseLost
         self._lease.upload_ids.append(upload.id)
         self._lease.keep()
         fault("u-intent")
@@ -229,6 +225,21 @@ class Registration:
             began_multipart=began_multipart,
         )
         self._files.append(StoredFile(path, media_type, blob))
+
+    async def _open(self, upload: NewUpload) -> None:
+        """Note the intent to write an object; what comes while others are noted goes together into one statement."""
+        self._unopened.append(upload)
+        async with self._opening:
+            if upload not in self._unopened:
+                return
+            batch = tuple(self._unopened)
+            if not await self._database.run(
+                lambda tx: tx.uploads.open(batch, self._version_id, self._limits.lease_seconds),
+                patience_seconds=_PATIENCE_SECONDS,
+                is_one_statement=True,
+            ):
+                raise LeaseLost
+            del self._unopened[: len(batch)]
 
     async def publish(self, ref: VersionRef, details: ModelDetails, render: Render) -> Registered:
         """Make the version visible, whole, and for ever the same; or raise and leave nothing.

@@ -20,9 +20,10 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    true,
     update,
 )
-from sqlalchemy.dialects.postgresql import Insert, distinct_on
+from sqlalchemy.dialects.postgresql import ARRAY, Insert, distinct_on
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -34,12 +35,23 @@ from model_registry.storage.sql import BATCH, among, array, seconds
 _ROWS_AT_ONCE = 1000
 _LATE_WRITER_SECONDS = 24 * 3600
 
+_new = (
+    func.unnest(
+        bindparam("ids", type_=ARRAY(Uuid)),
+        bindparam("paths", type_=ARRAY(Text)),
+        bindparam("storage_keys", type_=ARRAY(Text)),
+        bindparam("digests", type_=ARRAY(LargeBinary)),
+        bindparam("sizes", type_=ARRAY(BigInteger)),
+    )
+    .table_valued("id", "path", "storage_key", "sha256", "size_bytes")
+    .render_derived(name="new")
+)
 _NEW = {
-    UploadDB.id: bindparam("id", type_=Uuid),
-    UploadDB.path: bindparam("path", type_=Text),
-    UploadDB.storage_key: bindparam("storage_key", type_=Text),
-    UploadDB.sha256: bindparam("sha256", type_=LargeBinary),
-    UploadDB.size_bytes: bindparam("size_bytes", type_=BigInteger),
+    UploadDB.id: _new.c.id,
+    UploadDB.path: _new.c.path,
+    UploadDB.storage_key: _new.c.storage_key,
+    UploadDB.sha256: _new.c.sha256,
+    UploadDB.size_bytes: _new.c.size_bytes,
     UploadDB.lease_expires_at: func.now() + bindparam("lease", type_=Interval),
 }
 
@@ -56,8 +68,9 @@ _OPEN_FOR_VERSION = _again(
     pg_insert(UploadDB).from_select(
         [*_NEW, UploadDB.version_id],
         select(*_NEW.values(), ModelInfoDB.id)
+        .join_from(ModelInfoDB, _new, true())
         .where(ModelInfoDB.id == bindparam("of_version"), ModelInfoDB.lease_expires_at > func.now())
-        .with_for_update(key_share=True, read=True),
+        .with_for_update(key_share=True, read=True, of=ModelInfoDB),
     )
 )
 
@@ -66,25 +79,26 @@ class Uploads:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def open(self, upload: NewUpload, version_id: int | None, lease_seconds: float) -> bool:
-        """Record the intent to write an object. Done before its first byte is sent, so no object is unknown.
+    async def open(self, uploads: Sequence[NewUpload], version_id: int | None, lease_seconds: float) -> bool:
+        """Record the intent to write objects. Done before their first byte is sent, so no object is unknown.
 
         `False` when the version is gone, or is none any more that can be added to; to repeat it is harmless. It is one
         statement.
         """
+        declared = [upload.declared for upload in uploads]
         parameters = {
-            "id": upload.id,
-            "path": upload.path,
-            "storage_key": upload.storage_key,
-            "sha256": upload.declared.sha256.raw if upload.declared else None,
-            "size_bytes": upload.declared.size_bytes if upload.declared else None,
+            "ids": [upload.id for upload in uploads],
+            "paths": [upload.path for upload in uploads],
+            "storage_keys": [upload.storage_key for upload in uploads],
+            "digests": [file.sha256.raw if file else None for file in declared],
+            "sizes": [file.size_bytes if file else None for file in declared],
             "lease": timedelta(seconds=lease_seconds),
         }
         if version_id is None:
             opened = await self._connection.execute(_OPEN, parameters)
         else:
             opened = await self._connection.execute(_OPEN_FOR_VERSION, parameters | {"of_version": version_id})
-        return opened.rowcount == 1
+        return opened.rowcount == len(uploads)
 
     async def began_multipart(self, upload_id: UUID, multipart_id: str) -> bool:
         """Write down the store's id of an upload; `False` when the upload was taken back meanwhile."""

@@ -99,6 +99,14 @@ async def test_reads_of_the_same_at_the_same_time_are_made_together(costly: Cost
     assert costly.postgres.requests - before <= 50 * READS[path] / 2
 
 
+async def test_a_connection_that_was_idle_is_asked_whether_it_is_alive_and_used_again(costly: Costly) -> None:
+    path = "/v1/models/costly/versions/1"
+    await costly.client.get(path)
+    await asyncio.sleep(0.3)
+
+    assert await costly.of("GET", path) == (1 + READS["/get_model_info/costly/1"], {})
+
+
 def form(version: str, size_bytes: int) -> dict[str, Any]:
     return {
         "data": {"model_name": "costly", "version": version},

@@ -297,8 +297,9 @@ def _check(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None
     if is_fresh and not connection.driver_connection.is_closed():
         return
     try:
-        connection.run_async(lambda driver: driver.execute(";"))
-    except Exception as error:
+        # Not ";", to which the driver expects more of an answer than there is.
+        connection.run_async(lambda driver: driver.execute("SELECT"))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise InvalidatePoolError from error
 
 

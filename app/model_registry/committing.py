@@ -153,7 +153,9 @@ class Commits:
         lease = Lease(self._database, self._limits.lease_seconds)
         lease.version_id = version_id
         # Whatever comes of it, somebody is there.
-        await self._database.run(lambda tx: tx.versions.renew(version_id, self._limits.lease_seconds))
+        await self._database.run(
+            lambda tx: tx.versions.renew(version_id, self._limits.lease_seconds), is_one_statement=True
+        )
         lease.keep()
         try:
             uploads = await self._database.run(lambda tx: self._begin(tx, ref, version_id, parts))
@@ -295,11 +297,10 @@ class Commits:
         await tx.uploads.give_up(others, delay_seconds=self._limits.late_write_seconds)
         await keep_blobs(tx, [upload.blob for upload in stored], self._blobs.location, actor=actor)
         fault("v-blobs")
-        await tx.declared.publish(version_id)
+        file_count = await tx.declared.publish(version_id)
         fault("v-files")
-        info = await tx.versions.info_by_id(version_id)
         file_path = None
-        if info.file_count == 1:
+        if file_count == 1:
             [file] = await tx.versions.stored_files(version_id)
             file_path = self._blobs.location(file.blob.storage_key)
         info = await tx.versions.publish(version_id, file_path=file_path)

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from model_registry.access import Actor, Permission, require
+from model_registry.aside import aside
 from model_registry.domain import (
     Annotations,
     Digest,
@@ -193,7 +194,7 @@ class Pushes:
             if file.size_bytes > self._limits.max_upload_bytes:
                 raise UploadTooLarge(self._limits.max_upload_bytes)
         is_direct = push.is_direct and await self._does_store_check()
-        manifest = await asyncio.to_thread(Manifest.of, push.files)
+        manifest = await aside(lambda: Manifest.of(push.files), len(push.files))
         reservation = uuid4()
         is_rerun = False
 
@@ -227,18 +228,22 @@ class Pushes:
         known = ours or await self._resumed(tx, push, manifest, actor)
         if known is not None and known.state == VersionState.READY:
             return _Taken(await tx.versions.info_by_id(known.id), {}, {}, is_new=False)
+        uploads: Mapping[Digest, PushUpload] = {}
         if known is None:
             version_id = await self._take_label(tx, push, manifest, reservation, actor)
             await tx.declared.add(version_id, push.files)
+            lacking = await aside(lambda: _first_of_each(push.files), len(push.files))
         else:
             version_id = known.id
             await tx.versions.renew(version_id, self._limits.lease_seconds)
             await tx.versions.annotate(version_id, push.details.additional_metadata, push.annotations)
-        lacking = await tx.declared.lacking(version_id)
+            lacking = await tx.declared.lacking(version_id)
+            uploads = await self._begun_uploads(tx, version_id)
         stored = await _already_stored(tx, lacking.values(), actor)
         await tx.declared.pin(version_id, stored)
         lacking = {digest: file for digest, file in lacking.items() if digest not in stored}
-        uploads = await self._open_uploads(tx, version_id, lacking, is_direct=is_direct)
+        if is_direct:
+            uploads = await self._open_uploads(tx, version_id, lacking, uploads)
         info = await tx.versions.info_by_id(version_id)
         return _Taken(info, lacking, uploads, is_new=known is None or ours is not None)
 
@@ -286,20 +291,24 @@ class Pushes:
             if push.version is not None:
                 raise _Overtaken
 
-    async def _open_uploads(
-        self, tx: Transaction, version_id: int, lacking: Mapping[Digest, FileEntry], *, is_direct: bool
-    ) -> Mapping[Digest, PushUpload]:
-        """What the push has sent or will send directly; what was found wrong gets a fresh place."""
+    async def _begun_uploads(self, tx: Transaction, version_id: int) -> Mapping[Digest, PushUpload]:
+        """What the push has sent or may still send; what was found wrong is given up, and gets a fresh place."""
         refused = await tx.uploads.refused(version_id)
         await tx.uploads.give_up(refused, delay_seconds=self._limits.late_write_seconds)
-        uploads = await tx.uploads.counting(version_id)
-        if not is_direct:
-            return uploads
+        return await tx.uploads.counting(version_id)
+
+    async def _open_uploads(
+        self,
+        tx: Transaction,
+        version_id: int,
+        lacking: Mapping[Digest, FileEntry],
+        uploads: Mapping[Digest, PushUpload],
+    ) -> Mapping[Digest, PushUpload]:
+        """The uploads, with one for each file that is to be sent directly."""
         still_open = [upload.id for upload in uploads.values() if upload.state == UploadState.OPEN]
         await tx.uploads.is_writable_for(still_open, self._writable_seconds)
-        fresh = await asyncio.to_thread(
-            lambda: [self._new_upload(file) for digest, file in lacking.items() if digest not in uploads]
-        )
+        missing = [file for digest, file in lacking.items() if digest not in uploads]
+        fresh = await aside(lambda: [self._new_upload(file) for file in missing], len(missing))
         await tx.uploads.open_pushed(
             fresh, version_id, lease_seconds=self._limits.lease_seconds, writable_seconds=self._writable_seconds
         )
@@ -332,8 +341,7 @@ class Pushes:
                 return Instruction(file, Method.PUT, requests[upload.id], expires_at)
             return Instruction(file, Method.MULTIPART, upload_id=upload.id, part_size=upload.part_size)
 
-        # In a thread: many of them take longer than the event loop may stall.
-        return await asyncio.to_thread(lambda: [instruction(file) for file in files])
+        return await aside(lambda: [instruction(file) for file in files], len(files))
 
     async def _signed(self, uploads: Sequence[PushUpload]) -> Mapping[UUID, PresignedRequest]:
         requests: dict[UUID, PresignedRequest] = {}
@@ -593,6 +601,14 @@ class Pushes:
             await self._database.run(work, patience_seconds=_PATIENCE_SECONDS)
         except Unavailable as error:
             log.warning("upload.left_to_the_collector", path=upload.path, cause=repr(error.__cause__))
+
+
+def _first_of_each(files: Sequence[FileEntry]) -> dict[Digest, FileEntry]:
+    """For each digest the first file that has it, by path."""
+    first: dict[Digest, FileEntry] = {}
+    for file in sorted(files, key=lambda file: file.path):
+        first.setdefault(file.sha256, file)
+    return first
 
 
 async def _already_stored(tx: Transaction, files: Collection[FileEntry], actor: Actor) -> set[Digest]:

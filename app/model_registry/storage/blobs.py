@@ -4,13 +4,44 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import DateTime, Row, delete, exists, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    LargeBinary,
+    Row,
+    Text,
+    any_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import BlobDB, DeclaredFileDB, ModelInfoDB, VersionFileDB
 from model_registry.domain import Digest, StoredBlob
-from model_registry.storage.sql import BATCH, among, array
+from model_registry.storage.sql import BATCH, among, rows
+
+_BLOB = (BlobDB.sha256, BlobDB.size_bytes, BlobDB.storage_key, BlobDB.writable_until)
+
+_new = rows(sha256=LargeBinary(), size_bytes=BigInteger(), storage_key=Text(), writable_until=DateTime(timezone=True))
+# Updated rather than left alone, because only an update locks the row and returns it.
+_REMEMBER = (
+    insert(BlobDB)
+    .from_select(["sha256", "size_bytes", "storage_key", "writable_until"], select(*_new.c))
+    .on_conflict_do_update(index_elements=[BlobDB.sha256], set_={"size_bytes": BlobDB.size_bytes})
+    .returning(*_BLOB, BlobDB.damaged_at)
+)
+_HOLD_SOUND = (
+    select(BlobDB.sha256, BlobDB.size_bytes)
+    .where(BlobDB.sha256 == any_(bindparam("digests", type_=ARRAY(LargeBinary))), BlobDB.damaged_at.is_(None))
+    .order_by(BlobDB.sha256)
+    .with_for_update(key_share=True, read=True)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +66,13 @@ class Blobs:
         ordered = sorted(blobs, key=lambda blob: blob.sha256.raw)
         for start in range(0, len(ordered), BATCH):
             batch = ordered[start : start + BATCH]
-            new = insert(BlobDB).from_select(
-                ["sha256", "size_bytes", "storage_key", "writable_until"],
-                select(
-                    func.unnest(array([blob.sha256.raw for blob in batch], BlobDB.sha256.type)),
-                    func.unnest(array([blob.size_bytes for blob in batch], BlobDB.size_bytes.type)),
-                    func.unnest(array([blob.storage_key for blob in batch], BlobDB.storage_key.type)),
-                    func.unnest(array([blob.writable_until for blob in batch], DateTime(timezone=True))),
-                ),
-            )
-            # Updated rather than left alone, because only an update locks the row and returns it.
-            statement = new.on_conflict_do_update(
-                index_elements=[BlobDB.sha256], set_={"size_bytes": BlobDB.size_bytes}
-            ).returning(*_BLOB, BlobDB.damaged_at)
-            for row in await self._connection.execute(statement):
+            parameters = {
+                "sha256": [blob.sha256.raw for blob in batch],
+                "size_bytes": [blob.size_bytes for blob in batch],
+                "storage_key": [blob.storage_key for blob in batch],
+                "writable_until": [blob.writable_until for blob in batch],
+            }
+            for row in await self._connection.execute(_REMEMBER, parameters):
                 kept[Digest(row.sha256)] = KeptBlob(_to_blob(row), row.damaged_at is not None)
         return kept
 
@@ -70,13 +94,10 @@ class Blobs:
 
         Their rows cannot be dropped until the transaction ends.
         """
-        rows = await self._connection.execute(
-            select(BlobDB.sha256, BlobDB.size_bytes)
-            .where(among(BlobDB.sha256, [digest.raw for digest in digests]), BlobDB.damaged_at.is_(None))
-            .order_by(BlobDB.sha256)
-            .with_for_update(key_share=True, read=True)
-        )
-        return {Digest(row.sha256): row.size_bytes for row in rows}
+        if not digests:
+            return {}
+        held = await self._connection.execute(_HOLD_SOUND, {"digests": [digest.raw for digest in digests]})
+        return {Digest(row.sha256): row.size_bytes for row in held}
 
     async def page(self, *, after: bytes, model_name: str | None, limit: int) -> Sequence[StoredBlob]:
         """Blobs by digest, all of them or those of one model's versions."""
@@ -153,9 +174,6 @@ class Blobs:
             .returning(*_BLOB)
         )
         return [_to_blob(row) for row in rows]
-
-
-_BLOB = (BlobDB.sha256, BlobDB.size_bytes, BlobDB.storage_key, BlobDB.writable_until)
 
 
 def _to_blob(row: Row[*tuple[Any, ...]]) -> StoredBlob:

@@ -3,18 +3,40 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, LargeBinary, Row, Text, delete, func, insert, literal, select, update
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import BigInteger, LargeBinary, Row, Text, any_, bindparam, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import BlobDB, DeclaredFileDB, VersionFileDB
 from model_registry.domain import Digest, FileEntry
-from model_registry.storage.sql import BATCH, among, array
+from model_registry.storage.sql import BATCH, rows
 
 # All rows of a large manifest at once would stall the event loop.
 _ROWS_AT_ONCE = 1000
 _FILES = select(*DeclaredFileDB.__table__.columns)
 _ARE_THERE = (BlobDB.sha256 == DeclaredFileDB.stored_sha256) & BlobDB.damaged_at.is_(None)
+_NAMES = ("version_id", "path", "sha256", "size_bytes", "media_type")
+_VERSION_ID = bindparam("version_id", type_=BigInteger)
+_IS_OF_VERSION = DeclaredFileDB.version_id == bindparam("of_version", type_=BigInteger)
+
+_new = rows(path=Text(), sha256=LargeBinary(), size_bytes=BigInteger(), media_type=Text())
+_ADD = insert(DeclaredFileDB).from_select(list(_NAMES), select(_VERSION_ID, *_new.c))
+_PIN = (
+    update(DeclaredFileDB)
+    .where(_IS_OF_VERSION, DeclaredFileDB.sha256 == any_(bindparam("digests", type_=ARRAY(LargeBinary))))
+    .values(stored_sha256=DeclaredFileDB.sha256)
+)
+_LACKING = (
+    _FILES.ext(distinct_on(DeclaredFileDB.sha256))
+    .outerjoin(BlobDB, _ARE_THERE)
+    .where(_IS_OF_VERSION, BlobDB.sha256.is_(None))
+    .order_by(DeclaredFileDB.sha256, DeclaredFileDB.path)
+    .execution_options(yield_per=_ROWS_AT_ONCE)
+)
+_PUBLISH = insert(VersionFileDB).from_select(
+    list(_NAMES), select(*(getattr(DeclaredFileDB, name) for name in _NAMES)).where(_IS_OF_VERSION)
+)
+_DROP = delete(DeclaredFileDB).where(_IS_OF_VERSION).returning(DeclaredFileDB.stored_sha256)
 
 
 class Declared:
@@ -25,28 +47,21 @@ class Declared:
         for start in range(0, len(files), BATCH):
             batch = files[start : start + BATCH]
             await self._connection.execute(
-                insert(DeclaredFileDB).from_select(
-                    ["version_id", "path", "sha256", "size_bytes", "media_type"],
-                    select(
-                        literal(version_id),
-                        func.unnest(array([file.path for file in batch], Text())),
-                        func.unnest(array([file.sha256.raw for file in batch], LargeBinary())),
-                        func.unnest(array([file.size_bytes for file in batch], BigInteger())),
-                        func.unnest(array([file.media_type for file in batch], Text())),
-                    ),
-                )
+                _ADD,
+                {
+                    "version_id": version_id,
+                    "path": [file.path for file in batch],
+                    "sha256": [file.sha256.raw for file in batch],
+                    "size_bytes": [file.size_bytes for file in batch],
+                    "media_type": [file.media_type for file in batch],
+                },
             )
 
     async def pin(self, version_id: int, digests: Collection[Digest]) -> None:
         """Refer to blobs that are there, so that they stay; hold their rows before."""
-        await self._connection.execute(
-            update(DeclaredFileDB)
-            .where(
-                DeclaredFileDB.version_id == version_id,
-                among(DeclaredFileDB.sha256, [digest.raw for digest in digests]),
-            )
-            .values(stored_sha256=DeclaredFileDB.sha256)
-        )
+        if digests:
+            parameters = {"of_version": version_id, "digests": [digest.raw for digest in digests]}
+            await self._connection.execute(_PIN, parameters)
 
     async def find(self, version_id: int, path: str) -> tuple[FileEntry, bool] | None:
         """The file of this path, and whether its bytes are pinned, and sound as far as is known."""
@@ -61,35 +76,18 @@ class Declared:
 
     async def lacking(self, version_id: int) -> dict[Digest, FileEntry]:
         """For each digest whose bytes are not pinned, or were found damaged since, the first file that has it."""
-        rows = await self._connection.stream(
-            _FILES.ext(distinct_on(DeclaredFileDB.sha256))
-            .outerjoin(BlobDB, _ARE_THERE)
-            .where(DeclaredFileDB.version_id == version_id, BlobDB.sha256.is_(None))
-            .order_by(DeclaredFileDB.sha256, DeclaredFileDB.path)
-            .execution_options(yield_per=_ROWS_AT_ONCE)
-        )
-        return {(entry := _to_entry(row)).sha256: entry async for some in rows.partitions() for row in some}
+        found = await self._connection.stream(_LACKING, {"of_version": version_id})
+        return {(entry := _to_entry(row)).sha256: entry async for some in found.partitions() for row in some}
 
-    async def publish(self, version_id: int) -> None:
-        """Make the declared files the version's; every digest must have a blob by now."""
-        names = ("version_id", "path", "sha256", "size_bytes", "media_type")
-        await self._connection.execute(
-            insert(VersionFileDB).from_select(
-                list(names),
-                select(*(getattr(DeclaredFileDB, name) for name in names)).where(
-                    DeclaredFileDB.version_id == version_id
-                ),
-            )
-        )
+    async def publish(self, version_id: int) -> int:
+        """Make the declared files the version's; every digest must have a blob by now. Returns how many they are."""
+        published = await self._connection.execute(_PUBLISH, {"of_version": version_id})
         await self.drop(version_id)
+        return published.rowcount
 
     async def drop(self, version_id: int) -> Collection[bytes]:
         """Forget the files; returns the digests that were pinned for them."""
-        pinned = await self._connection.scalars(
-            delete(DeclaredFileDB)
-            .where(DeclaredFileDB.version_id == version_id)
-            .returning(DeclaredFileDB.stored_sha256)
-        )
+        pinned = await self._connection.scalars(_DROP, {"of_version": version_id})
         return {digest for digest in pinned if digest is not None}
 
 

@@ -4,7 +4,19 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Interval, Select, SQLColumnExpression, any_, literal, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Interval,
+    Select,
+    SQLColumnExpression,
+    TableValuedAlias,
+    any_,
+    bindparam,
+    func,
+    literal,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import TypeEngine
@@ -26,6 +38,12 @@ def among(column: InstrumentedAttribute[Any], values: Collection[Any]) -> Column
 def array(values: Collection[Any], item: TypeEngine[Any]) -> ColumnElement[Any]:
     """A PostgreSQL array, bound as one parameter."""
     return literal(list(values), ARRAY(item))
+
+
+def rows(**columns: TypeEngine[Any]) -> TableValuedAlias:
+    """Rows of these columns, of which each is bound as an array under its own name: one statement for any number."""
+    arrays = (bindparam(name, type_=ARRAY(item)) for name, item in columns.items())
+    return func.unnest(*arrays).table_valued(*columns).render_derived(name="new")
 
 
 def is_in(state: VersionState, version: type[ModelInfoDB] = ModelInfoDB) -> ColumnElement[bool]:

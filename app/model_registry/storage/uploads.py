@@ -23,29 +23,19 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, Insert, distinct_on
+from sqlalchemy.dialects.postgresql import Insert, distinct_on
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import GarbageDB, ModelInfoDB, UploadDB
 from model_registry.domain import Digest, NewUpload, PushUpload, UploadState
-from model_registry.storage.sql import BATCH, among, array, seconds
+from model_registry.storage.sql import BATCH, among, array, rows, seconds
 
 # All rows of a large push at once would stall the event loop.
 _ROWS_AT_ONCE = 1000
 _LATE_WRITER_SECONDS = 24 * 3600
 
-_new = (
-    func.unnest(
-        bindparam("ids", type_=ARRAY(Uuid)),
-        bindparam("paths", type_=ARRAY(Text)),
-        bindparam("storage_keys", type_=ARRAY(Text)),
-        bindparam("digests", type_=ARRAY(LargeBinary)),
-        bindparam("sizes", type_=ARRAY(BigInteger)),
-    )
-    .table_valued("id", "path", "storage_key", "sha256", "size_bytes")
-    .render_derived(name="new")
-)
+_new = rows(id=Uuid(), path=Text(), storage_key=Text(), sha256=LargeBinary(), size_bytes=BigInteger())
 _NEW = {
     UploadDB.id: _new.c.id,
     UploadDB.path: _new.c.path,
@@ -62,6 +52,16 @@ def _again(statement: Insert) -> Insert:
         index_elements=[UploadDB.id], set_={"lease_expires_at": statement.excluded.lease_expires_at}
     )
 
+
+_PUSHED = select(*UploadDB.__table__.columns).where(UploadDB.sha256.is_not(None))
+_IS_OF_VERSION = UploadDB.version_id == bindparam("of_version", type_=BigInteger)
+_COUNTING = (
+    _PUSHED.ext(distinct_on(UploadDB.sha256))
+    .where(_IS_OF_VERSION, or_(UploadDB.state != UploadState.OPEN, UploadDB.writable_until.is_not(None)))
+    .order_by(UploadDB.sha256, (UploadDB.state == UploadState.STORED).desc(), UploadDB.created_at.desc())
+    .execution_options(yield_per=_ROWS_AT_ONCE)
+)
+_OF_VERSION = select(UploadDB.id).where(_IS_OF_VERSION)
 
 _OPEN = _again(pg_insert(UploadDB).from_select(list(_NEW), select(*_NEW.values())))
 _OPEN_FOR_VERSION = _again(
@@ -87,11 +87,11 @@ class Uploads:
         """
         declared = [upload.declared for upload in uploads]
         parameters = {
-            "ids": [upload.id for upload in uploads],
-            "paths": [upload.path for upload in uploads],
-            "storage_keys": [upload.storage_key for upload in uploads],
-            "digests": [file.sha256.raw if file else None for file in declared],
-            "sizes": [file.size_bytes if file else None for file in declared],
+            "id": [upload.id for upload in uploads],
+            "path": [upload.path for upload in uploads],
+            "storage_key": [upload.storage_key for upload in uploads],
+            "sha256": [file.sha256.raw if file else None for file in declared],
+            "size_bytes": [file.size_bytes if file else None for file in declared],
             "lease": timedelta(seconds=lease_seconds),
         }
         if version_id is None:
@@ -131,6 +131,8 @@ class Uploads:
         Past its lease an upload may have a writer that only stood still, wakes up, and is killed before it can say that
         its last bytes arrived: its key is deleted once more after a day.
         """
+        if not upload_ids:
+            return
         has_lapsed = UploadDB.lease_expires_at < func.now()
         gone = (
             delete(UploadDB)
@@ -193,16 +195,8 @@ class Uploads:
     async def counting(self, version_id: int) -> dict[Digest, PushUpload]:
         """For each digest the upload that a push counts on: rather one that holds the bytes than one that will or did
         not. Of those that pass through us nobody knows before they hold them."""
-        rows = await self._connection.stream(
-            _PUSHED.ext(distinct_on(UploadDB.sha256))
-            .where(
-                UploadDB.version_id == version_id,
-                or_(UploadDB.state != UploadState.OPEN, UploadDB.writable_until.is_not(None)),
-            )
-            .order_by(UploadDB.sha256, (UploadDB.state == UploadState.STORED).desc(), UploadDB.created_at.desc())
-            .execution_options(yield_per=_ROWS_AT_ONCE)
-        )
-        return {(upload := _to_push_upload(row)).sha256: upload async for some in rows.partitions() for row in some}
+        found = await self._connection.stream(_COUNTING, {"of_version": version_id})
+        return {(upload := _to_push_upload(row)).sha256: upload async for some in found.partitions() for row in some}
 
     async def pushed_of(self, version_id: int, sha256: Digest) -> Sequence[PushUpload]:
         """All that a push has for these bytes."""
@@ -218,6 +212,8 @@ class Uploads:
 
     async def is_writable_for(self, upload_ids: Sequence[UUID], writable_seconds: float) -> None:
         """Write down, before they are handed out, until when new URLs can write these objects."""
+        if not upload_ids:
+            return
         await self._connection.execute(
             update(UploadDB)
             .where(among(UploadDB.id, upload_ids))
@@ -246,6 +242,8 @@ class Uploads:
 
     async def mark_stored(self, upload_ids: Sequence[UUID]) -> int:
         """These hold the bytes that were declared; returns how many of them there still are."""
+        if not upload_ids:
+            return 0
         result = await self._connection.execute(
             update(UploadDB).where(among(UploadDB.id, upload_ids)).values(state=UploadState.STORED)
         )
@@ -265,10 +263,12 @@ class Uploads:
 
     async def close_pushed(self, upload_ids: Sequence[UUID]) -> None:
         """End the uploads of a push whose objects become blobs."""
+        if not upload_ids:
+            return
         await self._connection.execute(delete(UploadDB).where(among(UploadDB.id, upload_ids)))
 
     async def of_version(self, version_id: int) -> Sequence[UUID]:
-        return (await self._connection.scalars(select(UploadDB.id).where(UploadDB.version_id == version_id))).all()
+        return (await self._connection.scalars(_OF_VERSION, {"of_version": version_id})).all()
 
     async def refused(self, version_id: int) -> Sequence[UUID]:
         """Those of a version that hold other bytes."""
@@ -306,9 +306,6 @@ class Uploads:
                 .with_for_update(skip_locked=True)
             )
         ).all()
-
-
-_PUSHED = select(*UploadDB.__table__.columns).where(UploadDB.sha256.is_not(None))
 
 
 def _to_push_upload(row: Row[*tuple[Any, ...]]) -> PushUpload:

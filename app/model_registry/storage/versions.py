@@ -19,6 +19,7 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    Uuid,
     bindparam,
     delete,
     func,
@@ -55,7 +56,7 @@ from model_registry.domain import (
 )
 from model_registry.storage.documents import LISTED, page_of_documents, to_listed
 from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, INFO_COLUMNS, NEW_INFO_COLUMNS, to_info
-from model_registry.storage.sql import BATCH, array, is_in, latest, seconds
+from model_registry.storage.sql import BATCH, is_in, latest, rows, seconds
 from model_registry.utils import JsonText
 from model_registry.versions import Precedence
 
@@ -112,6 +113,40 @@ _PUBLISH = (
         generation=ModelInfoDB.generation + 1,
     )
     .returning(*INFO_COLUMNS)
+)
+
+_RENEW = (
+    update(ModelInfoDB)
+    .where(ModelInfoDB.id == bindparam("version_id"), ModelInfoDB.lease_expires_at > func.now())
+    .values(lease_expires_at=func.now() + bindparam("lease", type_=Interval))
+)
+_SET_STATE = (
+    update(ModelInfoDB)
+    .where(ModelInfoDB.id == bindparam("version_id"), ModelInfoDB.state == bindparam("instead_of", type_=Text))
+    .values(state=bindparam("to", type_=Text), generation=ModelInfoDB.generation + 1)
+)
+_COUNT_UNFINISHED = select(func.count()).select_from(
+    select(ModelInfoDB.id)
+    .where(ModelInfoDB.lease_expires_at > func.now(), ModelInfoDB.created_by == bindparam("actor", type_=Text))
+    .limit(bindparam("at_most", type_=BigInteger))
+    .subquery()
+)
+_ANY_TAKEN = select(
+    ModelInfoDB.id,
+    ModelInfoDB.version,
+    ModelInfoDB.state,
+    ModelInfoDB.digest,
+    ModelInfoDB.reservation,
+    ModelInfoDB.created_by,
+    func.coalesce(ModelInfoDB.lease_expires_at < func.now(), literal(False)).label("has_lapsed"),
+).where(ModelInfoDB.model_name == _NAME)
+_TAKEN = _ANY_TAKEN.where(ModelInfoDB.version == _LABEL)
+_TAKEN_BY = _ANY_TAKEN.where(ModelInfoDB.reservation == bindparam("reservation", type_=Uuid))
+
+_new = rows(path=Text(), sha256=LargeBinary(), size_bytes=BigInteger(), media_type=Text())
+_ADD_FILES = insert(VersionFileDB).from_select(
+    ["version_id", "path", "sha256", "size_bytes", "media_type"],
+    select(bindparam("version_id", type_=BigInteger), *_new.c),
 )
 
 _STORED_FILES = (
@@ -284,26 +319,14 @@ class Versions:
 
     async def taken(self, ref: VersionRef) -> TakenLabel | None:
         """The version of this name, in any state."""
-        return await self._taken(ModelInfoDB.model_name == ref.model_name, ModelInfoDB.version == ref.version)
+        return await self._taken(_TAKEN, {"model_name": ref.model_name, "version": ref.version})
 
     async def taken_by(self, model_name: str, reservation: UUID) -> TakenLabel | None:
         """The version that this reservation made."""
-        return await self._taken(ModelInfoDB.model_name == model_name, ModelInfoDB.reservation == reservation)
+        return await self._taken(_TAKEN_BY, {"model_name": model_name, "reservation": reservation})
 
-    async def _taken(self, *conditions: ColumnElement[bool]) -> TakenLabel | None:
-        row = (
-            await self._connection.execute(
-                select(
-                    ModelInfoDB.id,
-                    ModelInfoDB.version,
-                    ModelInfoDB.state,
-                    ModelInfoDB.digest,
-                    ModelInfoDB.reservation,
-                    ModelInfoDB.created_by,
-                    func.coalesce(ModelInfoDB.lease_expires_at < func.now(), literal(False)).label("has_lapsed"),
-                ).where(*conditions)
-            )
-        ).one_or_none()
+    async def _taken(self, statement: _AnySelect, parameters: dict[str, Any]) -> TakenLabel | None:
+        row = (await self._connection.execute(statement, parameters)).one_or_none()
         if row is None:
             return None
         digest = Digest(row.digest) if row.digest else None
@@ -371,9 +394,7 @@ class Versions:
     async def renew(self, version_id: int, lease_seconds: float) -> bool:
         """Prolong the lease of an unfinished version, if it still lives."""
         result = await self._connection.execute(
-            update(ModelInfoDB)
-            .where(ModelInfoDB.id == version_id, ModelInfoDB.lease_expires_at > func.now())
-            .values(lease_expires_at=func.now() + seconds(lease_seconds))
+            _RENEW, {"version_id": version_id, "lease": timedelta(seconds=lease_seconds)}
         )
         return result.rowcount == 1
 
@@ -396,27 +417,21 @@ class Versions:
 
     async def set_state(self, version_id: int, state: VersionState, *, instead_of: VersionState) -> None:
         """Go on to another unfinished state, or back."""
-        await self._connection.execute(
-            update(ModelInfoDB)
-            .where(ModelInfoDB.id == version_id, ModelInfoDB.state == instead_of)
-            .values(state=state, generation=ModelInfoDB.generation + 1)
-        )
+        await self._connection.execute(_SET_STATE, {"version_id": version_id, "to": state, "instead_of": instead_of})
 
     async def add_files(self, version_id: int, files: Collection[FileEntry]) -> None:
         entries = list(files)
         for start in range(0, len(entries), BATCH):
             batch = entries[start : start + BATCH]
             await self._connection.execute(
-                insert(VersionFileDB).from_select(
-                    ["version_id", "path", "sha256", "size_bytes", "media_type"],
-                    select(
-                        literal(version_id),
-                        func.unnest(array([file.path for file in batch], Text())),
-                        func.unnest(array([file.sha256.raw for file in batch], LargeBinary())),
-                        func.unnest(array([file.size_bytes for file in batch], BigInteger())),
-                        func.unnest(array([file.media_type for file in batch], Text())),
-                    ),
-                )
+                _ADD_FILES,
+                {
+                    "version_id": version_id,
+                    "path": [file.path for file in batch],
+                    "sha256": [file.sha256.raw for file in batch],
+                    "size_bytes": [file.size_bytes for file in batch],
+                    "media_type": [file.media_type for file in batch],
+                },
             )
 
     async def publish(
@@ -450,12 +465,7 @@ class Versions:
 
     async def count_unfinished(self, actor: str, at_most: int) -> int:
         """How many versions somebody has begun and not finished, counted no further than `at_most`."""
-        some = (
-            select(ModelInfoDB.id)
-            .where(ModelInfoDB.lease_expires_at > func.now(), ModelInfoDB.created_by == actor)
-            .limit(at_most)
-        )
-        return await self._connection.scalar(select(func.count()).select_from(some.subquery())) or 0
+        return await self._connection.scalar(_COUNT_UNFINISHED, {"actor": actor, "at_most": at_most}) or 0
 
     async def lock_discardable(self, version_id: int, *, only_lapsed: bool) -> bool:
         """Hold an unfinished version's row; `False` when there is none, or its lease still lives and must not."""

@@ -1,11 +1,11 @@
 """Pushing a version: reserve it, send its files, commit."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
+from model_registry.aside import aside
 from model_registry.domain import VersionRef, VersionState
 from model_registry.errors import (
     BodyTooLarge,
@@ -71,6 +71,7 @@ router = APIRouter(prefix="/v1", responses=ANY_ROUTE)
 REQUEST_MODELS = (PushIn, CommitIn, PartsIn)
 
 _MAX_MANIFEST_BYTES = 32 * 1024**2
+_ENTRY_BYTES = 160  # about what a manifest says of a file
 _VERSION = "/v1/models/fraud-detector/versions/2.4.0"
 _UPLOAD = "/v1/uploads/6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52"
 _UNKNOWN = UploadUnknown("6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52")
@@ -131,12 +132,11 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
     that nobody commits is given up when its lease ends; every request about it renews the lease.
     """
     tree = await json_body(request, context.settings, max_bytes=_MAX_MANIFEST_BYTES)
-    push = await asyncio.to_thread(push_of, name, tree, context.settings.max_metadata_bytes)
+    push = await aside(lambda: push_of(name, tree, context.settings.max_metadata_bytes), _entries(request))
     reserved = await context.pushes.reserve(push, actor=context.actor)
     info = reserved.info
-    body = await asyncio.to_thread(
-        push_json, reserved, (context.settings.public_url or str(request.base_url)).rstrip("/")
-    )
+    base_url = (context.settings.public_url or str(request.base_url)).rstrip("/")
+    body = await aside(lambda: push_json(reserved, base_url), len(push.files))
     headers = {"Location": f"/v1/models/{info.model_name}/versions/{info.version}", **transfer.SECRET}
     return Response(body, 201 if reserved.is_new else 200, headers, JSON)
 
@@ -189,7 +189,7 @@ async def commit_version(request: Request, context: Context, name: ModelName, ve
     """Make the version visible, once every declared sha256 has been verified, by the store's own check of a PUT or by
     reading the object back; a client's word is not enough."""
     tree = await json_body(request, context.settings, max_bytes=_MAX_MANIFEST_BYTES)
-    parts = await asyncio.to_thread(parts_of, tree)
+    parts = await aside(lambda: parts_of(tree), _entries(request))
     info = await context.commits.commit(VersionRef(name, version), parts, actor=context.actor)
     if info.state == VersionState.READY:
         return Response(model_info_json(info), media_type=JSON)
@@ -304,3 +304,9 @@ async def upload_status(context: Context, upload_id: UploadId) -> Response:
     """For a client that lost its place: the parts that are not listed are those to send."""
     status = await context.pushes.status(upload_id_of(upload_id), actor=context.actor)
     return Response(upload_status_json(status), headers={"Cache-Control": "no-store"}, media_type=JSON)
+
+
+def _entries(request: Request) -> int:
+    """How many files a body may tell of."""
+    size_bytes = content_length(request)
+    return (_MAX_MANIFEST_BYTES if size_bytes is None else size_bytes) // _ENTRY_BYTES

@@ -177,3 +177,13 @@ async def test_a_commit_asks_storage_once_for_each_file_and_a_reservation_never(
     reserved, committed = await pushed(costly, "5", {f"f{number}": os.urandom(10) for number in range(20)})
 
     assert (reserved[1], committed[1]) == ({}, {"head": 20})
+
+
+async def test_a_push_of_bytes_that_are_stored_is_some_thirty_round_trips(costly: Costly) -> None:
+    file = {"path": "f", "size_bytes": 7, "sha256": f"sha256:{hashlib.sha256(b'weights').hexdigest()}"}
+    versions = "/v1/models/costly/versions"
+    for version in ("6", "7"):
+        reserved = await costly.of("POST", versions, json={"version": version, "files": [file]})
+        committed = await costly.of("POST", f"{versions}/{version}/commit", json={})
+
+    assert (reserved, committed) == ((11, {}), (22, {}))

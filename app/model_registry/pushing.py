@@ -306,8 +306,10 @@ class Pushes:
     ) -> Mapping[Digest, PushUpload]:
         """The uploads, with one for each file that is to be sent directly."""
         still_open = [upload.id for upload in uploads.values() if upload.state == UploadState.OPEN]
-        await tx.uploads.is_writable_for(still_open, self._writable_seconds)
         missing = [file for digest, file in lacking.items() if digest not in uploads]
+        if not still_open and not missing:
+            return uploads
+        await tx.uploads.is_writable_for(still_open, self._writable_seconds)
         fresh = await aside(lambda: [self._new_upload(file) for file in missing], len(missing))
         await tx.uploads.open_pushed(
             fresh, version_id, lease_seconds=self._limits.lease_seconds, writable_seconds=self._writable_seconds

@@ -177,7 +177,7 @@ def through(proxied: tuple[StackAddresses, Proxy]) -> Iterator[tuple[StackAddres
 # How often PostgreSQL is asked to commit before the commit that counts, and how many events that has.
 LOST = {
     "reserve": (0, 0),
-    "commit": (3, 1),
+    "commit": (2, 1),
     "move": (0, 1),
     "swap": (0, 2),
     "purge": (0, 2),

@@ -95,8 +95,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def registry(
     stack: StackAddresses, report: Report, *, workers: int = 1, log: Path | None = None, **settings: str
 ) -> Iterator[Server]:
-    """Our service, of which the report gets the highest memory and the most open files; `settings` are named as in the
-    environment, without the prefix."""
+    """Our service; `settings` are named as in the environment, without the prefix.
+
+    The report gets the highest memory and the most open files of it, that is of the process that was started.
+    """
     url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "model_registry.cli", "serve", "--port", url.rpartition(":")[2]]
     command += ["--workers", str(workers)]
@@ -122,7 +124,8 @@ def _watched(server: Server, report: Report) -> Iterator[None]:
     finally:
         has_ended.set()
         watcher.join()
-        report.peak("most MiB of the service", server.resident_mib("VmHWM"))
+        with contextlib.suppress(OSError):  # it has died, which is another's to tell
+            report.peak("most MiB of the service", server.resident_mib("VmHWM"))
 
 
 @contextmanager

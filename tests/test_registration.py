@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from model_registry import registration
 from model_registry.access import ANONYMOUS
 from model_registry.db_models import EventDB, GarbageDB, ModelInfoDB, RegisteredModelDB, UploadDB
 from model_registry.domain import NewUpload, VersionRef
+from model_registry.embedded import StackAddresses
 from model_registry.errors import Unavailable
 from model_registry.storage.blobstore import Body
 from model_registry.versions import precedence
 from tests.bucket import Bucket
-from tests.conftest import Collect, RunningService, ServiceWith
+from tests.conftest import Collect, RunningService, ServiceWith, make_settings, running
+from tests.faults.measures import behind_proxies
+from tests.proxy import Refuse
 from tests.test_model_registry import WEIGHTS, register
 
 MIB = 1024**2
@@ -646,3 +651,38 @@ async def test_garbage_of_a_lost_race_is_reclaimed(
 
     assert collected.deleted_objects == 1
     assert await database_session.scalar(select(func.count()).select_from(GarbageDB)) == 0
+
+
+async def test_a_form_of_many_files_waits_once_for_a_database_that_is_away(
+    stack: StackAddresses, fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "_PATIENCE_SECONDS", 1)
+    head = b'\r\n--B\r\nContent-Disposition: form-data; name="model_file"; filename="%d"\r\n\r\n%d'
+    away_at = 0.0
+
+    async with behind_proxies(stack) as (moved, postgres, _):
+
+        async def form() -> AsyncIterator[bytes]:
+            nonlocal away_at
+            for name, value in ((b"model_name", b"m"), (b"version", b"1")):
+                yield b'\r\n--B\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s' % (name, value)
+            yield head % (0, 0) + head[:8]  # that it has ended is known by then
+            await asyncio.sleep(0.5)
+            postgres.misbehave(Refuse())
+            away_at = time.monotonic()
+            yield head[8:] % (1, 1)
+            for number in range(2, 12):
+                await asyncio.sleep(0.02)
+                yield head % (number, number)
+            yield b"\r\n--B--\r\n"
+
+        async with running(make_settings(stack, database_url=moved.database_url)) as service:
+            async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+                answer = await client.post(
+                    "/register_model", content=form(), headers={"content-type": "multipart/form-data; boundary=B"}
+                )
+                waited = time.monotonic() - away_at
+            postgres.behave()
+
+    assert answer.status_code == 503
+    assert waited < 5  # and not a second for each of the nine that are under way at once

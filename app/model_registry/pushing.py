@@ -306,11 +306,11 @@ class Pushes:
     ) -> Mapping[Digest, PushUpload]:
         """The uploads, with one for each file that is to be sent directly."""
         still_open = [upload.id for upload in uploads.values() if upload.state == UploadState.OPEN]
-        missing = [file for digest, file in lacking.items() if digest not in uploads]
-        if not still_open and not missing:
+        to_send = [file for digest, file in lacking.items() if digest not in uploads]
+        if not still_open and not to_send:
             return uploads
         await tx.uploads.is_writable_for(still_open, self._writable_seconds)
-        fresh = await aside(lambda: [self._new_upload(file) for file in missing], len(missing))
+        fresh = await aside(lambda: [self._new_upload(file) for file in to_send], len(to_send))
         await tx.uploads.open_pushed(
             fresh, version_id, lease_seconds=self._limits.lease_seconds, writable_seconds=self._writable_seconds
         )

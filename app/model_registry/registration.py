@@ -82,6 +82,7 @@ class Registration:
         self._uploads: list[NewUpload] = []
         self._unopened: list[NewUpload] = []
         self._opening = asyncio.Lock()
+        self._failure: Exception | None = None
         self._files: list[StoredFile] = []
         self._storing: set[asyncio.Task[None]] = set()
         self._paths = DistinctPaths()
@@ -157,6 +158,7 @@ class Registration:
             )
             if info is not None:
                 return info
+            # Ours it is never: what has a reservation of ours came by `reserve`, and not here.
             await self._make_room(tx, ref)
         raise VersionExists(ref.model_name, ref.version, state=VersionState.PENDING, digest=None)
 
@@ -232,13 +234,20 @@ class Registration:
         async with self._opening:
             if upload not in self._unopened:
                 return
+            if self._failure is not None:
+                # The form is lost: to try again for each of its files would be to wait as long for each.
+                raise self._failure
             batch = tuple(self._unopened)
-            if not await self._database.run(
-                lambda tx: tx.uploads.open(batch, self._version_id, self._limits.lease_seconds),
-                patience_seconds=_PATIENCE_SECONDS,
-                is_one_statement=True,
-            ):
-                raise LeaseLost
+            try:
+                if not await self._database.run(
+                    lambda tx: tx.uploads.open(batch, self._version_id, self._limits.lease_seconds),
+                    patience_seconds=_PATIENCE_SECONDS,
+                    is_one_statement=True,
+                ):
+                    raise LeaseLost
+            except Exception as error:
+                self._failure = error
+                raise
             del self._unopened[: len(batch)]
 
     async def publish(self, ref: VersionRef, details: ModelDetails, render: Render) -> Registered:

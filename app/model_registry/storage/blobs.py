@@ -24,11 +24,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import BlobDB, DeclaredFileDB, ModelInfoDB, VersionFileDB
 from model_registry.domain import Digest, StoredBlob
-from model_registry.storage.sql import BATCH, among, rows
+from model_registry.storage.sql import BATCH, among, new_rows
 
 _BLOB = (BlobDB.sha256, BlobDB.size_bytes, BlobDB.storage_key, BlobDB.writable_until)
 
-_new = rows(sha256=LargeBinary(), size_bytes=BigInteger(), storage_key=Text(), writable_until=DateTime(timezone=True))
+_new = new_rows(
+    sha256=LargeBinary(), size_bytes=BigInteger(), storage_key=Text(), writable_until=DateTime(timezone=True)
+)
 # Updated rather than left alone, because only an update locks the row and returns it.
 _REMEMBER = (
     insert(BlobDB)

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import BlobDB, DeclaredFileDB, VersionFileDB
 from model_registry.domain import Digest, FileEntry
-from model_registry.storage.sql import BATCH, rows
+from model_registry.storage.sql import BATCH, new_rows
 
 # All rows of a large manifest at once would stall the event loop.
 _ROWS_AT_ONCE = 1000
@@ -19,7 +19,7 @@ _NAMES = ("version_id", "path", "sha256", "size_bytes", "media_type")
 _VERSION_ID = bindparam("version_id", type_=BigInteger)
 _IS_OF_VERSION = DeclaredFileDB.version_id == bindparam("of_version", type_=BigInteger)
 
-_new = rows(path=Text(), sha256=LargeBinary(), size_bytes=BigInteger(), media_type=Text())
+_new = new_rows(path=Text(), sha256=LargeBinary(), size_bytes=BigInteger(), media_type=Text())
 _ADD = insert(DeclaredFileDB).from_select(list(_NAMES), select(_VERSION_ID, *_new.c))
 _PIN = (
     update(DeclaredFileDB)

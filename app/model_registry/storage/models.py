@@ -95,7 +95,8 @@ class Models:
                 return number
             if (await self._connection.execute(_ENSURE, {"wanted": name})).rowcount == 0:
                 await self._refuse_other_case(name)
-            # Otherwise the row in our way was dropped in between: an unfinished registration that failed, or a delete.
+            # Otherwise whoever had the turn before has just made it, which our UPDATE could not see yet; or the row
+            # in our way was dropped in between: by an unfinished registration that failed, or a delete.
         raise Unavailable(f"The name {name!r}")
 
     async def lock(self, name: str) -> None:

@@ -42,7 +42,7 @@ class SignedRequests:
     async def __aenter__(self) -> "SignedRequests":
         connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._trusted, keepalive_timeout=_IDLE_SECONDS)
         # To look for a proxy, aiohttp reads the user's .netrc for each request: a tenth of the CPU of a small one.
-        has_proxy = bool(getproxies())
+        has_proxy = not {"http", "https"}.isdisjoint(getproxies())
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=self._timeout, auto_decompress=False, trust_env=has_proxy
         )

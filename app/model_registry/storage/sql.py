@@ -40,7 +40,7 @@ def array(values: Collection[Any], item: TypeEngine[Any]) -> ColumnElement[Any]:
     return literal(list(values), ARRAY(item))
 
 
-def rows(**columns: TypeEngine[Any]) -> TableValuedAlias:
+def new_rows(**columns: TypeEngine[Any]) -> TableValuedAlias:
     """Rows of these columns, of which each is bound as an array under its own name: one statement for any number."""
     arrays = (bindparam(name, type_=ARRAY(item)) for name, item in columns.items())
     return func.unnest(*arrays).table_valued(*columns).render_derived(name="new")

@@ -29,19 +29,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import GarbageDB, ModelInfoDB, UploadDB
 from model_registry.domain import Digest, NewUpload, PushUpload, UploadState
-from model_registry.storage.sql import BATCH, among, array, rows, seconds
+from model_registry.storage.sql import BATCH, among, array, new_rows, seconds
 
 # All rows of a large push at once would stall the event loop.
 _ROWS_AT_ONCE = 1000
 _LATE_WRITER_SECONDS = 24 * 3600
 
-_new = rows(id=Uuid(), path=Text(), storage_key=Text(), sha256=LargeBinary(), size_bytes=BigInteger())
+_intents = new_rows(id=Uuid(), path=Text(), storage_key=Text(), sha256=LargeBinary(), size_bytes=BigInteger())
 _NEW = {
-    UploadDB.id: _new.c.id,
-    UploadDB.path: _new.c.path,
-    UploadDB.storage_key: _new.c.storage_key,
-    UploadDB.sha256: _new.c.sha256,
-    UploadDB.size_bytes: _new.c.size_bytes,
+    UploadDB.id: _intents.c.id,
+    UploadDB.path: _intents.c.path,
+    UploadDB.storage_key: _intents.c.storage_key,
+    UploadDB.sha256: _intents.c.sha256,
+    UploadDB.size_bytes: _intents.c.size_bytes,
     UploadDB.lease_expires_at: func.now() + bindparam("lease", type_=Interval),
 }
 
@@ -68,7 +68,7 @@ _OPEN_FOR_VERSION = _again(
     pg_insert(UploadDB).from_select(
         [*_NEW, UploadDB.version_id],
         select(*_NEW.values(), ModelInfoDB.id)
-        .join_from(ModelInfoDB, _new, true())
+        .join_from(ModelInfoDB, _intents, true())
         .where(ModelInfoDB.id == bindparam("of_version"), ModelInfoDB.lease_expires_at > func.now())
         .with_for_update(key_share=True, read=True, of=ModelInfoDB),
     )

@@ -1,6 +1,6 @@
 """Versions of models and their files: `model_info`, `version_files`, and the aliases that point at them.
 
-The statements are built once: building one costs more than running it.
+The statements that are run often are built once: building one costs more than running it.
 """
 
 from collections.abc import Collection, Sequence
@@ -56,7 +56,7 @@ from model_registry.domain import (
 )
 from model_registry.storage.documents import LISTED, page_of_documents, to_listed
 from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, INFO_COLUMNS, NEW_INFO_COLUMNS, to_info
-from model_registry.storage.sql import BATCH, is_in, latest, rows, seconds
+from model_registry.storage.sql import BATCH, is_in, latest, new_rows, seconds
 from model_registry.utils import JsonText
 from model_registry.versions import Precedence
 
@@ -143,7 +143,7 @@ _ANY_TAKEN = select(
 _TAKEN = _ANY_TAKEN.where(ModelInfoDB.version == _LABEL)
 _TAKEN_BY = _ANY_TAKEN.where(ModelInfoDB.reservation == bindparam("reservation", type_=Uuid))
 
-_new = rows(path=Text(), sha256=LargeBinary(), size_bytes=BigInteger(), media_type=Text())
+_new = new_rows(path=Text(), sha256=LargeBinary(), size_bytes=BigInteger(), media_type=Text())
 _ADD_FILES = insert(VersionFileDB).from_select(
     ["version_id", "path", "sha256", "size_bytes", "media_type"],
     select(bindparam("version_id", type_=BigInteger), *_new.c),

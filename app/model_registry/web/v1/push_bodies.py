@@ -202,7 +202,7 @@ STATUS_EXAMPLE = {
 
 
 def push_of(model_name: str, tree: dict[str, Any], max_metadata_bytes: int) -> Push:
-    """What the body of a push says; a large manifest takes seconds, so call it in a thread."""
+    """What the body of a push says; a large manifest takes seconds, so call it `aside`."""
     body = Fields(tree, _PUSH)
     transfer = body.optional_text("transfer")
     if transfer not in {None, *_TRANSFERS}:
@@ -249,7 +249,7 @@ def _media_type(fields: Fields) -> str:
 
 
 def parts_of(tree: dict[str, Any]) -> Parts:
-    """What the body of a commit says; call it in a thread, too."""
+    """What the body of a commit says; call it `aside`, too."""
     body = Fields(tree, ("parts",))
     given = body.object("parts")
     return {upload_id_of(upload_id): _tags(tags, (*body.loc("parts"), upload_id)) for upload_id, tags in given.items()}

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -184,16 +184,18 @@ async def database_session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
 @pytest.fixture
 async def fresh(engine: AsyncEngine, bucket: Bucket) -> None:
     """An empty registry: no rows, no objects."""
-    tables = ", ".join(table.name for table in Base.metadata.sorted_tables if table.name != "schema_floor")
+    await empty(engine, [table.name for table in Base.metadata.sorted_tables if table.name != "schema_floor"])
+    await bucket.empty()
+
+
+async def empty(engine: AsyncEngine, tables: Sequence[str]) -> None:
     for _ in range(5):
-        # A collector that has just begun may hold rows; then one of the two waits in vain.
+        # A collector, or what gives up a registration, may just hold rows; then one of the two waits in vain.
         with contextlib.suppress(DBAPIError):
             async with engine.begin() as connection:
-                await connection.execute(text(f"TRUNCATE {tables}"))
-            break
-    else:
-        raise AssertionError("the tables could not be emptied")
-    await bucket.empty()
+                await connection.execute(text(f"TRUNCATE {', '.join(tables)}"))
+            return
+    raise AssertionError("the tables could not be emptied")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from model_registry.db_models import Base
 from model_registry.names import MAX_FILES, DistinctPaths
 from tests.bucket import Bucket
-from tests.conftest import Collect, RunningService, ServiceWith
+from tests.conftest import Collect, RunningService, ServiceWith, empty
 from tests.rawhttp import Ending, RawAnswer, message, send
 
 BOUNDARY = "frontier"
@@ -174,9 +174,11 @@ class Registry:
 async def fresh(engine: AsyncEngine, bucket: Bucket) -> None:
     """An empty registry; most of these tests leave one, and then there is nothing to do."""
     tables = [table.name for table in Base.metadata.sorted_tables]
-    async with engine.begin() as connection:
-        if await connection.scalar(text("SELECT " + " OR ".join(f"EXISTS (SELECT FROM {name})" for name in tables))):
-            await connection.execute(text(f"TRUNCATE {', '.join(tables)}"))
+    async with engine.connect() as connection:
+        anything = text("SELECT " + " OR ".join(f"EXISTS (SELECT FROM {name})" for name in tables))
+        is_there = await connection.scalar(anything)
+    if is_there:
+        await empty(engine, tables)
     await bucket.empty()
 
 

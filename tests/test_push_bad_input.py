@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_registry.db_models import Base
-from tests.conftest import RunningService
+from tests.conftest import RunningService, empty
 from tests.rawhttp import message
 from tests.rawhttp import send as send_raw
 from tests.test_push import GOOD, MIB, VERSIONS, commit, entry, slug
@@ -49,10 +49,11 @@ async def client(service: RunningService) -> AsyncIterator[httpx.AsyncClient]:
 async def nothing_is_left_behind(engine: AsyncEngine) -> AsyncIterator[None]:
     """An empty registry, before and after each."""
     tables = [table.name for table in Base.metadata.sorted_tables]
-    async with engine.begin() as connection:
-        anything = text("SELECT " + " OR ".join(f"EXISTS (SELECT FROM {name})" for name in tables))
-        if await connection.scalar(anything):
-            await connection.execute(text(f"TRUNCATE {', '.join(tables)}"))
+    anything = text("SELECT " + " OR ".join(f"EXISTS (SELECT FROM {name})" for name in tables))
+    async with engine.connect() as connection:
+        is_there = await connection.scalar(anything)
+    if is_there:
+        await empty(engine, tables)
     yield
     async with engine.connect() as connection:
         assert not await connection.scalar(anything)

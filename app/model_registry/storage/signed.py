@@ -87,6 +87,10 @@ class SignedRequests:
                 refused = await _refused(response)
                 if refused.status < 500 or pause_seconds is None:
                     raise refused
+            except aiohttp.ConnectionTimeoutError:
+                if pause_seconds is None:
+                    # Its own message has the signed URL, and what is told of an outage is logged.
+                    raise aiohttp.ConnectionTimeoutError("no connection in time") from None
             except aiohttp.ClientConnectionError:
                 if pause_seconds is None:
                     raise

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+ITEM_BYTES = 160
+"""About as much JSON as a manifest has for a file: what is no list is as many items as there would be in its bytes."""
 _FEW = 100
 
 

@@ -11,6 +11,7 @@ from functools import partial
 
 from model_registry.access import Actor, Permission, require
 from model_registry.archive import BlobRange, TarLayout, archive_etag
+from model_registry.aside import aside
 from model_registry.domain import Digest, Page, PublishedVersion, StoredFile, VersionSelector
 from model_registry.errors import FileDamaged, FileNotFound, InvalidField, VersionNotFound
 from model_registry.hashing import StreamDigest
@@ -103,8 +104,7 @@ class Downloads:
     async def _of_archive(
         self, version: PublishedVersion, files: list[StoredFile], selector: VersionSelector
     ) -> Download:
-        # A hundred thousand headers take more than the event loop may stall for.
-        layout = await asyncio.to_thread(TarLayout, files)
+        layout = await aside(lambda: TarLayout(files), len(files))
         return Download(
             version=version,
             last_modified=version.ready_at if selector.is_label else None,

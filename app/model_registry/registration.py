@@ -10,6 +10,7 @@ from uuid import uuid4
 import structlog
 
 from model_registry.access import Actor
+from model_registry.aside import ITEM_BYTES, aside
 from model_registry.domain import (
     Digest,
     Manifest,
@@ -260,8 +261,8 @@ class Registration:
         digest = manifest_digest(file.entry for file in self._files)
         meaning = b""
         if self._key is not None:
-            # In a thread: large metadata takes longer than the event loop may stall.
-            meaning = await asyncio.to_thread(_meaning, ref, details, digest)
+            size = len(details.standardization_params) + len(details.model_params) + len(details.additional_metadata)
+            meaning = await aside(lambda: _meaning(ref, details, digest), size // ITEM_BYTES)
             if (first := await self._first_answer(self._key, meaning)) is not None:
                 return Registered(ref, first)
         if self._conflict is not None:

@@ -10,8 +10,6 @@ from sqlalchemy import (
     LargeBinary,
     Row,
     Text,
-    any_,
-    bindparam,
     delete,
     exists,
     func,
@@ -19,12 +17,12 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import BlobDB, DeclaredFileDB, ModelInfoDB, VersionFileDB
 from model_registry.domain import Digest, StoredBlob
-from model_registry.storage.sql import BATCH, among, new_rows
+from model_registry.storage.sql import BATCH, among, among_bound, new_rows
 
 _BLOB = (BlobDB.sha256, BlobDB.size_bytes, BlobDB.storage_key, BlobDB.writable_until)
 
@@ -34,13 +32,13 @@ _new = new_rows(
 # Updated rather than left alone, because only an update locks the row and returns it.
 _REMEMBER = (
     insert(BlobDB)
-    .from_select(["sha256", "size_bytes", "storage_key", "writable_until"], select(*_new.c))
+    .from_select(_new.c.keys(), select(*_new.c))
     .on_conflict_do_update(index_elements=[BlobDB.sha256], set_={"size_bytes": BlobDB.size_bytes})
     .returning(*_BLOB, BlobDB.damaged_at)
 )
 _HOLD_SOUND = (
     select(BlobDB.sha256, BlobDB.size_bytes)
-    .where(BlobDB.sha256 == any_(bindparam("digests", type_=ARRAY(LargeBinary))), BlobDB.damaged_at.is_(None))
+    .where(among_bound(BlobDB.sha256, "digests"), BlobDB.damaged_at.is_(None))
     .order_by(BlobDB.sha256)
     .with_for_update(key_share=True, read=True)
 )

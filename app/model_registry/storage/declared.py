@@ -3,27 +3,24 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, LargeBinary, Row, Text, any_, bindparam, delete, insert, select, update
-from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
+from sqlalchemy import BigInteger, Row, bindparam, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.db_models import BlobDB, DeclaredFileDB, VersionFileDB
 from model_registry.domain import Digest, FileEntry
-from model_registry.storage.sql import BATCH, new_rows
+from model_registry.storage.file_rows import FILE_COLUMNS, add_files
+from model_registry.storage.sql import among_bound
 
 # All rows of a large manifest at once would stall the event loop.
 _ROWS_AT_ONCE = 1000
 _FILES = select(*DeclaredFileDB.__table__.columns)
 _ARE_THERE = (BlobDB.sha256 == DeclaredFileDB.stored_sha256) & BlobDB.damaged_at.is_(None)
-_NAMES = ("version_id", "path", "sha256", "size_bytes", "media_type")
-_VERSION_ID = bindparam("version_id", type_=BigInteger)
 _IS_OF_VERSION = DeclaredFileDB.version_id == bindparam("of_version", type_=BigInteger)
 
-_new = new_rows(path=Text(), sha256=LargeBinary(), size_bytes=BigInteger(), media_type=Text())
-_ADD = insert(DeclaredFileDB).from_select(list(_NAMES), select(_VERSION_ID, *_new.c))
 _PIN = (
     update(DeclaredFileDB)
-    .where(_IS_OF_VERSION, DeclaredFileDB.sha256 == any_(bindparam("digests", type_=ARRAY(LargeBinary))))
+    .where(_IS_OF_VERSION, among_bound(DeclaredFileDB.sha256, "digests"))
     .values(stored_sha256=DeclaredFileDB.sha256)
 )
 _LACKING = (
@@ -34,7 +31,7 @@ _LACKING = (
     .execution_options(yield_per=_ROWS_AT_ONCE)
 )
 _PUBLISH = insert(VersionFileDB).from_select(
-    list(_NAMES), select(*(getattr(DeclaredFileDB, name) for name in _NAMES)).where(_IS_OF_VERSION)
+    list(FILE_COLUMNS), select(*(getattr(DeclaredFileDB, name) for name in FILE_COLUMNS)).where(_IS_OF_VERSION)
 )
 _DROP = delete(DeclaredFileDB).where(_IS_OF_VERSION).returning(DeclaredFileDB.stored_sha256)
 
@@ -44,18 +41,7 @@ class Declared:
         self._connection = connection
 
     async def add(self, version_id: int, files: Sequence[FileEntry]) -> None:
-        for start in range(0, len(files), BATCH):
-            batch = files[start : start + BATCH]
-            await self._connection.execute(
-                _ADD,
-                {
-                    "version_id": version_id,
-                    "path": [file.path for file in batch],
-                    "sha256": [file.sha256.raw for file in batch],
-                    "size_bytes": [file.size_bytes for file in batch],
-                    "media_type": [file.media_type for file in batch],
-                },
-            )
+        await add_files(self._connection, DeclaredFileDB, version_id, files)
 
     async def pin(self, version_id: int, digests: Collection[Digest]) -> None:
         """Refer to blobs that are there, so that they stay; hold their rows before."""

@@ -35,6 +35,11 @@ def among(column: InstrumentedAttribute[Any], values: Collection[Any]) -> Column
     return column == any_(array(values, column.type))
 
 
+def among_bound(column: InstrumentedAttribute[Any], name: str) -> ColumnElement[bool]:
+    """The same for a statement that is built once: the values come later, as the parameter of this name."""
+    return column == any_(bindparam(name, type_=ARRAY(column.type)))
+
+
 def array(values: Collection[Any], item: TypeEngine[Any]) -> ColumnElement[Any]:
     """A PostgreSQL array, bound as one parameter."""
     return literal(list(values), ARRAY(item))

@@ -17,7 +17,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     or_,
     select,
     true,
@@ -26,24 +25,27 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import Insert, distinct_on
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
 
 from model_registry.db_models import GarbageDB, ModelInfoDB, UploadDB
 from model_registry.domain import Digest, NewUpload, PushUpload, UploadState
-from model_registry.storage.sql import BATCH, among, array, new_rows, seconds
+from model_registry.storage.sql import BATCH, among, new_rows, seconds
 
 # All rows of a large push at once would stall the event loop.
 _ROWS_AT_ONCE = 1000
 _LATE_WRITER_SECONDS = 24 * 3600
 
-_intents = new_rows(id=Uuid(), path=Text(), storage_key=Text(), sha256=LargeBinary(), size_bytes=BigInteger())
-_NEW = {
-    UploadDB.id: _intents.c.id,
-    UploadDB.path: _intents.c.path,
-    UploadDB.storage_key: _intents.c.storage_key,
-    UploadDB.sha256: _intents.c.sha256,
-    UploadDB.size_bytes: _intents.c.size_bytes,
-    UploadDB.lease_expires_at: func.now() + bindparam("lease", type_=Interval),
+_INTENT: dict[str, TypeEngine[Any]] = {
+    "id": Uuid(),
+    "path": Text(),
+    "storage_key": Text(),
+    "sha256": LargeBinary(),
+    "size_bytes": BigInteger(),
 }
+_intents = new_rows(**_INTENT)
+_pushed = new_rows(**_INTENT, part_size=BigInteger())
+_LEASE = func.now() + bindparam("lease", type_=Interval)
+_OF_INTENTS = [*_intents.c.keys(), "lease_expires_at"]
 
 
 def _again(statement: Insert) -> Insert:
@@ -63,15 +65,24 @@ _COUNTING = (
 )
 _OF_VERSION = select(UploadDB.id).where(_IS_OF_VERSION)
 
-_OPEN = _again(pg_insert(UploadDB).from_select(list(_NEW), select(*_NEW.values())))
+_OPEN = _again(pg_insert(UploadDB).from_select(_OF_INTENTS, select(*_intents.c, _LEASE)))
 _OPEN_FOR_VERSION = _again(
     pg_insert(UploadDB).from_select(
-        [*_NEW, UploadDB.version_id],
-        select(*_NEW.values(), ModelInfoDB.id)
+        [*_OF_INTENTS, "version_id"],
+        select(*_intents.c, _LEASE, ModelInfoDB.id)
         .join_from(ModelInfoDB, _intents, true())
         .where(ModelInfoDB.id == bindparam("of_version"), ModelInfoDB.lease_expires_at > func.now())
         .with_for_update(key_share=True, read=True, of=ModelInfoDB),
     )
+)
+_OPEN_PUSHED = insert(UploadDB).from_select(
+    [*_pushed.c.keys(), "lease_expires_at", "version_id", "writable_until"],
+    select(
+        *_pushed.c,
+        _LEASE,
+        bindparam("of_version", type_=BigInteger),
+        func.now() + bindparam("writable", type_=Interval),
+    ),
 )
 
 
@@ -85,15 +96,7 @@ class Uploads:
         `False` when the version is gone, or is none any more that can be added to; to repeat it is harmless. It is one
         statement.
         """
-        declared = [upload.declared for upload in uploads]
-        parameters = {
-            "id": [upload.id for upload in uploads],
-            "path": [upload.path for upload in uploads],
-            "storage_key": [upload.storage_key for upload in uploads],
-            "sha256": [file.sha256.raw if file else None for file in declared],
-            "size_bytes": [file.size_bytes if file else None for file in declared],
-            "lease": timedelta(seconds=lease_seconds),
-        }
+        parameters = _columns(uploads, lease_seconds)
         if version_id is None:
             opened = await self._connection.execute(_OPEN, parameters)
         else:
@@ -171,26 +174,14 @@ class Uploads:
     ) -> None:
         """Record what a push will write with presigned URLs, before any of them is handed out."""
         for start in range(0, len(uploads), BATCH):
-            batch = [(upload, upload.declared) for upload in uploads[start : start + BATCH] if upload.declared]
-            await self._connection.execute(
-                insert(UploadDB).from_select(
-                    [
-                        *("id", "storage_key", "path", "sha256", "size_bytes", "part_size"),
-                        *("version_id", "lease_expires_at", "writable_until"),
-                    ],
-                    select(
-                        func.unnest(array([upload.id for upload, _ in batch], UploadDB.id.type)),
-                        func.unnest(array([upload.storage_key for upload, _ in batch], Text())),
-                        func.unnest(array([upload.path for upload, _ in batch], Text())),
-                        func.unnest(array([file.sha256.raw for _, file in batch], LargeBinary())),
-                        func.unnest(array([file.size_bytes for _, file in batch], BigInteger())),
-                        func.unnest(array([upload.part_size for upload, _ in batch], BigInteger())),
-                        literal(version_id),
-                        func.now() + seconds(lease_seconds),
-                        func.now() + seconds(writable_seconds),
-                    ),
-                )
-            )
+            batch = uploads[start : start + BATCH]
+            parameters = {
+                **_columns(batch, lease_seconds),
+                "part_size": [upload.part_size for upload in batch],
+                "of_version": version_id,
+                "writable": timedelta(seconds=writable_seconds),
+            }
+            await self._connection.execute(_OPEN_PUSHED, parameters)
 
     async def counting(self, version_id: int) -> dict[Digest, PushUpload]:
         """For each digest the upload that a push counts on: rather one that holds the bytes than one that will or did
@@ -306,6 +297,18 @@ class Uploads:
                 .with_for_update(skip_locked=True)
             )
         ).all()
+
+
+def _columns(uploads: Sequence[NewUpload], lease_seconds: float) -> dict[str, Any]:
+    declared = [upload.declared for upload in uploads]
+    return {
+        "id": [upload.id for upload in uploads],
+        "path": [upload.path for upload in uploads],
+        "storage_key": [upload.storage_key for upload in uploads],
+        "sha256": [file.sha256.raw if file else None for file in declared],
+        "size_bytes": [file.size_bytes if file else None for file in declared],
+        "lease": timedelta(seconds=lease_seconds),
+    }
 
 
 def _to_push_upload(row: Row[*tuple[Any, ...]]) -> PushUpload:

@@ -23,7 +23,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     literal,
     select,
     tuple_,
@@ -55,8 +54,9 @@ from model_registry.domain import (
     VersionState,
 )
 from model_registry.storage.documents import LISTED, page_of_documents, to_listed
+from model_registry.storage.file_rows import add_files
 from model_registry.storage.infos import HAS_NOT_LAPSED, INFO, INFO_COLUMNS, NEW_INFO_COLUMNS, to_info
-from model_registry.storage.sql import BATCH, is_in, latest, new_rows, seconds
+from model_registry.storage.sql import is_in, latest, seconds
 from model_registry.utils import JsonText
 from model_registry.versions import Precedence
 
@@ -142,12 +142,6 @@ _ANY_TAKEN = select(
 ).where(ModelInfoDB.model_name == _NAME)
 _TAKEN = _ANY_TAKEN.where(ModelInfoDB.version == _LABEL)
 _TAKEN_BY = _ANY_TAKEN.where(ModelInfoDB.reservation == bindparam("reservation", type_=Uuid))
-
-_new = new_rows(path=Text(), sha256=LargeBinary(), size_bytes=BigInteger(), media_type=Text())
-_ADD_FILES = insert(VersionFileDB).from_select(
-    ["version_id", "path", "sha256", "size_bytes", "media_type"],
-    select(bindparam("version_id", type_=BigInteger), *_new.c),
-)
 
 _STORED_FILES = (
     select(
@@ -419,20 +413,8 @@ class Versions:
         """Go on to another unfinished state, or back."""
         await self._connection.execute(_SET_STATE, {"version_id": version_id, "to": state, "instead_of": instead_of})
 
-    async def add_files(self, version_id: int, files: Collection[FileEntry]) -> None:
-        entries = list(files)
-        for start in range(0, len(entries), BATCH):
-            batch = entries[start : start + BATCH]
-            await self._connection.execute(
-                _ADD_FILES,
-                {
-                    "version_id": version_id,
-                    "path": [file.path for file in batch],
-                    "sha256": [file.sha256.raw for file in batch],
-                    "size_bytes": [file.size_bytes for file in batch],
-                    "media_type": [file.media_type for file in batch],
-                },
-            )
+    async def add_files(self, version_id: int, files: Sequence[FileEntry]) -> None:
+        await add_files(self._connection, VersionFileDB, version_id, files)
 
     async def publish(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from model_registry.aside import ITEM_BYTES, aside
 from model_registry.errors import BodyTooLarge, InvalidField, RegistryError, Stalled, TooSlow
 from model_registry.settings import Settings
 from model_registry.utils import Loc, parse_json_object
@@ -16,7 +17,6 @@ from model_registry.web.problems import BadRequest, UnsupportedMediaType
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
-_INLINE_PARSE_BYTES = 16 * 1024
 
 
 async def body_chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
@@ -95,7 +95,7 @@ async def json_body(
 async def parsed_object(text: str | bytes, loc: Loc, max_bytes: int, *, depth: int = 1) -> dict[str, Any]:
     """`parse_json_object`, in a thread where it takes longer than the event loop may stall."""
     parse = partial(parse_json_object, text, loc, max_bytes=max_bytes, depth=depth)
-    return parse() if len(text) < _INLINE_PARSE_BYTES else await asyncio.to_thread(parse)
+    return await aside(parse, len(text) // ITEM_BYTES)
 
 
 def content_length(request: Request) -> int | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
-from model_registry.aside import aside
+from model_registry.aside import ITEM_BYTES, aside
 from model_registry.domain import VersionRef, VersionState
 from model_registry.errors import (
     BodyTooLarge,
@@ -71,7 +71,6 @@ router = APIRouter(prefix="/v1", responses=ANY_ROUTE)
 REQUEST_MODELS = (PushIn, CommitIn, PartsIn)
 
 _MAX_MANIFEST_BYTES = 32 * 1024**2
-_ENTRY_BYTES = 160  # about what a manifest says of a file
 _VERSION = "/v1/models/fraud-detector/versions/2.4.0"
 _UPLOAD = "/v1/uploads/6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52"
 _UNKNOWN = UploadUnknown("6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52")
@@ -309,4 +308,4 @@ async def upload_status(context: Context, upload_id: UploadId) -> Response:
 def _entries(request: Request) -> int:
     """How many files a body may tell of."""
     size_bytes = content_length(request)
-    return (_MAX_MANIFEST_BYTES if size_bytes is None else size_bytes) // _ENTRY_BYTES
+    return (_MAX_MANIFEST_BYTES if size_bytes is None else size_bytes) // ITEM_BYTES

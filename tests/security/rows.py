@@ -439,6 +439,7 @@ ROWS = {
         "secrets in the log",
         (
             f"{_LEAKS}test_no_secret_is_ever_logged",
+            f"{_LEAKS}test_a_store_that_takes_no_connection_is_told_of_without_the_signed_url",
             "tests/test_settings.py::test_secrets_are_not_shown",
             "tests/test_settings.py::test_a_complaint_about_an_address_does_not_show_its_password",
             "tests/test_presigning.py::test_no_secret_is_shown",

@@ -33,7 +33,7 @@ ENV PATH=/opt/model-registry/bin:$PATH PYTHONUNBUFFERED=1
 # once leaves it for what we use, and from then on nothing is to be written: the root file system may be read-only.
 RUN groupadd --gid 10001 registry \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin registry \
-    && python -c "import alembic.command, model_registry.api, model_registry.maintenance, model_registry.serving" \
+    && python -c "import alembic.command, model_registry.api, model_registry.server.commands, model_registry.server.serve" \
     && model-registry --help > /dev/null
 ENV PYTHONDONTWRITEBYTECODE=1
 

@@ -18,7 +18,7 @@ test: install ## Run all tests
 	$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
 soak: install ## Everything at random with crashes in between, then count and hash: make soak MINUTES=10
-	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+	$(BIN)/python -m tests.resilience.soak --minutes $(MINUTES) $(ARGS)
 
 bench: install ## Ratios to bare FastAPI, boto3, curl, MLflow: make bench ARGS="metadata client --rounds 3"
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -28,7 +28,7 @@ check: install ## Lint, format, types, import contracts, schema drift
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/test_migrations.py
+	$(BIN)/pytest -q tests/database/test_migrations.py
 
 install: $(STAMP) ## Set up .venv (the other commands do this by themselves)
 
@@ -47,8 +47,8 @@ lock: ## Renew the locks from pyproject.toml: everything, the server, what build
 	$(LOCK) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock
 	$(LOCK) -c requirements.lock --extra server pyproject.toml -o requirements-server.lock
 	echo hatchling | $(LOCK) -c requirements.lock - -o requirements-build.lock
-	$(LOCK) --upgrade --no-deps tests/clients/kserve.in -o tests/clients/kserve.txt
-	$(LOCK) --upgrade tests/clients/awscli.in -o tests/clients/awscli.txt
+	$(LOCK) --upgrade --no-deps tests/third_party/kserve.in -o tests/third_party/kserve.txt
+	$(LOCK) --upgrade tests/third_party/awscli.in -o tests/third_party/awscli.txt
 
 format: install ## Put the code in form
 	$(BIN)/ruff check --fix .

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import LeftOut, Report
-from model_registry.embedded import EmbeddedStack
 from model_registry.migrations import migrate
+from model_registry_devstack import EmbeddedStack
 
 GROUPS = ("metadata", "bytes_in", "bytes_out", "small_files", "presigning", "start_up", "client", "scale", "peers")
 

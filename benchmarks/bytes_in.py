@@ -19,8 +19,8 @@ from benchmarks.harness import OURS, Report
 from benchmarks.moving import Job, boto3_upload, download, moved, upload
 from benchmarks.processes import Server, registry
 from benchmarks.sink import counts, sink, write_pattern
-from model_registry.domain import Digest, FileEntry, manifest_digest
-from model_registry.embedded import StackAddresses
+from model_registry.domain.entities import Digest, FileEntry, manifest_digest
+from model_registry_devstack import StackAddresses
 
 GROUP = "bytes in"
 MIB = int(os.environ.get("BENCHMARK_MIB", "1024"))

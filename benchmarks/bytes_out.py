@@ -20,7 +20,7 @@ from benchmarks.harness import OURS, Report
 from benchmarks.moving import boto3_download, download, heartbeat, moved, upload
 from benchmarks.processes import Server, bare, registry
 from benchmarks.sink import counts, sink, write_pattern
-from model_registry.embedded import StackAddresses
+from model_registry_devstack import StackAddresses
 
 GROUP = "bytes out"
 AT_ONCE = 4

@@ -21,8 +21,8 @@ from boto3.s3.transfer import TransferConfig
 
 from benchmarks.harness import OURS, Report
 from benchmarks.processes import registry
-from model_registry.embedded import StackAddresses
 from model_registry_client import Registry
+from model_registry_devstack import StackAddresses
 
 SMALL_FILES, SMALL_BYTES = 1_000, 64 * 1024
 MIB = int(os.environ.get("CLIENT_MIB", "2048"))

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Mapping
 
 import asyncpg
 
-from model_registry.versions import precedence
+from model_registry.domain.version_labels import precedence
 
 TABLES = ("registered_models", "model_info", "version_files", "blobs", "aliases", "alias_history", "events")
 HOT = "fraud-00000"

@@ -15,7 +15,7 @@ import httpx
 from benchmarks.harness import OURS, Report
 from benchmarks.load import Request, load
 from benchmarks.processes import Server, bare, registry
-from model_registry.embedded import StackAddresses
+from model_registry_devstack import StackAddresses
 
 MODELS, VERSIONS = 20, 100
 SMALL_FILES = 1000

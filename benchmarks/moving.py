@@ -23,7 +23,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from benchmarks.processes import ROOT
-from model_registry.embedded import StackAddresses
+from model_registry_devstack import StackAddresses
 
 _CHUNK_BYTES = 1024**2
 _BOUNDARY = "benchmark-3f9a52c1"

@@ -8,9 +8,9 @@ import aioboto3
 from aiobotocore.config import AioConfig
 
 from benchmarks.harness import OURS, Report
-from model_registry.embedded import StackAddresses
-from model_registry.storage.blobstore import storage_key
-from model_registry.storage.s3 import S3BlobStore, S3Options
+from model_registry.object_store.blob_store import storage_key
+from model_registry.object_store.s3 import S3BlobStore, S3Options
+from model_registry_devstack import StackAddresses
 
 URLS = 1_000
 _DISPOSITION = 'attachment; filename="model.safetensors"'

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.processes import environment, free_port
+from tests.support.processes import environment, free_port
 
 from benchmarks.harness import Report
-from model_registry.embedded import StackAddresses
+from model_registry_devstack import StackAddresses
 
 __all__ = ["Server", "bare", "environment", "free_port", "registry", "started"]
 

@@ -28,11 +28,11 @@ from benchmarks.generator import HOT, TABLES, fill, make_due
 from benchmarks.harness import OURS, Report
 from benchmarks.load import Load, Request, load
 from benchmarks.processes import Server, environment, registry
-from model_registry.domain import ListPosition
-from model_registry.embedded import StackAddresses
+from model_registry.domain.entities import ListPosition
 from model_registry.migrations import migrate
 from model_registry.utils import rfc3339
-from model_registry.web.paging import list_token, page_token
+from model_registry.web.requests.paging import list_token, page_token
+from model_registry_devstack import StackAddresses
 
 VERSIONS = int(os.environ.get("SCALE_VERSIONS", "1000000"))
 MODELS = VERSIONS // 50

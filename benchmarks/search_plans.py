@@ -22,12 +22,12 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from benchmarks.generator import fill
+from model_registry.database.engine import Database, DatabaseLimits
+from model_registry.database.search import page_statement
 from model_registry.db_models import ModelInfoDB
-from model_registry.embedded import EmbeddedStack
-from model_registry.filters import Order, SearchPosition, parse_filter, parse_order
+from model_registry.domain.search_filter import Order, SearchPosition, parse_filter, parse_order
 from model_registry.migrations import migrate
-from model_registry.storage.database import Database, DatabaseLimits
-from model_registry.storage.search import page_statement
+from model_registry_devstack import EmbeddedStack
 
 QUERIES = [
     ("", "created_at DESC"),

@@ -25,7 +25,7 @@ from botocore.config import Config
 
 from benchmarks.harness import OURS, Report
 from benchmarks.processes import Server, registry
-from model_registry.embedded import StackAddresses
+from model_registry_devstack import StackAddresses
 
 GROUP = "small files"
 FILES = int(os.environ.get("BENCHMARK_FILES", "1000"))

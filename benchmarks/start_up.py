@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.harness import OURS, Report
 from benchmarks.load import Request, load
 from benchmarks.processes import Server, environment, free_port, registry, started
-from model_registry.embedded import StackAddresses
+from model_registry_devstack import StackAddresses
 
 GROUP = "start-up"
 _IMPORTS = "import fastapi, sqlalchemy, aioboto3"

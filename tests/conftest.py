@@ -19,14 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from model_registry.api import create_app
 from model_registry.db_models import Base
-from model_registry.embedded import EmbeddedStack, StackAddresses
-from model_registry.gc import Collected, Collector
+from model_registry.maintenance.collector import Collected, Collector
 from model_registry.migrations import migrate
-from model_registry.protocol import BoundedHttp
+from model_registry.object_store.s3 import S3BlobStore
+from model_registry.server.http11 import BoundedHttp
 from model_registry.settings import PREFIX, Settings
-from model_registry.storage.s3 import S3BlobStore
 from model_registry.wiring import Services, blob_store
-from tests.bucket import Bucket
+from model_registry_devstack import EmbeddedStack, StackAddresses
+from tests.support.bucket import Bucket
 
 # What a developer has set for the service must not reach the tests.
 _ENVIRONMENT = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(PREFIX)}
@@ -52,7 +52,7 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             finally:
                 embedded.stop()
         case "containers":
-            from tests.containers.stack import container_stack
+            from tests.support.containers import container_stack
 
             with container_stack() as addresses:
                 yield addresses

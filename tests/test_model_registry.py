@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.db_models import ModelInfoDB
-from tests.bucket import Bucket
+from tests.support.bucket import Bucket
 
 WEIGHTS = b"weights of a model" * 100
 

@@ -13,11 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_registry import __version__
 from model_registry.errors import Unavailable
-from model_registry.observability import configure_logging
+from model_registry.runtime.observability import configure_logging
 from model_registry.settings import ConfigurationError, Settings, load_settings
-from model_registry.web import docs, operations, original, problems
+from model_registry.web import original, probes, problems
 from model_registry.web.admission import Admission
 from model_registry.web.middleware import EarlyAnswers, Guarded, HeadAsGet, Observed
+from model_registry.web.openapi import document
 from model_registry.web.v1 import aliases, events, files, models, pushes, search, versions
 from model_registry.wiring import check_schema, open_services
 
@@ -74,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_tags=TAGS,
         docs_url=None,
         redoc_url=None,
-        generate_unique_id_function=docs.operation_id,
+        generate_unique_id_function=document.operation_id,
         lifespan=lifespan,
         middleware=[
             Middleware(StartsInOneSentence),
@@ -89,11 +90,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(original.router)
     for resource in V1:
         app.include_router(resource.router)
-    app.include_router(operations.router)
-    docs.install(app)
+    app.include_router(probes.router)
+    document.install(app)
     problems.install(app)
     bodies = [*original.REQUEST_MODELS, *(body for resource in V1 for body in resource.REQUEST_MODELS)]
-    app.openapi = lambda: docs.openapi(app, bodies)  # type: ignore[method-assign]
+    app.openapi = lambda: document.openapi(app, bodies)  # type: ignore[method-assign]
     return app
 
 

@@ -54,7 +54,7 @@ def dev(
 
     Example: model-registry dev --port 0 --data-dir /tmp/registry
     """
-    from model_registry.serving import develop
+    from model_registry.server.serve import develop
 
     develop(host, port, data_dir, reload=reload, say=typer.echo)
 
@@ -69,7 +69,7 @@ def serve(
 
     Example: model-registry serve --host 0.0.0.0 --workers 2
     """
-    from model_registry.serving import serve as run
+    from model_registry.server.serve import serve as run
 
     run(host, port, workers)
 
@@ -88,7 +88,7 @@ def migrate() -> None:
 @app.command()
 def init_bucket() -> None:
     """Make the bucket, unless it is there."""
-    from model_registry.maintenance import make_bucket
+    from model_registry.server.commands import make_bucket
     from model_registry.settings import load_settings
 
     settings = load_settings()
@@ -102,7 +102,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a run would free, and free nothing.")] = False,
 ) -> None:
     """Reclaim what failures, crashes and removals leave behind; the service does this by itself too."""
-    from model_registry.maintenance import collect_for_ever, collect_once
+    from model_registry.server.commands import collect_for_ever, collect_once
     from model_registry.settings import load_settings
 
     if once or dry_run:
@@ -119,7 +119,7 @@ def verify(
 
     Example: model-registry verify --model fraud-detector
     """
-    from model_registry.maintenance import verify as run
+    from model_registry.server.commands import verify as run
     from model_registry.settings import load_settings
 
     if not run(load_settings(), model, typer.echo):
@@ -131,7 +131,7 @@ def healthcheck(
     url: Annotated[str, typer.Option(help="The service to ask.")] = "http://127.0.0.1:8000",
 ) -> None:
     """Exit with 0 if the service is ready, with 1 and its answer if not."""
-    from model_registry.healthcheck import readiness
+    from model_registry.server.healthcheck import readiness
 
     is_ready, answer = readiness(url)
     typer.echo(answer)

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterable, Mapping
 from functools import partial
 from typing import Any
 
-from model_registry.access import Actor, Permission, require
-from model_registry.domain import (
+from model_registry.auth.permissions import Actor, Permission, require
+from model_registry.database.engine import Database
+from model_registry.domain.entities import (
     ListedVersion,
     ListPosition,
     ModelDetails,
@@ -16,16 +17,15 @@ from model_registry.domain import (
     VersionSelector,
     VersionState,
 )
-from model_registry.filters import NEWEST_FIRST, Filter, Order, SearchPosition
-from model_registry.lookup import found, missing
-from model_registry.names import check_model_name
-from model_registry.ongoing import Ongoing
-from model_registry.registration import Registration
-from model_registry.sharing import SharedReads
-from model_registry.storage.blobstore import BlobStore
-from model_registry.storage.database import Database
-from model_registry.transitions import UploadLimits
-from model_registry.uploads import PartBuffers
+from model_registry.domain.naming_rules import check_model_name
+from model_registry.domain.search_filter import NEWEST_FIRST, Filter, Order, SearchPosition
+from model_registry.object_store.blob_store import BlobStore
+from model_registry.runtime.background_tasks import Ongoing
+from model_registry.runtime.single_flight import SharedReads
+from model_registry.services.not_found import found, missing
+from model_registry.services.registration import Registration
+from model_registry.services.version_transitions import UploadLimits
+from model_registry.transfer.upload_stream import PartBuffers
 from model_registry.utils import clean_json_object, to_json_text
 
 

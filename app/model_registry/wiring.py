@@ -4,25 +4,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from model_registry.aliases import Aliases
-from model_registry.catalog import Catalog
-from model_registry.committing import Commits
-from model_registry.downloads import Downloads
+from model_registry.database.engine import Database, DatabaseLimits, SchemaRevision
 from model_registry.errors import Unavailable
-from model_registry.eventlog import EventLog
-from model_registry.gc import Collector
-from model_registry.lifecycle import Lifecycle
+from model_registry.maintenance.collector import Collector
+from model_registry.maintenance.scrubber import Verifier
 from model_registry.migrations import head_revision
 from model_registry.model_registry import ModelRegistry
-from model_registry.ongoing import Ongoing
-from model_registry.pushing import Pushes, PushLimits
+from model_registry.object_store.blob_store import BlobStore
+from model_registry.object_store.s3 import S3BlobStore, S3Options
+from model_registry.runtime.background_tasks import Ongoing
+from model_registry.services.aliases import Aliases
+from model_registry.services.commit import Commits
+from model_registry.services.downloads import Downloads
+from model_registry.services.events import EventLog
+from model_registry.services.lifecycle import Lifecycle
+from model_registry.services.models import Catalog
+from model_registry.services.push import Pushes, PushLimits
+from model_registry.services.version_transitions import UploadLimits
 from model_registry.settings import ConfigurationError, Settings
-from model_registry.storage.blobstore import BlobStore
-from model_registry.storage.database import Database, DatabaseLimits, SchemaRevision
-from model_registry.storage.s3 import S3BlobStore, S3Options
-from model_registry.transitions import UploadLimits
-from model_registry.uploads import PartBuffers
-from model_registry.verification import Verifier
+from model_registry.transfer.upload_stream import PartBuffers
 
 _LATE_WRITE_SECONDS = 300
 _SETTLE_SECONDS = 5

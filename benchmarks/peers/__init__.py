@@ -39,7 +39,7 @@ from benchmarks.peers.mlflow import MLflow
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.wire import LEAST_CPU_SECONDS, Content, Family, Spent, ask, opened, spent
 from benchmarks.processes import Server, registry
-from model_registry.embedded import StackAddresses
+from model_registry_devstack import StackAddresses
 
 GROUP, MLFLOW = "peers", "MLflow"
 LARGE_MIB = int(os.environ.get("PEERS_LARGE_MIB", "1024"))

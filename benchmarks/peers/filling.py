@@ -6,7 +6,7 @@ the others, with what differs between two registrations: label, number, order, t
 
 import asyncpg
 
-from model_registry.versions import precedence
+from model_registry.domain.version_labels import precedence
 
 _MADE = "unnest($2::text[], $3::bytea[]) WITH ORDINALITY AS made(label, key, nth)"
 

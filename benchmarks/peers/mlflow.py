@@ -24,7 +24,7 @@ from benchmarks.harness import LeftOut
 from benchmarks.load import Request
 from benchmarks.peers.wire import Content, Family, Small, Spent, ask, ask_all, ask_json, fetch, opened, spent
 from benchmarks.processes import ROOT, Server, free_port, started
-from model_registry.embedded import StackAddresses
+from model_registry_devstack import StackAddresses
 
 DATABASE = "mlflow"
 _REQUIREMENTS = Path(__file__).with_name("requirements.txt")

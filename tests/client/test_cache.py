@@ -17,7 +17,7 @@ from model_registry_client.pull import pull
 from model_registry_client.transport import Transport
 from tests.client.test_pull import Told, content
 from tests.conftest import RunningService
-from tests.processes import environment, started
+from tests.support.processes import environment, started
 from tests.test_model_registry import register
 
 FILES = {"a": b"a" * 1_500_000, "b/c": b"c" * 1000, "b/same": b"c" * 1000}

@@ -27,10 +27,11 @@ from model_registry.cli import app, main
 from model_registry_client.cli.bars import Bars
 from model_registry_client.cli.output import size
 from tests.conftest import RunningService
-from tests.processes import COMMAND, environment, free_port, run, started
-from tests.proxy import Proxy, Rate
+from tests.support.checkout import ROOT
+from tests.support.processes import COMMAND, environment, free_port, run, started
+from tests.support.proxy import Proxy, Rate
 
-DOCS = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
+DOCS = (ROOT / "docs" / "cli.md").read_text()
 OF_THE_SERVICE = {"dev", "serve", "migrate", "init-bucket", "gc", "verify", "healthcheck", "openapi"}
 IN_ALL = {"--url", "--json", "--quiet", "--help"}
 

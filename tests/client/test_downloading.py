@@ -11,7 +11,7 @@ import pytest
 from model_registry_client import Unreachable
 from model_registry_client.transport import Transport
 from tests.client.test_transport import IMPATIENT, QUICK, says, scripted
-from tests.processes import free_port
+from tests.support.processes import free_port
 
 CONTENT = bytes(range(256)) * 20_000  # five MB
 

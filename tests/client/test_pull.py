@@ -18,7 +18,6 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from model_registry.embedded import StackAddresses
 from model_registry.settings import Settings
 from model_registry_client import pull as module
 from model_registry_client.cache import Cache
@@ -35,10 +34,11 @@ from model_registry_client.progress import Silent
 from model_registry_client.pull import pull
 from model_registry_client.transport import RetryPolicy, Transport
 from model_registry_client.types import Pulled, Ref
+from model_registry_devstack import StackAddresses
 from tests.conftest import RunningService, make_settings, running
-from tests.faults.fake_s3 import Exchange, FakeS3, Fault, Flipped, HangsUp, Says, Shorter, Stalled
-from tests.processes import environment, free_port, started
-from tests.proxy import Proxy, RandomReset
+from tests.resilience.faults.fake_s3 import Exchange, FakeS3, Fault, Flipped, HangsUp, Says, Shorter, Stalled
+from tests.support.processes import environment, free_port, started
+from tests.support.proxy import Proxy, RandomReset
 from tests.test_model_registry import register
 
 LARGE = bytes(range(256)) * 12_000  # three MiB

@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import pytest
 
-from model_registry.embedded import StackAddresses
 from model_registry.settings import Settings
 from model_registry_client import push as pushing
 from model_registry_client.errors import Conflict, Invalid, RegistryError, Unreachable, UsageError
@@ -25,9 +24,10 @@ from model_registry_client.progress import Silent
 from model_registry_client.push import push
 from model_registry_client.transport import RetryPolicy, Transport
 from model_registry_client.types import Pushed, Ref
+from model_registry_devstack import StackAddresses
 from tests.conftest import RunningService, ServiceWith, make_settings, running
-from tests.faults.fake_s3 import Exchange, FakeS3, Fault, HangsUp, Says
-from tests.proxy import Proxy, RandomReset, Rate, Refuse
+from tests.resilience.faults.fake_s3 import Exchange, FakeS3, Fault, HangsUp, Says
+from tests.support.proxy import Proxy, RandomReset, Rate, Refuse
 
 MIB = 1024**2
 PART = 5 * MIB

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.processes import environment, started
+from tests.support.processes import environment, started
 
 PROJECT = """
 import httpx

@@ -29,7 +29,7 @@ from model_registry_client import (
 )
 from tests.client.test_transport import QUICK, says, scripted
 from tests.conftest import RunningService
-from tests.proxy import BlackHole, Proxy, SwallowReply
+from tests.support.proxy import BlackHole, Proxy, SwallowReply
 from tests.test_model_registry import register_version
 
 LABELS = ("1.0", "2.0", "10.0")

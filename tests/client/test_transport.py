@@ -29,8 +29,8 @@ from model_registry_client import (
 )
 from model_registry_client.transport import Transport, telling, url_path
 from tests.conftest import RunningService, ServiceWith
-from tests.processes import free_port
-from tests.proxy import BlackHole, CutBefore, Proxy, RandomReset, Refuse, SwallowReply
+from tests.support.processes import free_port
+from tests.support.proxy import BlackHole, CutBefore, Proxy, RandomReset, Refuse, SwallowReply
 from tests.test_model_registry import WEIGHTS, register, register_version
 
 QUICK = RetryPolicy(

@@ -27,16 +27,16 @@ with (
     from multipart import PushMultipartParser  # noqa: F401 - so that the fuzzer sees its branches
     from starlette.datastructures import Headers
 
-    from model_registry.domain import ListPosition
+    from model_registry.domain.entities import ListPosition
+    from model_registry.domain.naming_rules import check_alias, check_model_name, check_path
+    from model_registry.domain.search_filter import InvalidFilter, parse_filter, parse_order
+    from model_registry.domain.version_labels import check_version, precedence
     from model_registry.errors import InvalidField, PreconditionFailed, RegistryError
-    from model_registry.filters import InvalidFilter, parse_filter, parse_order
-    from model_registry.names import check_alias, check_model_name, check_path
     from model_registry.utils import canonical_json, exact_json, parse_json_object, to_json_text
-    from model_registry.versions import check_version, precedence
-    from model_registry.web.conditions import is_not_modified, precondition, requested_range
-    from model_registry.web.forms import boundary_of, form_parts
-    from model_registry.web.paging import bigint, list_position, page_position, page_token
     from model_registry.web.problems import RangeNotSatisfiable
+    from model_registry.web.requests.conditional import is_not_modified, precondition, requested_range
+    from model_registry.web.requests.multipart import boundary_of, form_parts
+    from model_registry.web.requests.paging import bigint, list_position, page_position, page_token
 
 _Target = Callable[[bytes], None]
 

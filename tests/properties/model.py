@@ -13,7 +13,7 @@ from typing import Any
 from packaging.version import InvalidVersion
 from packaging.version import Version as Pep440
 
-from tests.checker import manifest_digest
+from tests.support.checker import manifest_digest
 
 Json = dict[str, Any]
 

@@ -24,21 +24,21 @@ from hypothesis import strategies as st
 from packaging.version import InvalidVersion, Version
 from starlette.datastructures import Headers
 
-from model_registry.archive import TarLayout
-from model_registry.domain import Digest, StoredBlob, StoredFile
+from model_registry.domain.entities import Digest, StoredBlob, StoredFile
+from model_registry.domain.naming_rules import check_alias, check_model_name, check_path
+from model_registry.domain.search_filter import MAX_CHARACTERS, InvalidFilter, parse_filter
+from model_registry.domain.version_labels import check_version, precedence
 from model_registry.errors import InvalidField, InvalidForm, PreconditionFailed, RegistryError
-from model_registry.filters import MAX_CHARACTERS, InvalidFilter, parse_filter
-from model_registry.names import check_alias, check_model_name, check_path
+from model_registry.services.tar_archive import TarLayout
 from model_registry.utils import canonical_json, exact_json, parse_json_object, to_json_text
-from model_registry.versions import check_version, precedence
-from model_registry.web.conditions import ByteRange, is_not_modified, requested_range
-from model_registry.web.conditions import precondition as precondition_of
-from model_registry.web.forms import boundary_of, form_parts
-from model_registry.web.paging import page_token
 from model_registry.web.problems import RangeNotSatisfiable
+from model_registry.web.requests.conditional import ByteRange, is_not_modified, requested_range
+from model_registry.web.requests.conditional import precondition as precondition_of
+from model_registry.web.requests.multipart import boundary_of, form_parts
+from model_registry.web.requests.paging import page_token
 from tests.conftest import RunningService
+from tests.domain.test_search_filter import written
 from tests.properties.budget import examples
-from tests.test_filters import written
 
 MIB = 1024**2
 BOUNDARY = "frontier"

@@ -15,14 +15,14 @@ import pytest
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from model_registry.embedded import StackAddresses
 from model_registry.settings import Settings
-from tests.bucket import Bucket
+from model_registry_devstack import StackAddresses
 from tests.conftest import Collect, RunningService
-from tests.processes import COMMAND, environment, free_port, until_ready
-from tests.proxy import Proxy
-from tests.rawhttp import RawAnswer, send
-from tests.test_bad_input import Registry
+from tests.support.bucket import Bucket
+from tests.support.processes import COMMAND, environment, free_port, until_ready
+from tests.support.proxy import Proxy
+from tests.support.rawhttp import RawAnswer, send
+from tests.web.test_bad_input import Registry
 
 # Handlers of these stay when a service configures logging anew; what the others log comes by a filter.
 _OURS = "model_registry"

@@ -17,8 +17,8 @@ _INTEGRITY = "tests/security/test_integrity.py::"
 _REQUESTS = "tests/security/test_requests.py::"
 _DENIAL = "tests/security/test_denial.py::"
 _LEAKS = "tests/security/test_leaks.py::"
-_INPUT = "tests/test_bad_input.py::"
-_PUSH_INPUT = "tests/test_push_bad_input.py::"
+_INPUT = "tests/web/test_bad_input.py::"
+_PUSH_INPUT = "tests/web/test_push_bad_input.py::"
 _SEGMENT = f"{_NAMES}test_no_route_takes_a_bad_segment"
 _TEXT = f"{_NAMES}test_no_body_has_a_bad_text_in_it"
 _PATHS = (f"{_INPUT}test_a_path_against_the_rule_is_refused", f"{_PUSH_INPUT}test_a_wrong_path_is_refused")
@@ -64,8 +64,8 @@ ROWS = {
         "names that differ in case alone",
         (
             f"{_INPUT}test_a_name_that_differs_in_case_alone_is_taken",
-            "tests/test_models.py::test_a_name_is_taken_regardless_of_case",
-            "tests/test_push.py::test_a_name_that_differs_in_case_alone_is_refused",
+            "tests/services/test_models.py::test_a_name_is_taken_regardless_of_case",
+            "tests/services/test_push.py::test_a_name_that_differs_in_case_alone_is_refused",
         ),
     ),
     "T12": Row(
@@ -107,7 +107,7 @@ ROWS = {
             f"{_NAMES}test_long_nonsense_in_a_body_takes_no_time",
             f"{_NAMES}test_long_nonsense_in_an_address_takes_no_time",
             f"{_INPUT}test_a_long_name_is_refused_at_once",
-            "tests/test_filters.py::test_long_nonsense_is_refused",
+            "tests/domain/test_search_filter.py::test_long_nonsense_is_refused",
         ),
     ),
     # B. Integrity and immutability
@@ -115,9 +115,9 @@ ROWS = {
         "a wrong digest",
         (
             f"{_INTEGRITY}test_what_was_refused_is_not_there",
-            "tests/test_push_proxied.py::test_what_was_not_declared_is_not_kept",
-            "tests/test_push.py::test_wrong_bytes_are_refused_by_storage_and_sent_again_to_the_same_url",
-            "tests/test_push_parts.py::test_wrong_bytes_in_a_part_are_found_and_the_file_gets_a_fresh_place",
+            "tests/services/test_push_proxied.py::test_what_was_not_declared_is_not_kept",
+            "tests/services/test_push.py::test_wrong_bytes_are_refused_by_storage_and_sent_again_to_the_same_url",
+            "tests/services/test_push_parts.py::test_wrong_bytes_in_a_part_are_found_and_the_file_gets_a_fresh_place",
         ),
     ),
     "T20": Row(
@@ -126,14 +126,14 @@ ROWS = {
             f"{_INPUT}test_a_body_that_is_cut_registers_nothing",
             f"{_INPUT}test_a_whole_form_without_the_end_of_its_chunks_registers_nothing",
             f"{_INPUT}test_json_that_is_cut_registers_nothing",
-            "tests/test_push_proxied.py::test_a_body_that_breaks_off_leaves_nothing",
+            "tests/services/test_push_proxied.py::test_a_body_that_breaks_off_leaves_nothing",
         ),
     ),
     "T21": Row(
         "more bytes than were declared",
         (
-            "tests/test_push_proxied.py::test_what_was_not_declared_is_not_kept",
-            "tests/test_push_parts.py::test_a_part_of_another_size_is_refused_by_storage",
+            "tests/services/test_push_proxied.py::test_what_was_not_declared_is_not_kept",
+            "tests/services/test_push_parts.py::test_a_part_of_another_size_is_refused_by_storage",
             f"{_INPUT}test_a_file_over_the_limit_is_too_large",
         ),
     ),
@@ -142,56 +142,56 @@ ROWS = {
         (
             f"{_INTEGRITY}test_what_was_ready_never_names_other_bytes",
             "tests/test_model_registry.py::test_register_duplicate_model",
-            "tests/test_push.py::test_another_push_of_a_label_that_is_taken_is_refused",
+            "tests/services/test_push.py::test_another_push_of_a_label_that_is_taken_is_refused",
         ),
     ),
     "T23": Row(
         "a harmless repeat",
         (
-            "tests/test_push.py::test_the_same_push_again_is_answered_with_what_there_is",
-            "tests/test_registration.py::test_a_retry_with_its_idempotency_key_gets_the_first_answer",
+            "tests/services/test_push.py::test_the_same_push_again_is_answered_with_what_there_is",
+            "tests/services/test_registration.py::test_a_retry_with_its_idempotency_key_gets_the_first_answer",
         ),
     ),
     "T24": Row(
         "a label used again after its removal",
         (
             f"{_INTEGRITY}test_what_was_ready_never_names_other_bytes",
-            "tests/test_lifecycle.py::test_a_label_is_never_used_twice",
-            "tests/test_registration.py::test_the_service_refuses_to_reuse_the_label_of_a_removed_version",
+            "tests/services/test_lifecycle.py::test_a_label_is_never_used_twice",
+            "tests/services/test_registration.py::test_the_service_refuses_to_reuse_the_label_of_a_removed_version",
         ),
     ),
     "T25": Row(
         "somebody else's upload",
         (
-            "tests/test_push_proxied.py::test_a_pending_version_is_nobody_elses",
-            "tests/test_push_parts.py::test_parts_of_another_version_are_unknown",
-            "tests/test_push_parts.py::test_an_upload_that_is_not_there_is_unknown",
+            "tests/services/test_push_proxied.py::test_a_pending_version_is_nobody_elses",
+            "tests/services/test_push_parts.py::test_parts_of_another_version_are_unknown",
+            "tests/services/test_push_parts.py::test_an_upload_that_is_not_there_is_unknown",
         ),
     ),
     "T26": Row(
         "a URL used once more",
         (
-            "tests/test_push.py::test_a_url_that_is_used_once_more_changes_nothing_that_is_published",
-            "tests/test_push_parts.py::test_urls_of_parts_are_worth_nothing_after_the_commit",
-            "tests/test_presigning.py::test_a_second_put_changes_nothing",
+            "tests/services/test_push.py::test_a_url_that_is_used_once_more_changes_nothing_that_is_published",
+            "tests/services/test_push_parts.py::test_urls_of_parts_are_worth_nothing_after_the_commit",
+            "tests/object_store/test_sigv4.py::test_a_second_put_changes_nothing",
         ),
     ),
     "T27": Row(
         "a URL used for other bytes",
         (
-            "tests/test_presigning.py::test_other_bytes_are_refused",
-            "tests/test_presigning.py::test_other_headers_are_refused",
-            "tests/test_presigning.py::test_a_body_that_ends_early_leaves_nothing",
-            "tests/test_presigning.py::test_a_url_is_for_one_key_one_method_and_one_time_span",
-            "tests/test_push.py::test_a_store_that_does_not_check_is_not_sent_to",
+            "tests/object_store/test_sigv4.py::test_other_bytes_are_refused",
+            "tests/object_store/test_sigv4.py::test_other_headers_are_refused",
+            "tests/object_store/test_sigv4.py::test_a_body_that_ends_early_leaves_nothing",
+            "tests/object_store/test_sigv4.py::test_a_url_is_for_one_key_one_method_and_one_time_span",
+            "tests/services/test_push.py::test_a_store_that_does_not_check_is_not_sent_to",
         ),
     ),
     "T28": Row(
         "bytes that change in storage",
         (
-            "tests/test_downloads.py::test_bytes_that_changed_in_storage_never_arrive_as_a_whole_file",
-            "tests/test_verification.py::test_damaged_bytes_are_found_and_marked",
-            "tests/test_verification.py::test_the_next_upload_of_the_same_bytes_heals_a_damaged_blob",
+            "tests/services/test_downloads.py::test_bytes_that_changed_in_storage_never_arrive_as_a_whole_file",
+            "tests/maintenance/test_scrubber.py::test_damaged_bytes_are_found_and_marked",
+            "tests/maintenance/test_scrubber.py::test_the_next_upload_of_the_same_bytes_heals_a_damaged_blob",
         ),
     ),
     "T29": Row(
@@ -203,7 +203,7 @@ ROWS = {
         "what was deleted read by another way",
         (
             f"{_INTEGRITY}test_a_version_that_was_removed_stays_so_while_another_shows_its_bytes",
-            "tests/test_lifecycle.py::test_a_removed_version_is_gone_everywhere",
+            "tests/services/test_lifecycle.py::test_a_removed_version_is_gone_everywhere",
         ),
         "Between models; there are no namespaces.",
     ),
@@ -220,18 +220,18 @@ ROWS = {
     "T33": Row(
         "games with parts",
         (
-            "tests/test_push_parts.py::test_numbers_that_no_part_has_are_refused",
-            "tests/test_push_parts.py::test_a_list_that_is_not_what_was_sent_is_refused_and_costs_nothing",
-            "tests/test_push_parts.py::test_swapped_etags_are_refused",
-            "tests/test_push_parts.py::test_a_part_that_is_listed_and_was_not_sent_is_missing",
-            "tests/test_push_commit.py::test_commits_at_once_verify_once",
+            "tests/services/test_push_parts.py::test_numbers_that_no_part_has_are_refused",
+            "tests/services/test_push_parts.py::test_a_list_that_is_not_what_was_sent_is_refused_and_costs_nothing",
+            "tests/services/test_push_parts.py::test_swapped_etags_are_refused",
+            "tests/services/test_push_parts.py::test_a_part_that_is_listed_and_was_not_sent_is_missing",
+            "tests/services/test_push_commit.py::test_commits_at_once_verify_once",
         ),
     ),
     "T34": Row(
         "encoded bodies",
         (
             f"{_INPUT}test_an_encoded_body_is_unsupported",
-            "tests/test_push_proxied.py::test_encoded_bodies_are_refused",
+            "tests/services/test_push_proxied.py::test_encoded_bodies_are_refused",
             f"{_INTEGRITY}test_nothing_is_unpacked",
         ),
     ),
@@ -239,8 +239,8 @@ ROWS = {
         "archives that write outside",
         (
             *_PATHS,
-            "tests/test_real_clients.py::test_python_unpacks_an_archive_that_it_does_not_trust",
-            "tests/test_values.py::test_an_accepted_path_stays_inside_its_folder",
+            "tests/third_party/test_real_clients.py::test_python_unpacks_an_archive_that_it_does_not_trust",
+            "tests/domain/test_values.py::test_an_accepted_path_stays_inside_its_folder",
         ),
         "There is no client of ours yet that would unpack; no path that the service takes leads outside.",
     ),
@@ -248,18 +248,19 @@ ROWS = {
         "misuse of the Idempotency-Key",
         (
             f"{_INPUT}test_an_idempotency_key_with_another_meaning_is_refused",
-            "tests/test_registration.py::test_concurrent_twins_with_one_key_give_one_version",
+            "tests/services/test_registration.py::test_concurrent_twins_with_one_key_give_one_version",
         ),
     ),
     "T37": Row(
-        "aliases moved at once", ("tests/test_aliases.py::test_of_forty_moves_from_one_generation_one_is_made",)
+        "aliases moved at once",
+        ("tests/services/test_aliases.py::test_of_forty_moves_from_one_generation_one_is_made",),
     ),
     "T38": Row(
         "aliases that point nowhere",
         (
-            "tests/test_aliases.py::test_only_a_version_that_is_ready_can_be_the_target",
-            "tests/test_aliases.py::test_an_alias_never_ends_at_a_version_that_was_removed_meanwhile",
-            "tests/test_lifecycle.py::test_a_version_that_an_alias_points_at_is_removed_by_force_alone",
+            "tests/services/test_aliases.py::test_only_a_version_that_is_ready_can_be_the_target",
+            "tests/services/test_aliases.py::test_an_alias_never_ends_at_a_version_that_was_removed_meanwhile",
+            "tests/services/test_lifecycle.py::test_a_version_that_an_alias_points_at_is_removed_by_force_alone",
         ),
     ),
     "T39": Row("unsigned files beside signed ones", reason="The service signs nothing and checks no signatures."),
@@ -335,7 +336,7 @@ ROWS = {
         "stalled connections at a shutdown",
         (
             f"{_DENIAL}test_stalled_connections_do_not_keep_a_process_from_ending",
-            "tests/test_faults.py::test_a_shutdown_in_mid_upload_is_a_503_that_holds_no_label",
+            "tests/resilience/test_commit_protocol.py::test_a_shutdown_in_mid_upload_is_a_503_that_holds_no_label",
         ),
     ),
     "T64": Row(
@@ -381,15 +382,15 @@ ROWS = {
             f"{_DENIAL}test_a_form_never_becomes_a_file",
             f"{_INPUT}test_what_is_no_form_is_refused",
             f"{_INPUT}test_too_many_parts_are_refused",
-            "tests/test_memory.py::test_a_large_file_goes_in_and_out_in_little_memory_and_without_a_disk",
+            "tests/bounds/test_memory.py::test_a_large_file_goes_in_and_out_in_little_memory_and_without_a_disk",
         ),
     ),
     "T70": Row(
         "SQL in a search",
         (
             f"{_DENIAL}test_a_search_is_never_sql",
-            "tests/test_search.py::test_what_looks_like_sql_or_a_path_is_a_literal",
-            "tests/test_search_route.py::test_nonsense_in_a_search_is_a_422",
+            "tests/database/test_search.py::test_what_looks_like_sql_or_a_path_is_a_literal",
+            "tests/web/test_search.py::test_nonsense_in_a_search_is_a_422",
         ),
     ),
     "T71": Row("more at once than can be done", reason="Of admission, which has tests of its own."),
@@ -409,13 +410,13 @@ ROWS = {
         "a signed address that becomes a page",
         (
             f"{_LEAKS}test_a_signed_address_gives_no_page_either",
-            "tests/test_downloads.py::test_a_redirect_leads_to_the_same_bytes_without_credentials",
+            "tests/services/test_downloads.py::test_a_redirect_leads_to_the_same_bytes_without_credentials",
         ),
     ),
     "T75": Row(
         "headers made of a file's name",
         (
-            "tests/test_downloads.py::test_a_file_keeps_its_name_whatever_is_in_it",
+            "tests/services/test_downloads.py::test_a_file_keeps_its_name_whatever_is_in_it",
             f"{_INPUT}test_a_filename_is_taken_literally",
         ),
     ),
@@ -430,8 +431,8 @@ ROWS = {
         "the pages of the docs",
         (
             f"{_LEAKS}test_a_page_has_a_policy_of_its_own",
-            "tests/test_docs_pages.py::test_a_page_names_only_what_the_service_serves",
-            "tests/test_docs_pages.py::test_redoc_comes_without_the_picture_that_it_would_load_from_elsewhere",
+            "tests/web/test_docs_pages.py::test_a_page_names_only_what_the_service_serves",
+            "tests/web/test_docs_pages.py::test_redoc_comes_without_the_picture_that_it_would_load_from_elsewhere",
         ),
         "They cannot be switched off, and need no token, because there is none.",
     ),
@@ -440,9 +441,9 @@ ROWS = {
         (
             f"{_LEAKS}test_no_secret_is_ever_logged",
             f"{_LEAKS}test_a_store_that_takes_no_connection_is_told_of_without_the_signed_url",
-            "tests/test_settings.py::test_secrets_are_not_shown",
-            "tests/test_settings.py::test_a_complaint_about_an_address_does_not_show_its_password",
-            "tests/test_presigning.py::test_no_secret_is_shown",
+            "tests/docs/test_settings.py::test_secrets_are_not_shown",
+            "tests/docs/test_settings.py::test_a_complaint_about_an_address_does_not_show_its_password",
+            "tests/object_store/test_sigv4.py::test_no_secret_is_shown",
         ),
     ),
     "T79": Row(
@@ -451,9 +452,9 @@ ROWS = {
     "T80": Row(
         "access after a removal",
         (
-            "tests/test_presigning.py::test_a_url_expires",
-            "tests/test_collector.py::test_a_download_that_began_survives_the_purge",
-            "tests/test_lifecycle.py::test_a_download_that_has_begun_survives_a_purge",
+            "tests/object_store/test_sigv4.py::test_a_url_expires",
+            "tests/maintenance/test_collector.py::test_a_download_that_began_survives_the_purge",
+            "tests/services/test_lifecycle.py::test_a_download_that_has_begun_survives_a_purge",
         ),
     ),
     "T81": Row(
@@ -461,7 +462,7 @@ ROWS = {
         (
             f"{_LEAKS}test_a_server_that_is_away_is_a_503_that_names_no_internals",
             f"{_LEAKS}test_a_store_that_refuses_us_is_not_a_client_that_may_not",
-            "tests/test_downloads.py::test_a_lost_object_is_an_error_and_names_no_internals",
+            "tests/services/test_downloads.py::test_a_lost_object_is_an_error_and_names_no_internals",
         ),
     ),
     "T82": Row("open redirects", (f"{_LEAKS}test_no_redirect_leaves_us_but_to_the_store",)),
@@ -481,10 +482,10 @@ ROWS = {
     "T88": Row(
         "changes without a trace",
         (
-            "tests/test_events.py::test_the_log_says_what_happened",
-            "tests/test_events.py::test_what_was_refused_is_no_event",
-            "tests/test_events.py::test_events_outlive_their_model",
-            "tests/test_aliases.py::test_every_change_is_one_event",
+            "tests/services/test_events.py::test_the_log_says_what_happened",
+            "tests/services/test_events.py::test_what_was_refused_is_no_event",
+            "tests/services/test_events.py::test_events_outlive_their_model",
+            "tests/services/test_aliases.py::test_every_change_is_one_event",
         ),
     ),
     "T89": Row(

@@ -12,16 +12,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model_registry import protocol
-from model_registry.embedded import StackAddresses
+from model_registry.server import http11
+from model_registry_devstack import StackAddresses
 from tests.conftest import RunningService, ServiceWith
-from tests.processes import environment, free_port, resident_bytes, started, until_ready
-from tests.rawhttp import message, send
 from tests.security.conftest import Outside, Watch
 from tests.security.routes import DESCRIBED, FORM, HOST, WITH_BODY, WITH_BYTES, Route, arrange
-from tests.test_bad_input import NAMED, assert_problem, field, file, form
+from tests.services.test_push import entry
+from tests.support.processes import environment, free_port, resident_bytes, started, until_ready
+from tests.support.rawhttp import message, send
 from tests.test_model_registry import register
-from tests.test_push import entry
+from tests.web.test_bad_input import NAMED, assert_problem, field, file, form
 
 MIB = 1024**2
 
@@ -64,8 +64,8 @@ async def test_a_request_that_does_not_come_is_not_waited_for(
     service: RunningService, monkeypatch: pytest.MonkeyPatch, beginning: bytes, is_first: bool
 ) -> None:
     """T61: neither the first of a connection nor one after it."""
-    assert protocol.HEADER_TIMEOUT_SECONDS == 10
-    monkeypatch.setattr(protocol, "HEADER_TIMEOUT_SECONDS", 0.3)
+    assert http11.HEADER_TIMEOUT_SECONDS == 10
+    monkeypatch.setattr(http11, "HEADER_TIMEOUT_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection(*service.address)
     try:
         if not is_first:
@@ -83,7 +83,7 @@ async def test_a_request_that_comes_byte_by_byte_is_not_waited_for(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T61: the time is for all of the headers."""
-    monkeypatch.setattr(protocol, "HEADER_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(http11, "HEADER_TIMEOUT_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection(*service.address)
 
     async def dribble() -> None:

@@ -8,13 +8,13 @@ import zipfile
 import httpx
 import pytest
 
-from tests.bucket import Bucket
 from tests.conftest import Collect
 from tests.security.conftest import Watch
 from tests.security.routes import arrange
-from tests.test_bad_input import assert_problem
+from tests.services.test_push import entry, reserve, slug
+from tests.support.bucket import Bucket
 from tests.test_model_registry import register
-from tests.test_push import entry, reserve, slug
+from tests.web.test_bad_input import assert_problem
 
 
 def _zip() -> bytes:

@@ -18,17 +18,18 @@ from packaging.version import Version
 from sqlalchemy.engine import make_url
 
 import model_registry
-from model_registry.embedded import StackAddresses
-from model_registry.storage.signed import SignedRequests
+from model_registry.object_store.http import SignedRequests
+from model_registry_devstack import StackAddresses
 from tests.conftest import RunningService, ServiceWith
-from tests.processes import environment, free_port, run, until_ready
-from tests.proxy import Refuse
-from tests.rawhttp import message
 from tests.security.conftest import Outside, Watch
 from tests.security.routes import DESCRIBED, HOST, ROUTES, WITH_BYTES, Route, arrange, quoted
-from tests.test_bad_input import assert_no_internals, assert_problem
+from tests.services.test_push import entry
+from tests.support.checkout import ROOT
+from tests.support.processes import environment, free_port, run, until_ready
+from tests.support.proxy import Refuse
+from tests.support.rawhttp import message
 from tests.test_model_registry import register
-from tests.test_push import entry
+from tests.web.test_bad_input import assert_no_internals, assert_problem
 
 # Files
 
@@ -440,5 +441,5 @@ def test_what_is_known_to_be_broken_is_not_built_upon() -> None:
 
 
 def _locked() -> dict[str, str]:
-    lock = (Path(__file__).parents[2] / "requirements-server.lock").read_text()
+    lock = (ROOT / "requirements-server.lock").read_text()
     return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", lock, re.MULTILINE))

@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 import model_registry
-from tests.bucket import Bucket
 from tests.security.conftest import Watch
 from tests.security.routes import DESCRIBED, WITH_JSON, Route, arrange, leaves, quoted, replaced
-from tests.test_bad_input import assert_problem
-from tests.test_push import entry
+from tests.services.test_push import entry
+from tests.support.bucket import Bucket
+from tests.web.test_bad_input import assert_problem
 
 SEGMENTS = {
     "T01 dot-dot": "..",

@@ -14,8 +14,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tests.conftest import RunningService
 from tests.security.conftest import Watch
 from tests.security.routes import DESCRIBED, DOCUMENT, Route
-from tests.test_bad_input import field, file
-from tests.test_bad_input import register as registered
+from tests.web.test_bad_input import field, file
+from tests.web.test_bad_input import register as registered
 
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.Config())
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]

@@ -35,7 +35,7 @@ def migrate(database_url: str) -> None:
     """
     from alembic import command
 
-    from model_registry.storage.database import translated
+    from model_registry.database.engine import translated
 
     with translated():
         command.upgrade(alembic_config(database_url), "head")

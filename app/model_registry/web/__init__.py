@@ -1,1 +1,3 @@
-"""HTTP in, HTTP out: translates between REST and the use cases, and does nothing else."""
+"""HTTP in, HTTP out: translates between HTTP and the use cases. Imports wiring, services, domain and errors; no SQL
+and no S3.
+"""

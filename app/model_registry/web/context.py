@@ -5,15 +5,15 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from model_registry.access import ANONYMOUS, Actor
-from model_registry.aliases import Aliases
-from model_registry.catalog import Catalog
-from model_registry.committing import Commits
-from model_registry.downloads import Downloads
-from model_registry.eventlog import EventLog
-from model_registry.lifecycle import Lifecycle
+from model_registry.auth.permissions import ANONYMOUS, Actor
 from model_registry.model_registry import ModelRegistry
-from model_registry.pushing import Pushes
+from model_registry.services.aliases import Aliases
+from model_registry.services.commit import Commits
+from model_registry.services.downloads import Downloads
+from model_registry.services.events import EventLog
+from model_registry.services.lifecycle import Lifecycle
+from model_registry.services.models import Catalog
+from model_registry.services.push import Pushes
 from model_registry.settings import Settings
 from model_registry.wiring import Services
 

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_registry.errors import Unavailable, shown
-from model_registry.observability import BYTES_IN, BYTES_OUT, IN_FLIGHT, REQUEST_SECONDS, REQUESTS
+from model_registry.runtime.observability import BYTES_IN, BYTES_OUT, IN_FLIGHT, REQUEST_SECONDS, REQUESTS
 from model_registry.web.problems import BadRequest, NoSuchRoute, internal_error, methods_at, problem_of
 
 log = structlog.get_logger(__name__)

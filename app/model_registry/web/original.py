@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from model_registry.domain import VersionRef, VersionSelector
+from model_registry.domain.entities import VersionRef, VersionSelector
 from model_registry.errors import (
     FileDamaged,
     FileNotFound,
@@ -18,11 +18,9 @@ from model_registry.errors import (
     VersionAliased,
     VersionExists,
 )
-from model_registry.web import registering, transfer
-from model_registry.web.answers import model_info
-from model_registry.web.body import JSON
+from model_registry.web import register_model as registering
 from model_registry.web.context import Context
-from model_registry.web.describing import (
+from model_registry.web.openapi.shared import (
     BAD_LIMIT,
     BAD_NAME,
     BAD_TOKEN,
@@ -50,7 +48,6 @@ from model_registry.web.describing import (
     header,
     without_bodies,
 )
-from model_registry.web.paging import list_position, list_token
 from model_registry.web.problems import (
     ANY_ROUTE,
     Problem,
@@ -58,7 +55,10 @@ from model_registry.web.problems import (
     UnsupportedMediaType,
     problem_responses,
 )
-from model_registry.web.schemas import (
+from model_registry.web.requests.body import JSON
+from model_registry.web.requests.paging import list_position, list_token
+from model_registry.web.responses import file as transfer
+from model_registry.web.responses.schemas import (
     DIGEST_EXAMPLE,
     TIME_EXAMPLE,
     ModelInfoOut,
@@ -67,6 +67,7 @@ from model_registry.web.schemas import (
     model_info_json,
     model_summaries_json,
 )
+from model_registry.web.responses.version import model_info
 
 router = APIRouter(tags=["registry"], responses=ANY_ROUTE)
 

@@ -1,1 +1,1 @@
-"""The v1 resources: one module for each, a router in it."""
+"""The v1 resources: one module for each, with its router."""

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
-from model_registry.aliases import PlannedMove
-from model_registry.domain import Alias, AliasRef
+from model_registry.domain.entities import Alias, AliasRef
+from model_registry.domain.naming_rules import check_alias
 from model_registry.errors import (
     AliasChanged,
     AliasElsewhere,
@@ -17,12 +17,9 @@ from model_registry.errors import (
     NoPreviousTarget,
     VersionNotAvailable,
 )
-from model_registry.names import check_alias
-from model_registry.web import paging
-from model_registry.web.body import JSON, json_body
-from model_registry.web.conditions import is_not_modified, precondition
+from model_registry.services.aliases import PlannedMove
 from model_registry.web.context import Context
-from model_registry.web.describing import (
+from model_registry.web.openapi.shared import (
     BAD_BODY_TYPE,
     BAD_LIMIT,
     BAD_NAME,
@@ -42,9 +39,12 @@ from model_registry.web.describing import (
     example,
     header,
 )
-from model_registry.web.fields import Fields
 from model_registry.web.problems import ANY_ROUTE, problem_responses
-from model_registry.web.schemas import (
+from model_registry.web.requests import paging
+from model_registry.web.requests.body import JSON, json_body
+from model_registry.web.requests.conditional import is_not_modified, precondition
+from model_registry.web.requests.json_fields import Fields
+from model_registry.web.responses.schemas import (
     TIME_EXAMPLE,
     AliasHistoryOut,
     AliasIn,

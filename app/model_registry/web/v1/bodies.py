@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from model_registry.domain import Annotations
+from model_registry.domain.entities import Annotations
+from model_registry.domain.naming_rules import check_tags
 from model_registry.errors import InvalidField
-from model_registry.names import check_tags
 from model_registry.utils import NOT_AN_OBJECT, to_json_text
-from model_registry.web.fields import Fields
+from model_registry.web.requests.json_fields import Fields
 
 MAX_DESCRIPTION = 65_536
 

@@ -5,15 +5,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from model_registry.domain import EventPosition
+from model_registry.domain.entities import EventPosition
 from model_registry.errors import InvalidPageToken, UnknownPosition
-from model_registry.eventlog import BEGINNING
-from model_registry.web.body import JSON
+from model_registry.services.events import BEGINNING
 from model_registry.web.context import Context
-from model_registry.web.describing import BAD_LIMIT, BAD_NAME, UNAVAILABLE, Limit, example
-from model_registry.web.paging import bigint, page_position, page_token
+from model_registry.web.openapi.shared import BAD_LIMIT, BAD_NAME, UNAVAILABLE, Limit, example
 from model_registry.web.problems import ANY_ROUTE, problem_responses
-from model_registry.web.schemas import TIME_EXAMPLE, EventPageOut, event_page_json
+from model_registry.web.requests.body import JSON
+from model_registry.web.requests.paging import bigint, page_position, page_token
+from model_registry.web.responses.schemas import TIME_EXAMPLE, EventPageOut, event_page_json
 
 router = APIRouter(prefix="/v1/events", tags=["events"], responses=ANY_ROUTE)
 REQUEST_MODELS = ()

@@ -8,14 +8,12 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from model_registry.domain import VersionSelector
+from model_registry.domain.entities import VersionSelector
+from model_registry.domain.naming_rules import check_path
 from model_registry.errors import FileDamaged, FileNotFound, InvalidField, InvalidPageToken
-from model_registry.names import check_path
 from model_registry.utils import rfc3339
-from model_registry.web import paging, transfer
-from model_registry.web.body import JSON, json_body
 from model_registry.web.context import Context
-from model_registry.web.describing import (
+from model_registry.web.openapi.shared import (
     BAD_BODY_TYPE,
     BAD_LIMIT,
     BAD_NAME,
@@ -43,9 +41,12 @@ from model_registry.web.describing import (
     example,
     without_bodies,
 )
-from model_registry.web.fields import Fields
 from model_registry.web.problems import ANY_ROUTE, RangeNotSatisfiable, problem_responses
-from model_registry.web.schemas import DIGEST_EXAMPLE, TIME_EXAMPLE, FileOut, file_members
+from model_registry.web.requests import paging
+from model_registry.web.requests.body import JSON, json_body
+from model_registry.web.requests.json_fields import Fields
+from model_registry.web.responses import file as transfer
+from model_registry.web.responses.schemas import DIGEST_EXAMPLE, TIME_EXAMPLE, FileOut, file_members
 
 router = APIRouter(prefix="/v1/models/{name}/versions/{version}", tags=["files"], responses=ANY_ROUTE)
 

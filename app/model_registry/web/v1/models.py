@@ -7,16 +7,13 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from model_registry.catalog import DescribedModel
-from model_registry.domain import RegisteredModel
+from model_registry.domain.entities import RegisteredModel
+from model_registry.domain.naming_rules import MAX_TAG_KEY, MAX_TAG_VALUE, check_model_name
 from model_registry.errors import InvalidField, ModelChanged, ModelExists, ModelInUse, ModelNameTaken
-from model_registry.names import MAX_TAG_KEY, MAX_TAG_VALUE, check_model_name
+from model_registry.services.models import DescribedModel
 from model_registry.utils import rfc3339
-from model_registry.web import paging
-from model_registry.web.body import JSON, MERGE_PATCH, json_body
-from model_registry.web.conditions import is_not_modified, precondition
 from model_registry.web.context import Context
-from model_registry.web.describing import (
+from model_registry.web.openapi.shared import (
     BAD_BODY_TYPE,
     BAD_LIMIT,
     BAD_NAME,
@@ -35,9 +32,12 @@ from model_registry.web.describing import (
     example,
     header,
 )
-from model_registry.web.fields import Fields
 from model_registry.web.problems import ANY_ROUTE, problem_responses
-from model_registry.web.schemas import TIME_EXAMPLE, AliasOut, alias_members
+from model_registry.web.requests import paging
+from model_registry.web.requests.body import JSON, MERGE_PATCH, json_body
+from model_registry.web.requests.conditional import is_not_modified, precondition
+from model_registry.web.requests.json_fields import Fields
+from model_registry.web.responses.schemas import TIME_EXAMPLE, AliasOut, alias_members
 from model_registry.web.v1.bodies import annotations_of, check_patch
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=ANY_ROUTE)

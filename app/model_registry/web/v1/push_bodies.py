@@ -8,16 +8,16 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_registry.committing import Parts, PartTag
-from model_registry.domain import Digest, FileEntry, ModelDetails
+from model_registry.domain.entities import Digest, FileEntry, ModelDetails
+from model_registry.domain.naming_rules import MAX_FILES, DistinctPaths, check_media_type
 from model_registry.errors import InvalidField, UploadUnknown
-from model_registry.names import MAX_FILES, DistinctPaths, check_media_type
-from model_registry.pushing import Instruction, Method, Push, Reserved, SignedPart, UploadStatus
-from model_registry.storage.blobstore import MAX_PARTS
+from model_registry.object_store.blob_store import MAX_PARTS
+from model_registry.services.commit import Parts, PartTag
+from model_registry.services.push import Instruction, Method, Push, Reserved, SignedPart, UploadStatus
 from model_registry.utils import JsonText, Loc, parse_json_object, rfc3339, to_json_text
-from model_registry.web.describing import INFO_EXAMPLE
-from model_registry.web.fields import Fields
-from model_registry.web.schemas import DIGEST_EXAMPLE, TIME_EXAMPLE, ModelInfoOut, model_info_members
+from model_registry.web.openapi.shared import INFO_EXAMPLE
+from model_registry.web.requests.json_fields import Fields
+from model_registry.web.responses.schemas import DIGEST_EXAMPLE, TIME_EXAMPLE, ModelInfoOut, model_info_members
 from model_registry.web.v1.bodies import annotations_of
 
 _MAX_BIGINT = 2**63 - 1

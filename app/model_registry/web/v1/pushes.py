@@ -5,8 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
-from model_registry.aside import ITEM_BYTES, aside
-from model_registry.domain import VersionRef, VersionState
+from model_registry.domain.entities import VersionRef, VersionState
 from model_registry.errors import (
     BodyTooLarge,
     CommitInProgress,
@@ -24,10 +23,9 @@ from model_registry.errors import (
     VersionExists,
     VersionNotAvailable,
 )
-from model_registry.web import transfer
-from model_registry.web.body import JSON, body_chunks, content_length, json_body
+from model_registry.runtime.offload import ITEM_BYTES, aside
 from model_registry.web.context import Context
-from model_registry.web.describing import (
+from model_registry.web.openapi.shared import (
     BAD_BODY_TYPE,
     BAD_NAME,
     INFO_EXAMPLE,
@@ -43,7 +41,9 @@ from model_registry.web.describing import (
     header,
 )
 from model_registry.web.problems import ANY_ROUTE, UnsupportedMediaType, problem_responses
-from model_registry.web.schemas import DIGEST_EXAMPLE, FileOut, ModelInfoOut, file_json, model_info_json
+from model_registry.web.requests.body import JSON, body_chunks, content_length, json_body
+from model_registry.web.responses import file as transfer
+from model_registry.web.responses.schemas import DIGEST_EXAMPLE, FileOut, ModelInfoOut, file_json, model_info_json
 from model_registry.web.v1.push_bodies import (
     COMMIT_EXAMPLE,
     PARTS_EXAMPLE,

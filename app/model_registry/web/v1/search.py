@@ -6,15 +6,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from model_registry.domain.search_filter import NEWEST_FIRST, InvalidFilter, SearchPosition, parse_filter, parse_order
 from model_registry.errors import InvalidField
-from model_registry.filters import NEWEST_FIRST, InvalidFilter, SearchPosition, parse_filter, parse_order
 from model_registry.utils import rfc3339
-from model_registry.web import paging
-from model_registry.web.body import JSON
 from model_registry.web.context import Context
-from model_registry.web.describing import BAD_LIMIT, BAD_TOKEN, UNAVAILABLE, Limit, PageToken
+from model_registry.web.openapi.shared import BAD_LIMIT, BAD_TOKEN, UNAVAILABLE, Limit, PageToken
 from model_registry.web.problems import ANY_ROUTE, problem_responses
-from model_registry.web.schemas import listed_json
+from model_registry.web.requests import paging
+from model_registry.web.requests.body import JSON
+from model_registry.web.responses.schemas import listed_json
 from model_registry.web.v1.versions import INFO_PAGE
 
 router = APIRouter(prefix="/v1", tags=["versions"], responses=ANY_ROUTE)

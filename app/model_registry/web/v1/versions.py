@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
-from model_registry.domain import VersionRef, VersionSelector, VersionState
+from model_registry.domain.entities import VersionRef, VersionSelector, VersionState
 from model_registry.errors import (
     InvalidField,
     VersionAliased,
@@ -14,12 +14,8 @@ from model_registry.errors import (
     VersionNotAvailable,
     VersionPurged,
 )
-from model_registry.web import paging
-from model_registry.web.answers import changed_model_info, model_info
-from model_registry.web.body import JSON, MERGE_PATCH, json_body
-from model_registry.web.conditions import precondition
 from model_registry.web.context import Context
-from model_registry.web.describing import (
+from model_registry.web.openapi.shared import (
     BAD_BODY_TYPE,
     BAD_LIMIT,
     BAD_NAME,
@@ -47,9 +43,13 @@ from model_registry.web.describing import (
     described_body,
     example,
 )
-from model_registry.web.fields import Fields
 from model_registry.web.problems import ANY_ROUTE, problem_responses
-from model_registry.web.schemas import ModelInfoOut, listed_json
+from model_registry.web.requests import paging
+from model_registry.web.requests.body import JSON, MERGE_PATCH, json_body
+from model_registry.web.requests.conditional import precondition
+from model_registry.web.requests.json_fields import Fields
+from model_registry.web.responses.schemas import ModelInfoOut, listed_json
+from model_registry.web.responses.version import changed_model_info, model_info
 from model_registry.web.v1.bodies import check_patch
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"], responses=ANY_ROUTE)

@@ -1,0 +1,1 @@
+"""The registry's values and rules: frozen, pure, free of any protocol."""

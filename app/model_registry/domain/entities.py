@@ -1,0 +1,402 @@
+"""The registry's values: frozen, complete, free of any database or protocol."""
+
+import hashlib
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from model_registry.domain.naming_rules import check_alias, check_model_name
+from model_registry.domain.version_labels import check_version
+from model_registry.errors import InvalidField
+from model_registry.utils import EMPTY_OBJECT, JsonText
+
+T = TypeVar("T")
+
+Precondition = Callable[[str | None], bool]
+"""Whether a change may be made, by the ETag of what is there, `None` for nothing."""
+
+
+def unconditional(_etag: str | None) -> bool:
+    return True
+
+
+FILES_SHOWN = 100
+"""So many files are in a `ModelInfo`; the manifest has all of them."""
+
+_HEX = re.compile("[0-9a-f]{64}")
+
+
+class VersionState(StrEnum):
+    PENDING = "pending"
+    VERIFYING = "verifying"
+    READY = "ready"
+    REMOVED = "removed"
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Before it is ready: it has a lease, and may still come to nothing."""
+        return self in {VersionState.PENDING, VersionState.VERIFYING}
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A sha256, 32 bytes; written `sha256:<64 hex digits>`."""
+
+    raw: bytes
+
+    @property
+    def hex(self) -> str:
+        return self.raw.hex()
+
+    def __str__(self) -> str:
+        return f"sha256:{self.hex}"
+
+    @classmethod
+    def parse(cls, text: str, loc: tuple[str | int, ...]) -> "Digest":
+        """From its text, with or without the `sha256:` in front; raises `InvalidField`."""
+        digits = text.removeprefix("sha256:")
+        if not _HEX.fullmatch(digits):
+            raise InvalidField(loc, "a digest is sha256: and 64 lower-case hex digits", text)
+        return cls(bytes.fromhex(digits))
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRef:
+    """A model and a label, both valid."""
+
+    model_name: str
+    version: str
+
+    def __post_init__(self) -> None:
+        check_model_name(self.model_name)
+        check_version(self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSelector:
+    """What a read may put where a version stands: a label, `latest`, or `@alias`."""
+
+    model_name: str
+    version: str
+
+    def __post_init__(self) -> None:
+        check_model_name(self.model_name)
+        if self.alias is not None:
+            check_alias(self.alias, "version")
+        elif not self.is_latest:
+            check_version(self.version)
+
+    @property
+    def is_latest(self) -> bool:
+        return self.version == "latest"
+
+    @property
+    def is_label(self) -> bool:
+        return not self.is_latest and self.alias is None
+
+    @property
+    def alias(self) -> str | None:
+        return self.version[1:] if self.version.startswith("@") else None
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRef:
+    """A model and one of its aliases, both valid names."""
+
+    model_name: str
+    alias: str
+
+    def __post_init__(self) -> None:
+        check_model_name(self.model_name)
+        check_alias(self.alias)
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a version; `storage_key` is where its bytes are."""
+
+    path: str
+    size_bytes: int
+    sha256: Digest
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """Bytes in the object store, complete, with the digest of what was sent.
+
+    `writable_until` is when the last presigned URL expires that could write this key.
+    """
+
+    sha256: Digest
+    size_bytes: int
+    storage_key: str
+    writable_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file with where its bytes are; `is_damaged` once they were found to be others."""
+
+    path: str
+    media_type: str
+    blob: StoredBlob
+    is_damaged: bool = False
+
+    @property
+    def entry(self) -> FileEntry:
+        return FileEntry(self.path, self.blob.size_bytes, self.blob.sha256, self.media_type)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDetails:
+    """What the person who registers says of a version; the first two are frozen for ever."""
+
+    standardization_params: JsonText = EMPTY_OBJECT
+    model_params: JsonText = EMPTY_OBJECT
+    additional_metadata: JsonText = EMPTY_OBJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of a version together: what its digest says, and how much they are."""
+
+    digest: Digest
+    size_bytes: int
+    file_count: int
+
+    @classmethod
+    def of(cls, files: Collection[FileEntry]) -> "Manifest":
+        return cls(manifest_digest(files), sum(file.size_bytes for file in files), len(files))
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """What is said of a version and may be said otherwise later."""
+
+    description: str | None = None
+    tags: JsonText = EMPTY_OBJECT
+
+
+@dataclass(frozen=True, slots=True)
+class ListPosition:
+    """Where a version stands in a list: by name, then newest precedence first, then last registered first."""
+
+    model_name: str
+    precedence: bytes
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One version of one model. `files` has the first 100 by path; `file_count` counts them all."""
+
+    id: int
+    model_name: str
+    version: str
+    number: int
+    state: VersionState
+    file_path: str | None
+    standardization_params: JsonText
+    model_params: JsonText
+    additional_metadata: JsonText
+    description: str | None
+    tags: JsonText
+    digest: Digest | None
+    size_bytes: int
+    file_count: int
+    files: tuple[FileEntry, ...]
+    precedence: bytes
+    is_prerelease: bool
+    yanked: bool
+    yank_reason: str | None
+    aliases: tuple[str, ...]
+    created_at: datetime
+    created_by: str
+    ready_at: datetime | None
+    removed_at: datetime | None
+    purge_after: datetime | None
+    purged_at: datetime | None
+    generation: int
+
+    @property
+    def etag(self) -> str:
+        """From columns, not from bytes; with the identity in it, so that `latest` moving on is never a 304."""
+        return f"{self.id}.{self.generation}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVersion:
+    """A version in a list: where it stands in any order, and the JSON object that is shown of it."""
+
+    id: int
+    model_name: str
+    number: int
+    precedence: bytes
+    size_bytes: int
+    created_at: datetime
+    document: JsonText
+
+    @property
+    def position(self) -> ListPosition:
+        return ListPosition(self.model_name, self.precedence, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A name that versions are kept under; `latest_version` and `version_count` speak of ready ones."""
+
+    name: str
+    description: str | None
+    tags: JsonText
+    created_at: datetime
+    updated_at: datetime
+    latest_version: str | None
+    version_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """A row of a list."""
+
+    model_name: str
+    version: str
+    is_latest: bool
+    size_bytes: int
+    digest: Digest
+    created_at: datetime
+    position: ListPosition
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedVersion:
+    """What a download needs to know of a version, without its metadata."""
+
+    id: int
+    model_name: str
+    version: str
+    digest: Digest
+    file_count: int
+    ready_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Where an alias points, and since when. No generation is ever seen twice, not even after a delete."""
+
+    alias: str
+    version: str
+    generation: int
+    updated_at: datetime
+    updated_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliasMove:
+    """What an alias pointed at from `at` on; no version where it was dropped."""
+
+    version: str | None
+    generation: int
+    at: datetime
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    items: tuple[T, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened, past tense (`version.registered`), for the audit log."""
+
+    actor: str
+    action: str
+    model_name: str
+    version: str | None = None
+    details: JsonText = EMPTY_OBJECT
+
+
+class UploadState(StrEnum):
+    OPEN = "open"
+    STORED = "stored"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class PushUpload:
+    """An object that a push writes: one for each digest that was not there, in parts when it has a `part_size`.
+
+    `found_size_bytes` and `found_sha256` are what was there instead when it was refused.
+    """
+
+    id: UUID
+    storage_key: str
+    path: str
+    sha256: Digest
+    size_bytes: int
+    part_size: int | None
+    multipart_id: str | None
+    state: UploadState
+    found_size_bytes: int | None
+    found_sha256: Digest | None
+    writable_until: datetime | None
+
+    @property
+    def blob(self) -> StoredBlob:
+        return StoredBlob(self.sha256, self.size_bytes, self.storage_key, self.writable_until)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether clients write it themselves, by URLs; the others pass through us and are ours until they are over."""
+        return self.writable_until is not None
+
+    @property
+    def part_sizes(self) -> list[int]:
+        """The size of each part, the last one being what is left; empty for a single PUT."""
+        if self.part_size is None:
+            return []
+        whole, rest = divmod(self.size_bytes, self.part_size)
+        return [self.part_size] * whole + ([rest] if rest else [])
+
+
+@dataclass(frozen=True, slots=True)
+class EventPosition:
+    """Where an event stands in the log: by the transaction that wrote it, then by its id. The log begins after 0, 0."""
+
+    xid: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    position: EventPosition
+    at: datetime
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class NewUpload:
+    """An intent to write one object; in the database before the object's first byte is sent."""
+
+    id: UUID
+    storage_key: str
+    path: str
+    declared: FileEntry | None = None
+    part_size: int | None = None
+
+
+def manifest_digest(files: Iterable[FileEntry]) -> Digest:
+    """The sha256 of the canonical manifest: lines `<sha256 hex>  <size>  <path>`, sorted by path bytes.
+
+    Anyone can recompute it with standard tools; no files give the sha256 of the empty text.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.path.encode()):
+        digest.update(f"{file.sha256.hex}  {file.size_bytes}  {file.path}\n".encode())
+    return Digest(digest.digest())

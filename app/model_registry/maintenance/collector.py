@@ -1,0 +1,171 @@
+"""The collector: reclaims what failures, crashes and removals leave behind. Any number may run, online.
+
+Every step takes what no other collector holds, changes the database in one short transaction, and touches the
+object store only outside of it. A row is always removed before its object, so an object is never missed.
+"""
+
+import asyncio
+from dataclasses import asdict, dataclass
+
+import structlog
+
+from model_registry.auth.permissions import SYSTEM
+from model_registry.database.engine import Database
+from model_registry.database.garbage import GarbageItem
+from model_registry.errors import Unavailable
+from model_registry.object_store.blob_store import BlobStore
+from model_registry.runtime.failpoints import fault
+from model_registry.services.version_transitions import discard_unfinished, purge
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 200
+_CLAIM_SECONDS = 300
+_IDEMPOTENCY_SECONDS = 7 * 24 * 3600
+
+
+@dataclass(slots=True)
+class Collected:
+    """What one run did, or would do. `freed_bytes` are those of objects whose size is known: all but broken uploads."""
+
+    expired_versions: int = 0
+    expired_uploads: int = 0
+    purged_versions: int = 0
+    deleted_objects: int = 0
+    freed_bytes: int = 0
+    forgotten_keys: int = 0
+
+    @property
+    def is_nothing(self) -> bool:
+        return self == Collected()
+
+
+class Collector:
+    def __init__(self, *, database: Database, blobs: BlobStore, grace_seconds: float) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._grace_seconds = grace_seconds
+
+    async def collect(self) -> Collected:
+        """One run over everything that is due. Safe to interrupt anywhere and to repeat.
+
+        A step that fails keeps no other from its work; the first failure is raised at the end.
+        """
+        collected = Collected()
+        failure: Exception | None = None
+        for step in (
+            self._expire_versions,
+            self._expire_uploads,
+            self._purge_versions,
+            self._delete_garbage,
+            self._forget_idempotency_keys,
+        ):
+            try:
+                await step(collected)
+            except Exception as error:
+                failure = failure or error
+        if not collected.is_nothing:
+            log.info("gc.collected", **asdict(collected))
+        if failure is not None:
+            raise failure
+        return collected
+
+    async def preview(self) -> Collected:
+        """What a run would do now, and nothing of it done; objects that would wait for their grace time are counted."""
+        async with self._database.reading() as tx:
+            versionless, uploads, upload_bytes = await tx.uploads.count_lapsed()
+            unshown, unshown_bytes = await tx.blobs.freed_by_purge()
+            due, due_bytes = await tx.garbage.due()
+            return Collected(
+                expired_versions=await tx.versions.count_lapsed(),
+                expired_uploads=versionless,
+                purged_versions=await tx.versions.count_due_for_purge(),
+                deleted_objects=uploads + unshown + due,
+                freed_bytes=upload_bytes + unshown_bytes + due_bytes,
+                forgotten_keys=await tx.idempotency.count_older_than(_IDEMPOTENCY_SECONDS),
+            )
+
+    async def run_for_ever(self, interval_seconds: float) -> None:
+        """Collect, wait, and so on; a database or store that is away is tried again at the next turn."""
+        while True:
+            try:
+                await self.collect()
+            except Unavailable as error:
+                log.warning("gc.skipped", reason=error.detail, cause=repr(error.__cause__))
+            except Exception:
+                log.exception("gc.failed")
+            await asyncio.sleep(interval_seconds)
+
+    async def _expire_versions(self, collected: Collected) -> None:
+        """Versions whose registration stopped renewing its lease: their labels become free."""
+        while True:
+            async with self._database.reading() as tx:
+                lapsed = await tx.versions.lapsed(_BATCH)
+            for version_id, model_name in lapsed:
+                async with self._database.transaction() as tx:
+                    await tx.models.lock(model_name)
+                    collected.expired_versions += await discard_unfinished(
+                        tx, version_id, only_lapsed=True, delay_seconds=self._grace_seconds
+                    )
+                    await tx.models.drop_if_unused(model_name)
+                fault("g-lease")
+            if len(lapsed) < _BATCH:
+                return
+
+    async def _expire_uploads(self, collected: Collected) -> None:
+        while True:
+            async with self._database.transaction() as tx:
+                lapsed = await tx.uploads.lapsed_without_version(_BATCH)
+                await tx.uploads.give_up(lapsed, delay_seconds=self._grace_seconds)
+            collected.expired_uploads += len(lapsed)
+            if len(lapsed) < _BATCH:
+                return
+
+    async def _purge_versions(self, collected: Collected) -> None:
+        """Removed versions past their time: their files go, their rows stay, so that no label is used twice."""
+        while await self._purge_one():
+            collected.purged_versions += 1
+
+    async def _purge_one(self) -> bool:
+        # One to a transaction: blobs are locked in digest order, and a second version would begin that order anew.
+        async with self._database.transaction() as tx:
+            due = await tx.versions.due_for_purge()
+            if due is None:
+                return False
+            version_id, ref = due
+            await purge(tx, version_id, ref, grace_seconds=self._grace_seconds, actor=SYSTEM)
+            fault("g-in-tx")
+            return True
+
+    async def _delete_garbage(self, collected: Collected) -> None:
+        while True:
+            async with self._database.transaction() as tx:
+                items = await tx.garbage.claim(_BATCH, _CLAIM_SECONDS)
+            if not items:
+                return
+            keys = [item.storage_key for item in items if await self._has_no_parts(item)]
+            refused = await self._blobs.delete(keys)
+            fault("g-s3-deleted")
+            if refused:
+                # They are tried again, ever more seldom, and keep nobody else waiting.
+                log.warning("gc.refused", keys=sorted(refused)[:10], count=len(refused))
+            gone = set(keys) - set(refused)
+            async with self._database.transaction() as tx:
+                await tx.garbage.remove(gone)
+            collected.deleted_objects += len(gone)
+            collected.freed_bytes += sum(item.size_bytes for item in items if item.storage_key in gone)
+
+    async def _has_no_parts(self, item: GarbageItem) -> bool:
+        """Abort what an upload left unfinished; `False` where the store would not."""
+        if not item.is_upload:
+            return True
+        try:
+            await self._blobs.abort_multipart(item.storage_key, item.multipart_id)
+        except Unavailable as error:
+            log.warning("gc.refused", keys=[item.storage_key], cause=repr(error.__cause__))
+            return False
+        return True
+
+    async def _forget_idempotency_keys(self, collected: Collected) -> None:
+        async with self._database.transaction() as tx:
+            collected.forgotten_keys += await tx.idempotency.forget_older_than(_IDEMPOTENCY_SECONDS)

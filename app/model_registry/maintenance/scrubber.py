@@ -1,0 +1,115 @@
+"""Scrubbing: reading stored bytes again, to find what the object store has lost or changed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from model_registry.auth.permissions import SYSTEM
+from model_registry.database.engine import Database, Transaction
+from model_registry.domain.entities import Digest, StoredBlob, VersionRef
+from model_registry.domain.naming_rules import check_model_name
+from model_registry.errors import ModelNotFound
+from model_registry.object_store.blob_store import BlobStore
+from model_registry.transfer.object_digest import Checker
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 100
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes that are not there, or not those that were stored, and the first versions and paths that show them."""
+
+    sha256: Digest
+    shown_by: Sequence[tuple[VersionRef, str]]
+
+
+@dataclass(slots=True)
+class Verified:
+    """What was read so far."""
+
+    blobs: int = 0
+    size_bytes: int = 0
+    damages: list[Damage] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownObject:
+    """An object that no row names: what a restored database has never heard of. Nothing deletes it."""
+
+    storage_key: str
+    size_bytes: int
+
+
+class Verifier:
+    def __init__(self, *, database: Database, blobs: BlobStore) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._checker = Checker(blobs)
+
+    async def verify(self, model_name: str | None = None, *, progress: Callable[[Verified], None]) -> Verified:
+        """Hash every stored blob, or those of one model, and write down which are sound and which are damaged.
+
+        A damaged one is not handed out as `already_stored` any more, and the next upload of the same bytes takes its
+        place. Raises `Unavailable` when the store is away, `ModelNotFound`.
+        """
+        if model_name is not None:
+            check_model_name(model_name)
+            async with self._database.reading() as tx:
+                if not await tx.models.exists(model_name):
+                    raise ModelNotFound(model_name)
+        verified = Verified()
+        after = b""
+        while True:
+            async with self._database.reading() as tx:
+                batch = await tx.blobs.page(after=after, model_name=model_name, limit=_BATCH)
+            if not batch:
+                return verified
+            digests = await asyncio.gather(*(self._digest(blob) for blob in batch))
+            found = list(zip(batch, digests, strict=True))
+            sound = [blob for blob, digest in found if digest == blob.sha256]
+            damaged = [blob for blob, digest in found if digest != blob.sha256]
+            verified.damages += await self._write_down(sound, damaged)
+            verified.blobs += len(batch)
+            verified.size_bytes += sum(blob.size_bytes for blob in batch)
+            progress(verified)
+            after = batch[-1].sha256.raw
+
+    async def unknown_objects(self) -> AsyncIterator[UnknownObject]:
+        """Objects in the bucket that no row names. Nothing that works leaves any: they were written after the backup
+        from which the database was restored, or by somebody else."""
+        async for page in self._blobs.objects():
+            sizes = dict(page)
+            async with self._database.reading() as tx:
+                unknown = await tx.garbage.unknown(sizes)
+            for key in sorted(unknown):
+                # The collector may have deleted it since the page was made, and its row after it.
+                if await self._blobs.stored(key) is not None:
+                    yield UnknownObject(key, sizes[key])
+
+    async def _digest(self, blob: StoredBlob) -> Digest | None:
+        stored = await self._blobs.stored(blob.storage_key)
+        if stored is None or stored.size_bytes != blob.size_bytes:
+            return None
+        return await self._checker.digest(blob.storage_key, blob.size_bytes)
+
+    async def _write_down(self, sound: Sequence[StoredBlob], damaged: Sequence[StoredBlob]) -> list[Damage]:
+        async def work(tx: Transaction) -> list[Damage]:
+            # Only of those that are still at the same key: others were purged or healed while they were read.
+            for sha256 in await tx.blobs.mark_sound(sound):
+                await tx.events.record_for_versions_with(sha256, "version.healed", actor=SYSTEM.name)
+            damages = []
+            for sha256, is_news in await tx.blobs.mark_damaged(damaged):
+                if is_news:
+                    await tx.events.record_for_versions_with(sha256, "version.damaged", actor=SYSTEM.name)
+                damages.append(Damage(sha256, await tx.versions.showing(sha256, _SHOWN)))
+            return damages
+
+        damages = await self._database.run(work)
+        for damage in damages:
+            log.error("blob.damaged", sha256=str(damage.sha256))
+        return damages

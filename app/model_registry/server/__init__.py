@@ -1,0 +1,1 @@
+"""The processes behind the command line: serve, shut down, maintain, ask for health."""

@@ -1,0 +1,279 @@
+"""Aliases: names such as `champion`, each moved from version to version in one step."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+import structlog
+
+from model_registry.auth.permissions import Actor, Permission, require
+from model_registry.database.aliases import Held, HeldAlias
+from model_registry.database.engine import Database, Transaction
+from model_registry.domain.entities import (
+    Alias,
+    AliasMove,
+    AliasRef,
+    Event,
+    Page,
+    Precondition,
+    VersionState,
+    unconditional,
+)
+from model_registry.domain.naming_rules import check_alias, check_model_name
+from model_registry.domain.version_labels import check_version
+from model_registry.errors import (
+    AliasChanged,
+    AliasElsewhere,
+    AliasNotFound,
+    AliasPointedNowhere,
+    InvalidField,
+    ModelNotFound,
+    NoPreviousTarget,
+    VersionNotAvailable,
+    VersionNotFound,
+)
+from model_registry.utils import rfc3339, to_json_text
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+MAX_MOVES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMove:
+    """If it `is_conditional`, only of an alias that points at `expected_version`; `None` for one that is not there."""
+
+    alias: str
+    version: str
+    is_conditional: bool = False
+    expected_version: str | None = None
+
+
+class Aliases:
+    """The use cases around aliases.
+
+    All changes of a model's aliases, and removals of its versions, wait for each other at the model's row; so whoever
+    loses a race finds the alias changed. Each change is an entry of the history and an event, in one transaction.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Reading
+
+    async def page(self, model_name: str, *, after: str | None = None, limit: int = 100, actor: Actor) -> Page[Alias]:
+        """The aliases of a model, by name. Raises `ModelNotFound`."""
+        require(actor, Permission.READ)
+        check_model_name(model_name)
+        async with self._database.reading() as tx:
+            page = await tx.aliases.page(model_name, after=after, limit=limit)
+            if not page.items:
+                await _check_known(tx, model_name)
+            return page
+
+    async def get(self, ref: AliasRef, *, at: datetime | None = None, actor: Actor) -> Alias:
+        """An alias as it is, or as it was `at` a time, whatever became of the version since.
+
+        Raises `AliasNotFound`, `AliasPointedNowhere` or `ModelNotFound`.
+        """
+        require(actor, Permission.READ)
+        async with self._database.reading() as tx:
+            if at is None:
+                alias = await tx.aliases.get(ref)
+            else:
+                alias = await tx.aliases.at(ref, at)
+            if alias is not None:
+                return alias
+            await _check_known(tx, ref.model_name)
+            if at is not None:
+                raise AliasPointedNowhere(ref.model_name, ref.alias, rfc3339(at))
+            raise AliasNotFound(ref.model_name, ref.alias)
+
+    async def history(
+        self, ref: AliasRef, *, before: int | None = None, limit: int = 100, actor: Actor
+    ) -> Page[AliasMove]:
+        """The moves of an alias, the newest first; those of one that was deleted too."""
+        require(actor, Permission.READ)
+        async with self._database.reading() as tx:
+            page = await tx.aliases.history(ref, before=before, limit=limit)
+            if not page.items and before is None:
+                await _check_known(tx, ref.model_name)
+                raise AliasNotFound(ref.model_name, ref.alias)
+            return page
+
+    # Changing
+
+    async def put(
+        self, ref: AliasRef, version: str, *, precondition: Precondition = unconditional, actor: Actor
+    ) -> tuple[Alias, bool]:
+        """Point an alias at a ready version; returns it, and whether it was made by that.
+
+        Raises
+        ------
+        ModelNotFound, VersionNotFound, VersionNotAvailable
+            Whatever the precondition.
+        AliasChanged
+            The precondition does not hold.
+        """
+        require(actor, Permission.ALIAS)
+        plan = PlannedMove(ref.alias, check_version(version))
+
+        async def work(tx: Transaction) -> tuple[Alias, bool]:
+            held = await _hold(tx, ref.model_name, [plan])
+            present = held.aliases.get(ref.alias)
+            _check(precondition, ref, present)
+            (alias,) = await _move(tx, ref.model_name, [plan], held, actor=actor)
+            return alias, present is None
+
+        alias, is_new = await self._change(ref.model_name, work)
+        _log_moved(ref.model_name, alias)
+        return alias, is_new
+
+    async def rollback(self, ref: AliasRef, *, precondition: Precondition = unconditional, actor: Actor) -> Alias:
+        """Point an alias at the version that it pointed at last before the current one.
+
+        Raises `NoPreviousTarget` where there is none, `VersionNotAvailable` where that one is ready no more, and
+        otherwise what `put` does.
+        """
+        require(actor, Permission.ALIAS)
+
+        async def work(tx: Transaction) -> Alias:
+            present = await tx.aliases.get(ref)
+            if present is None:
+                await _check_known(tx, ref.model_name)
+                raise AliasNotFound(ref.model_name, ref.alias)
+            previous = await tx.aliases.previous_version(ref, present.version)
+            if previous is None:
+                raise NoPreviousTarget(ref.model_name, ref.alias, present.version)
+            plan = PlannedMove(ref.alias, previous)
+            held = await _hold(tx, ref.model_name, [plan])
+            _check(precondition, ref, held.aliases[ref.alias])
+            (alias,) = await _move(tx, ref.model_name, [plan], held, actor=actor)
+            return alias
+
+        alias = await self._change(ref.model_name, work)
+        _log_moved(ref.model_name, alias)
+        return alias
+
+    async def swap(self, model_name: str, moves: Sequence[PlannedMove], *, actor: Actor) -> list[Alias]:
+        """Move several aliases at one time, all or none; returns them in the order of the moves.
+
+        Raises `AliasElsewhere` where one does not point at its `expected_version`, and otherwise what `put` does.
+        """
+        require(actor, Permission.ALIAS)
+        check_model_name(model_name)
+        _check_moves(moves)
+
+        async def work(tx: Transaction) -> list[Alias]:
+            held = await _hold(tx, model_name, moves)
+            for move in moves:
+                actual = held.aliases[move.alias].version.version if move.alias in held.aliases else None
+                if move.is_conditional and move.expected_version != actual:
+                    raise AliasElsewhere(model_name, move.alias, expected=move.expected_version, actual=actual)
+            return await _move(tx, model_name, moves, held, actor=actor)
+
+        aliases = await self._change(model_name, work)
+        for alias in aliases:
+            _log_moved(model_name, alias)
+        return aliases
+
+    async def drop(self, ref: AliasRef, *, precondition: Precondition = unconditional, actor: Actor) -> None:
+        """Delete an alias; its history stays. Raises `AliasNotFound` or `AliasChanged`."""
+        require(actor, Permission.ALIAS)
+
+        async def work(tx: Transaction) -> str:
+            held = await tx.aliases.hold(ref.model_name, [ref.alias], [])
+            present = held.aliases.get(ref.alias)
+            if present is None:
+                await _check_known(tx, ref.model_name)
+                raise AliasNotFound(ref.model_name, ref.alias)
+            _check(precondition, ref, present)
+            generation = await tx.aliases.drop(ref, actor=actor.name)
+            await tx.aliases.touch_versions([present.version.id])
+            version = present.version.version
+            details = to_json_text({"alias": ref.alias, "from": version, "generation": generation})
+            await tx.events.record(Event(actor.name, "alias.dropped", ref.model_name, version, details))
+            return version
+
+        version = await self._change(ref.model_name, work)
+        log.info("alias.dropped", model_name=ref.model_name, alias=ref.alias, version=version)
+
+    async def _change(self, model_name: str, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """`work` in a transaction that holds the model."""
+
+        async def locked(tx: Transaction) -> T:
+            await tx.models.lock(model_name)
+            return await work(tx)
+
+        return await self._database.run(locked)
+
+
+async def _check_known(tx: Transaction, model_name: str) -> None:
+    """Raise `ModelNotFound` for a model that nobody has made, or that only an unfinished registration has."""
+    existing = await tx.models.existing_name(model_name)
+    if existing != model_name:
+        raise ModelNotFound(model_name, existing)
+
+
+async def _hold(tx: Transaction, model_name: str, plans: Sequence[PlannedMove]) -> Held:
+    """Lock what the moves are about, if each leads to a version that an alias may point at."""
+    held = await tx.aliases.hold(model_name, [plan.alias for plan in plans], [plan.version for plan in plans])
+    for plan in plans:
+        target = held.versions.get(plan.version)
+        if target is not None and target.state == VersionState.READY:
+            continue
+        await _check_known(tx, model_name)
+        if target is None:
+            raise VersionNotFound(model_name, plan.version)
+        raise VersionNotAvailable(model_name, plan.version, target.state)
+    return held
+
+
+async def _move(
+    tx: Transaction, model_name: str, plans: Sequence[PlannedMove], held: Held, *, actor: Actor
+) -> list[Alias]:
+    targets = {plan.alias: held.versions[plan.version] for plan in plans}
+    moved = await tx.aliases.move(model_name, targets, actor=actor.name)
+    await tx.aliases.touch_versions(
+        {target.id for target in targets.values()} | {present.version.id for present in held.aliases.values()}
+    )
+    aliases = [moved[plan.alias] for plan in plans]
+    await tx.events.record(*(_moved(model_name, alias, held.aliases.get(alias.alias), actor) for alias in aliases))
+    return aliases
+
+
+def _moved(model_name: str, alias: Alias, before: HeldAlias | None, actor: Actor) -> Event:
+    details = {
+        "alias": alias.alias,
+        "from": before and before.version.version,
+        "to": alias.version,
+        "generation": alias.generation,
+    }
+    return Event(actor.name, "alias.moved", model_name, alias.version, to_json_text(details))
+
+
+def _check(precondition: Precondition, ref: AliasRef, present: HeldAlias | None) -> None:
+    generation, version = (present.generation, present.version.version) if present else (None, None)
+    if not precondition(None if generation is None else str(generation)):
+        raise AliasChanged(ref.model_name, ref.alias, generation=generation, version=version)
+
+
+def _check_moves(moves: Sequence[PlannedMove]) -> None:
+    if not 1 <= len(moves) <= MAX_MOVES:
+        raise InvalidField("moves", f"1 to {MAX_MOVES} moves", f"{len(moves)} moves")
+    seen: set[str] = set()
+    for index, move in enumerate(moves):
+        check_alias(move.alias, ("moves", index, "alias"))
+        if move.alias in seen:
+            raise InvalidField(("moves", index, "alias"), "an alias is moved once in a swap", move.alias)
+        seen.add(move.alias)
+        check_version(move.version, ("moves", index, "version"))
+        if move.expected_version is not None:
+            check_version(move.expected_version, ("moves", index, "expected_version"))
+
+
+def _log_moved(model_name: str, alias: Alias) -> None:
+    log.info("alias.moved", model_name=model_name, alias=alias.alias, version=alias.version)

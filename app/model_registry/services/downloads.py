@@ -1,0 +1,245 @@
+"""Handing bytes out: one file of a version, or all of them as an archive."""
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from model_registry.auth.permissions import Actor, Permission, require
+from model_registry.database.engine import Database, Transaction
+from model_registry.domain.entities import Digest, Page, PublishedVersion, StoredFile, VersionSelector
+from model_registry.domain.naming_rules import check_path
+from model_registry.errors import FileDamaged, FileNotFound, InvalidField, VersionNotFound
+from model_registry.object_store.blob_store import BlobDamaged, BlobStore
+from model_registry.runtime.offload import aside
+from model_registry.runtime.single_flight import SharedReads
+from model_registry.services.not_found import found
+from model_registry.services.tar_archive import BlobRange, TarLayout, archive_etag
+from model_registry.transfer.stream_digest import StreamDigest
+
+_AT_ONCE_BYTES = 64 * 1024
+_SMALL_BYTES = 64 * 1024
+_PIECES_AHEAD = 24  # header, content and padding of eight files
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Bytes that can be asked for, and what HTTP wants to know before them.
+
+    `last_modified` is absent for what `latest` or an alias names: that may go back to an older version, which every
+    comparison of dates would call unchanged.
+    """
+
+    version: PublishedVersion
+    last_modified: datetime | None
+    filename: str
+    size_bytes: int
+    etag: str
+    sha256: Digest | None
+    content: "StoredFile | TarLayout"
+
+    @property
+    def is_archive(self) -> bool:
+        return isinstance(self.content, TarLayout)
+
+    @property
+    def file(self) -> StoredFile | None:
+        """The one file that this is, or `None` for an archive."""
+        return self.content if isinstance(self.content, StoredFile) else None
+
+
+class Downloads:
+    def __init__(self, database: Database, blobs: BlobStore) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._reads = SharedReads[Download]()
+
+    async def find(self, selector: VersionSelector, path: str | None, *, actor: Actor) -> Download:
+        """The file at `path`; without it the only file, or the archive of several.
+
+        Raises `ModelNotFound`, `VersionNotFound`, `FileNotFound`, `FileDamaged`. No connection is held afterwards.
+        """
+        require(actor, Permission.READ)
+        return await self._reads.read((selector, path), partial(self._find, selector, path))
+
+    async def _find(self, selector: VersionSelector, path: str | None) -> Download:
+        async with self._database.reading() as tx:
+            if path is not None:
+                version = await found(tx, selector, await tx.versions.published(selector))
+                file = await tx.versions.stored_file(version.id, path) if _is_path(path) else None
+                files = [file] if file else []
+            else:
+                version, files = await _with_all_files(tx, selector)
+        if not files:
+            raise FileNotFound(version.model_name, version.version, path)
+        _check_sound(files)
+        if len(files) == 1:
+            return _of_file(version, files[0], selector)
+        return await self._of_archive(version, files, selector)
+
+    async def find_archive(self, selector: VersionSelector, *, actor: Actor) -> Download:
+        """All files as one archive, however many there are. Raises as `find` does, but for `FileNotFound`."""
+        require(actor, Permission.READ)
+        async with self._database.reading() as tx:
+            version, files = await _with_all_files(tx, selector)
+        _check_sound(files)
+        return await self._of_archive(version, files, selector)
+
+    async def manifest(
+        self, selector: VersionSelector, *, after: str | None = None, limit: int = 100, actor: Actor
+    ) -> tuple[PublishedVersion, Page[StoredFile]]:
+        """The files of a version by path; `after` is the path that the page before ended with."""
+        require(actor, Permission.READ)
+        async with self._database.reading() as tx:
+            version = await found(tx, selector, await tx.versions.published(selector))
+            page = await tx.versions.page_of_files(version.id, after=after, limit=limit)
+        if after is None and not page.items:
+            _check_count(version, 0)
+        return version, page
+
+    async def _of_archive(
+        self, version: PublishedVersion, files: list[StoredFile], selector: VersionSelector
+    ) -> Download:
+        layout = await aside(lambda: TarLayout(files), len(files))
+        return Download(
+            version=version,
+            last_modified=version.ready_at if selector.is_label else None,
+            filename=f"{version.model_name}-{version.version}.tar",
+            size_bytes=layout.size_bytes,
+            etag=archive_etag(version.digest),
+            sha256=None,
+            content=layout,
+        )
+
+    async def presign(self, download: Download, *, disposition: str, expires_in_seconds: int) -> str | None:
+        """A URL that needs no credentials and goes past us; `None` for an archive, which only we can make."""
+        if isinstance(download.content, TarLayout):
+            return None
+        (url,) = await self.presign_files([(download.content, disposition)], expires_in_seconds=expires_in_seconds)
+        return url
+
+    async def presign_files(self, files: Sequence[tuple[StoredFile, str]], *, expires_in_seconds: int) -> Sequence[str]:
+        """A URL for each file, that answers with this Content-Disposition. Raises `FileDamaged`."""
+        _check_sound([file for file, _ in files])
+        return await self._blobs.presign_gets(
+            [(file.blob.storage_key, disposition) for file, disposition in files],
+            expires_in_seconds=expires_in_seconds,
+        )
+
+    async def read(self, download: Download, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Bytes `start` to `stop` (exclusive), exactly that many, or an error before the last of them.
+
+        A blob that is read whole is hashed on the way, and its last piece is held back until the digest agrees.
+        """
+        if isinstance(download.content, TarLayout):
+            async with aclosing(self._read_archive(download.content, start, stop)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        elif start < stop:
+            async with aclosing(self._read_blob(BlobRange(download.content.blob, start, stop))) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _read_archive(self, layout: TarLayout, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Headers go out with the first bytes of their file: before those are there, the store may still be away, and
+        that is then an answer and not a broken body."""
+        waiting = b""
+        async with aclosing(self._reading_ahead(layout.read(start, stop))) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, bytes):
+                    waiting += piece
+                    if len(waiting) >= _AT_ONCE_BYTES:
+                        yield waiting
+                        waiting = b""
+                else:
+                    async with aclosing(self._read_blob(piece)) as chunks:
+                        async for chunk in chunks:
+                            yield waiting + chunk if waiting else chunk
+                            waiting = b""
+        if waiting:
+            yield waiting
+
+    async def _reading_ahead(self, pieces: Iterator[bytes | BlobRange]) -> AsyncGenerator[bytes | BlobRange, None]:
+        """The same in the same order, but small blobs as their bytes, of which a few are read at once."""
+        ahead: deque[bytes | BlobRange | asyncio.Task[bytes]] = deque()
+        try:
+            while True:
+                for piece in itertools.islice(pieces, _PIECES_AHEAD - len(ahead)):
+                    if isinstance(piece, BlobRange) and piece.stop - piece.start <= _SMALL_BYTES:
+                        ahead.append(asyncio.create_task(self._read_whole(piece)))
+                    else:
+                        ahead.append(piece)
+                if not ahead:
+                    return
+                first = ahead.popleft()
+                yield await first if isinstance(first, asyncio.Task) else first
+        finally:
+            reads = [each for each in ahead if isinstance(each, asyncio.Task)]
+            for each in reads:
+                each.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
+
+    async def _read_whole(self, wanted: BlobRange) -> bytes:
+        async with aclosing(self._read_blob(wanted)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+
+    async def _read_blob(self, wanted: BlobRange) -> AsyncGenerator[bytes, None]:
+        blob = wanted.blob
+        is_whole = wanted.start == 0 and wanted.stop == blob.size_bytes
+        digest = StreamDigest()
+        held: bytes | None = None
+        async with self._blobs.read(blob.storage_key, wanted.start, wanted.stop) as chunks:
+            async for chunk in chunks:
+                if is_whole:
+                    await digest.update(chunk)
+                if held is not None:
+                    yield held
+                held = chunk
+        if is_whole and await digest.digest() != blob.sha256:
+            raise BlobDamaged(blob.storage_key)
+        if held is not None:
+            yield held
+
+
+def _of_file(version: PublishedVersion, file: StoredFile, selector: VersionSelector) -> Download:
+    return Download(
+        version=version,
+        last_modified=version.ready_at if selector.is_label else None,
+        filename=file.path.rpartition("/")[2],
+        size_bytes=file.blob.size_bytes,
+        etag=file.blob.sha256.hex,
+        sha256=file.blob.sha256,
+        content=file,
+    )
+
+
+async def _with_all_files(tx: Transaction, selector: VersionSelector) -> tuple[PublishedVersion, list[StoredFile]]:
+    version = await found(tx, selector, await tx.versions.published(selector))
+    files = list(await tx.versions.stored_files(version.id))
+    _check_count(version, len(files))
+    return version, files
+
+
+def _check_count(version: PublishedVersion, count: int) -> None:
+    """A version that is purged between two statements must not look like one without files."""
+    if count != version.file_count:
+        raise VersionNotFound(version.model_name, version.version)
+
+
+def _check_sound(files: Sequence[StoredFile]) -> None:
+    for file in files:
+        if file.is_damaged:
+            raise FileDamaged(file.path, str(file.blob.sha256))
+
+
+def _is_path(path: str) -> bool:
+    """Whether a file could be called so; what could not is simply not there."""
+    try:
+        check_path(path)
+    except InvalidField:
+        return False
+    return True

@@ -1,0 +1,220 @@
+"""What becomes of a version once it is ready: described otherwise, yanked, removed, restored, purged."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from model_registry.auth.permissions import Actor, Permission, require
+from model_registry.database.engine import Database, Transaction
+from model_registry.domain.entities import (
+    Annotations,
+    Event,
+    ModelInfo,
+    Precondition,
+    VersionRef,
+    VersionSelector,
+    VersionState,
+    unconditional,
+)
+from model_registry.errors import (
+    InvalidField,
+    VersionAliased,
+    VersionChanged,
+    VersionNotAvailable,
+    VersionPurged,
+)
+from model_registry.services.models import patch_details, patched
+from model_registry.services.not_found import missing
+from model_registry.services.version_transitions import discard_unfinished, purge
+from model_registry.utils import EMPTY_OBJECT, JsonText, exact_json, merge_patch, to_json_text
+
+log = structlog.get_logger(__name__)
+
+
+class Lifecycle:
+    """Every change is made only if its precondition holds of the ETag that the version has; otherwise it raises
+    `VersionChanged`.
+    """
+
+    def __init__(
+        self, *, database: Database, purge_after_seconds: float, grace_seconds: float, max_metadata_bytes: int
+    ) -> None:
+        self._database = database
+        self._purge_after_seconds = purge_after_seconds
+        self._grace_seconds = grace_seconds
+        self._max_metadata_bytes = max_metadata_bytes
+
+    async def update(
+        self, ref: VersionRef, patch: Mapping[str, Any], *, precondition: Precondition = unconditional, actor: Actor
+    ) -> ModelInfo:
+        """Apply a merge patch of `description`, `tags` and `additional_metadata`.
+
+        Raises `VersionNotFound`, `VersionNotAvailable`, `InvalidField`.
+        """
+        require(actor, Permission.WRITE)
+
+        async def work(tx: Transaction) -> ModelInfo:
+            before = await self._hold_ready(tx, ref, precondition)
+            if not patch:
+                return before
+            annotations = patched(Annotations(before.description, before.tags), patch)
+            # A large document takes longer than the event loop may stall for.
+            metadata = await asyncio.to_thread(self._metadata, before, patch)
+            await tx.versions.annotate(before.id, metadata, annotations)
+            details = patch_details(patch)
+            await tx.events.record(Event(actor.name, "version.updated", ref.model_name, ref.version, details))
+            return await tx.versions.info_by_id(before.id)
+
+        return await self._database.run(work)
+
+    def _metadata(self, info: ModelInfo, patch: Mapping[str, Any]) -> JsonText:
+        if "additional_metadata" not in patch:
+            return info.additional_metadata
+        change = patch["additional_metadata"]
+        merged = {} if change is None else merge_patch(exact_json(info.additional_metadata), change)
+        metadata = to_json_text(merged)
+        size_bytes = len(metadata.encode())
+        if size_bytes > self._max_metadata_bytes:
+            rule = f"metadata has at most {self._max_metadata_bytes} bytes, and with this patch it would have more"
+            raise InvalidField(("body", "additional_metadata"), rule, f"{size_bytes} bytes")
+        return metadata
+
+    async def yank(
+        self, ref: VersionRef, reason: str | None, *, precondition: Precondition = unconditional, actor: Actor
+    ) -> ModelInfo:
+        """Warn of a version: never the latest any more, but there for whoever names it. Again changes the reason."""
+        require(actor, Permission.WRITE)
+
+        async def work(tx: Transaction) -> ModelInfo:
+            info = await self._hold_ready(tx, ref, precondition)
+            if info.yanked and info.yank_reason == reason:
+                return info
+            await tx.versions.yank(info.id, reason)
+            details = to_json_text({"reason": reason})
+            await tx.events.record(Event(actor.name, "version.yanked", ref.model_name, ref.version, details))
+            return await tx.versions.info_by_id(info.id)
+
+        return await self._logged("version.yanked", ref, work)
+
+    async def unyank(self, ref: VersionRef, *, precondition: Precondition = unconditional, actor: Actor) -> ModelInfo:
+        """Take the warning back; nothing happens to a version without one."""
+        require(actor, Permission.WRITE)
+
+        async def work(tx: Transaction) -> ModelInfo:
+            info = await self._hold_ready(tx, ref, precondition)
+            if not info.yanked:
+                return info
+            await tx.versions.unyank(info.id)
+            await tx.events.record(Event(actor.name, "version.unyanked", ref.model_name, ref.version))
+            return await tx.versions.info_by_id(info.id)
+
+        return await self._logged("version.unyanked", ref, work)
+
+    async def remove(
+        self,
+        ref: VersionRef,
+        *,
+        force: bool = False,
+        with_bytes: bool = False,
+        may_be_pending: bool = False,
+        precondition: Precondition = unconditional,
+        actor: Actor,
+    ) -> ModelInfo:
+        """Hide a version; it can be restored until it is purged, and its label stays taken for ever.
+
+        Parameters
+        ----------
+        force
+            Also when aliases point at it, which are dropped; otherwise that is `VersionAliased`.
+        with_bytes
+            Purge it at once, also when it was removed before: the bytes that nothing else shows are given up for good.
+        may_be_pending
+            Give up a push that nobody has committed: nothing of it is kept, and its label is free again.
+        """
+        require(actor, Permission.REMOVE)
+
+        async def work(tx: Transaction) -> ModelInfo:
+            info = await self._hold(tx, ref)
+            is_unfinished = info.state.is_unfinished
+            if (is_unfinished and not may_be_pending) or (info.state == VersionState.REMOVED and not with_bytes):
+                raise await missing(tx, VersionSelector(ref.model_name, ref.version))
+            aliases = await tx.aliases.of_version(info.id)
+            if aliases and not force:
+                raise VersionAliased(info.model_name, info.version, aliases)
+            _check(precondition, info)
+            if is_unfinished:
+                return await self._cancel(tx, info, actor)
+            if info.state == VersionState.READY:
+                await self._remove(tx, info, aliases, actor)
+            if with_bytes and info.purged_at is None:
+                await purge(tx, info.id, ref, grace_seconds=self._grace_seconds, actor=actor)
+            return await tx.versions.info_by_id(info.id)
+
+        return await self._logged("version.removed", ref, work)
+
+    async def _remove(self, tx: Transaction, info: ModelInfo, aliases: list[str], actor: Actor) -> None:
+        await tx.aliases.drop_of_version(info.id, actor=actor.name)
+        await tx.versions.remove(info.id, self._purge_after_seconds)
+        details = to_json_text({"dropped_aliases": aliases}) if aliases else EMPTY_OBJECT
+        event = Event(actor.name, "version.removed", info.model_name, info.version, details)
+        await tx.events.record_and_count(event, -1)
+
+    async def _cancel(self, tx: Transaction, info: ModelInfo, actor: Actor) -> ModelInfo:
+        await discard_unfinished(tx, info.id)
+        await tx.models.drop_if_unused(info.model_name)
+        await tx.events.record(Event(actor.name, "version.discarded", info.model_name, info.version))
+        return replace(info, state=VersionState.REMOVED)
+
+    async def restore(self, ref: VersionRef, *, precondition: Precondition = unconditional, actor: Actor) -> ModelInfo:
+        """Show a removed version again; nothing happens to one that is ready. Aliases are not restored with it.
+
+        Raises `VersionPurged`, `VersionNotAvailable`, `VersionNotFound`.
+        """
+        require(actor, Permission.REMOVE)
+
+        async def work(tx: Transaction) -> ModelInfo:
+            info = await self._hold(tx, ref)
+            if info.state.is_unfinished:
+                raise VersionNotAvailable(ref.model_name, ref.version, info.state)
+            if info.purged_at is not None:
+                raise VersionPurged(ref.model_name, ref.version)
+            _check(precondition, info)
+            if info.state == VersionState.READY:
+                return info
+            await tx.versions.restore(info.id)
+            event = Event(actor.name, "version.restored", ref.model_name, ref.version)
+            await tx.events.record_and_count(event, 1)
+            return await tx.versions.info_by_id(info.id)
+
+        return await self._logged("version.restored", ref, work)
+
+    async def _hold(self, tx: Transaction, ref: VersionRef) -> ModelInfo:
+        """The version in whatever state, its row and its model's held."""
+        await tx.models.lock(ref.model_name)
+        taken = await tx.versions.taken(ref)
+        if taken is None or await tx.versions.lock(taken.id) is None:
+            raise await missing(tx, VersionSelector(ref.model_name, ref.version))
+        return await tx.versions.info_by_id(taken.id)
+
+    async def _hold_ready(self, tx: Transaction, ref: VersionRef, precondition: Precondition) -> ModelInfo:
+        info = await self._hold(tx, ref)
+        if info.state.is_unfinished:
+            raise VersionNotAvailable(ref.model_name, ref.version, info.state)
+        if info.state != VersionState.READY:
+            raise await missing(tx, VersionSelector(ref.model_name, ref.version))
+        _check(precondition, info)
+        return info
+
+    async def _logged(self, event: str, ref: VersionRef, work: Callable[[Transaction], Any]) -> ModelInfo:
+        info: ModelInfo = await self._database.run(work)
+        log.info(event, model_name=ref.model_name, version=ref.version)
+        return info
+
+
+def _check(precondition: Precondition, info: ModelInfo) -> None:
+    """Call it last: a precondition is for what would succeed without it (RFC 9110, section 13.2.1)."""
+    if not precondition(info.etag):
+        raise VersionChanged(info.model_name, info.version, info.etag)

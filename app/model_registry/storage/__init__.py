@@ -1,1 +1,0 @@
-"""Where metadata and bytes are kept: one repository module per aggregate, and the object store."""

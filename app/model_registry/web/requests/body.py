@@ -1,0 +1,108 @@
+"""Request bodies, as they arrive: never whole in memory beyond a stated limit, never on disk."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+
+from model_registry.errors import BodyTooLarge, InvalidField, RegistryError, Stalled, TooSlow
+from model_registry.runtime.offload import ITEM_BYTES, aside
+from model_registry.settings import Settings
+from model_registry.utils import Loc, parse_json_object
+from model_registry.web.admission import memory_of
+from model_registry.web.problems import BadRequest, UnsupportedMediaType
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+
+
+async def body_chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
+    """The body's pieces.
+
+    Raises `Stalled` when none comes for `body_idle_timeout_seconds`, `TooSlow` when fewer than
+    `min_upload_bytes_per_second` came in so long a time of waiting for the client, and `ClientDisconnect` when the body
+    ends early.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Content-Encoding: bodies are taken as they are; send this one without an encoding.")
+    idle_timeout_seconds, bytes_per_second = settings.body_idle_timeout_seconds, settings.min_upload_bytes_per_second
+    stream = request.stream()
+    waited_seconds, received_bytes = 0.0, 0
+    while True:
+        asked_at = time.monotonic()
+        try:
+            async with asyncio.timeout(idle_timeout_seconds):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise Stalled(idle_timeout_seconds) from None
+        if chunk is None:
+            return
+        waited_seconds += time.monotonic() - asked_at
+        received_bytes += len(chunk)
+        if waited_seconds >= idle_timeout_seconds:
+            if received_bytes < bytes_per_second * waited_seconds:
+                raise TooSlow(bytes_per_second, waited_seconds)
+            waited_seconds, received_bytes = 0.0, 0
+        if chunk:
+            yield chunk
+
+
+async def read_bounded(request: Request, settings: Settings, *, max_bytes: int, is_metadata: bool = True) -> bytes:
+    """The whole body, if it is at most so long; for metadata that is a rule of its content, for more it is not."""
+
+    def refusal(seen: str) -> RegistryError:
+        if is_metadata:
+            return InvalidField("body", f"a JSON body has at most {max_bytes} bytes", seen)
+        return BodyTooLarge(max_bytes)
+
+    # A larger one is read as far as it may go: a client hears nothing before it has sent most of its body.
+    if is_metadata and (announced := content_length(request)) is not None and announced > max_bytes:
+        raise refusal(f"{announced} bytes")
+    memory = memory_of(request.scope)
+    body = bytearray()
+    async for chunk in body_chunks(request, settings):
+        memory.take(len(chunk))
+        body += chunk
+        if len(body) > max_bytes:
+            raise refusal(f"{len(body)} bytes or more")
+    return bytes(body)
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def json_body(
+    request: Request, settings: Settings, *, accepted: tuple[str, ...] = (JSON,), max_bytes: int | None = None
+) -> dict[str, Any]:
+    """The object that the body is; nothing at all is the empty one. Metadata documents in it are at depth 1.
+
+    With `max_bytes` it holds more than metadata.
+    """
+    body = await read_bounded(
+        request, settings, max_bytes=max_bytes or settings.max_metadata_bytes, is_metadata=max_bytes is None
+    )
+    if not body:
+        return {}
+    if media_type(request) not in accepted:
+        raise UnsupportedMediaType(f"Content-Type: the body is {' or '.join(accepted)}.", accepted=list(accepted))
+    return await parsed_object(body, ("body",), max_bytes or settings.max_metadata_bytes, depth=0)
+
+
+async def parsed_object(text: str | bytes, loc: Loc, max_bytes: int, *, depth: int = 1) -> dict[str, Any]:
+    """`parse_json_object`, in a thread where it takes longer than the event loop may stall."""
+    parse = partial(parse_json_object, text, loc, max_bytes=max_bytes, depth=depth)
+    return await aside(parse, len(text) // ITEM_BYTES)
+
+
+def content_length(request: Request) -> int | None:
+    announced = request.headers.get("content-length")
+    if announced is None:
+        return None
+    announced = announced.strip()
+    if not (announced.isascii() and announced.isdigit()):
+        raise BadRequest("Content-Length: a plain decimal number is expected.")
+    return int(announced)

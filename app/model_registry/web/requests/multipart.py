@@ -1,0 +1,181 @@
+"""`multipart/form-data` as a stream of parts (RFC 7578): a file part is handed on while it arrives.
+
+Each part must be consumed before the next one is asked for.
+"""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from urllib.parse import unquote_to_bytes
+
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    ParserLimitReached,
+    PushMultipartParser,
+    parse_options_header,
+)
+
+from model_registry.domain.naming_rules import MAX_FILES
+from model_registry.errors import InvalidField, InvalidForm, shown
+
+MAX_HEADER_BYTES = 8 * 1024
+_MAX_PARTS = MAX_FILES + 100
+_MAX_SILENT_BYTES = 128 * 1024
+_TOO_SILENT = f"The body has more than {_MAX_SILENT_BYTES} bytes that belong to no part."
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
+_PARAMETER = re.compile(r';[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*("(?:\\.|[^"\\])*"|[^\s";]*)[ \t]*')
+_IDENTITY = frozenset({"", "7bit", "8bit", "binary", "identity"})
+_Events = AsyncGenerator[MultipartSegment | bytes | None, None]
+
+
+class FormPart:
+    """A field, or a file where `filename` is not `None`; the name is as the client sent it, to the letter."""
+
+    def __init__(self, segment: MultipartSegment, events: _Events) -> None:
+        headers = _part_headers(segment)
+        kind, options = _disposition(headers.get("content-disposition", ""))
+        if kind != "form-data" or "name" not in options:
+            raise InvalidForm("Every part needs a Content-Disposition: form-data with a name.")
+        self.name = options["name"]
+        self.filename = options.get("filename*", options.get("filename"))
+        for header in ("content-transfer-encoding", "content-encoding"):
+            if headers.get(header, "").lower() not in _IDENTITY:
+                raise InvalidField(self.name, f"a part is sent as it is, without a {header.title()}", headers[header])
+        declared = headers.get("content-type", "").partition(";")[0].strip()
+        self.media_type = declared.lower() if _MEDIA_TYPE.fullmatch(declared) else "application/octet-stream"
+        self._events = events
+        self._is_consumed = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body of the part, once."""
+        while not self._is_consumed:
+            event = await anext(self._events)
+            if isinstance(event, bytes):
+                yield event
+            else:
+                self._is_consumed = True
+
+    async def text(self, max_bytes: int) -> str:
+        """The body of a field, UTF-8."""
+        value = bytearray()
+        async for chunk in self.chunks():
+            value += chunk
+            if len(value) > max_bytes:
+                raise InvalidField(self.name, f"at most {max_bytes} bytes", f"{len(value)} bytes or more")
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidField(self.name, f"text is UTF-8; byte {error.start} is not", None) from None
+
+
+def _part_headers(segment: MultipartSegment) -> dict[str, str]:
+    if sum(len(name) + len(value) for name, value in segment.headerlist) > MAX_HEADER_BYTES:
+        raise InvalidForm(f"The headers of a part have at most {MAX_HEADER_BYTES} bytes.")
+    if any("\n" in value for _, value in segment.headerlist):
+        raise InvalidForm("A header of a part ends with CRLF, and has no other line end in it.")
+    headers = {name.lower(): value.strip() for name, value in segment.headerlist}
+    if len(headers) < len(segment.headerlist):
+        raise InvalidForm("A part has each header once.")
+    return headers
+
+
+def _disposition(header: str) -> tuple[str, dict[str, str]]:
+    """The kind and the parameters, each once and to the letter.
+
+    Not by the form library, whose own parser takes `C:\\x` for `x`, as one browser long ago wanted it, and the last
+    of several names for the name.
+    """
+    kind, semicolon, rest = header.partition(";")
+    parameters = (semicolon + rest).rstrip("; \t")
+    options: dict[str, str] = {}
+    position = 0
+    while position < len(parameters):
+        found = _PARAMETER.match(parameters, position)
+        if found is None or found[1].lower() in options:
+            raise InvalidForm(f"Content-Disposition: not well-formed, or a parameter twice: {shown(header)}")
+        options[found[1].lower()] = _unquoted(found[1].lower(), found[2])
+        position = found.end()
+    return kind.strip().lower(), options
+
+
+def _unquoted(name: str, value: str) -> str:
+    if name.endswith("*"):
+        charset, _, encoded = value.partition("'")
+        try:
+            if charset.lower() == "utf-8":
+                return unquote_to_bytes(encoded.partition("'")[2]).decode()
+        except UnicodeDecodeError:
+            pass
+        raise InvalidForm(f"{name}: percent-encoded UTF-8 is expected (RFC 8187), not {shown(value)}")
+    if not value.startswith('"'):
+        return value
+    # What browsers escape, and how (WHATWG HTML, "multipart/form-data encoding algorithm"); and an older way.
+    literal = value[1:-1].replace('\\"', '"')
+    return literal.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
+
+
+def boundary_of(content_type: str) -> str:
+    """Raises `InvalidForm` when the header names none."""
+    _, options = parse_options_header(content_type)
+    boundary: str = options.get("boundary", "")
+    # RFC 2046, section 5.1.1: 1 to 70 characters.
+    if not 1 <= len(boundary) <= 70 or not boundary.isascii():
+        raise InvalidForm("Content-Type: multipart/form-data needs a boundary of 1 to 70 characters.")
+    return boundary
+
+
+async def form_parts(body: AsyncIterator[bytes], content_type: str) -> AsyncIterator[FormPart]:
+    """The parts of a form in the order in which they arrive. Raises `InvalidForm` for what is no form."""
+    events = _events(body, boundary_of(content_type))
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, MultipartSegment):  # and not what a consumer left unread
+                yield FormPart(event, events)
+
+
+async def _events(body: AsyncIterator[bytes], boundary: str) -> _Events:
+    parser = PushMultipartParser(boundary, max_header_size=MAX_HEADER_BYTES, max_segment_count=_MAX_PARTS)
+    silent_bytes = 0
+    try:
+        async for chunk in _from_first_boundary(body, boundary):
+            silent_bytes += len(chunk)
+            for event in parser.parse(chunk):
+                silent_bytes = 0
+                yield event
+            if silent_bytes > _MAX_SILENT_BYTES:
+                raise InvalidForm(_TOO_SILENT)
+        parser.close()
+    except ParserLimitReached as error:
+        raise InvalidForm(f"The form goes beyond a limit: {_words(error)}.") from None
+    except MultipartError as error:
+        raise InvalidForm(f"The body is no well-formed multipart/form-data: {_words(error)}.") from None
+
+
+async def _from_first_boundary(body: AsyncIterator[bytes], boundary: str) -> AsyncIterator[bytes]:
+    """The body without its preamble, which ends with a line end.
+
+    Not by the form library, which finds the first boundary or not by how the body happened to be cut into pieces.
+    """
+    delimiter = f"--{boundary}".encode()
+    head = bytearray()
+    async for chunk in body:
+        unseen = max(0, len(head) - len(delimiter))
+        head += chunk
+        start = head.find(delimiter, unseen)
+        if start > 0 and head[max(0, start - 2) : start] != b"\r\n":
+            raise InvalidForm(
+                "The body is no well-formed multipart/form-data: its first boundary does not begin a line."
+            )
+        if start >= 0:
+            yield bytes(head[start:])
+            break
+        if len(head) > _MAX_SILENT_BYTES:
+            raise InvalidForm(_TOO_SILENT)
+    async for chunk in body:
+        yield chunk
+
+
+def _words(error: MultipartError) -> str:
+    words = str(error.args[0]).rstrip(".")
+    return "it ends before its last boundary" if "Unexpected end" in words else str(shown(words))

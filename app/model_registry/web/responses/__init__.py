@@ -1,0 +1,1 @@
+"""Writing responses: files, versions, and the JSON shapes."""

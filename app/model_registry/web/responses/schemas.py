@@ -1,0 +1,336 @@
+"""What goes over the wire: the shapes as OpenAPI shows them, and the functions that write them.
+
+Metadata is spliced in as the text that Postgres keeps, so that no number passes through a double; that is why
+answers are written by `orjson` here, and lists of versions by Postgres (`storage.documents`), and not by the Pydantic
+classes, which only describe them. Tests hold the three together.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from model_registry.domain.entities import (
+    Alias,
+    AliasMove,
+    FileEntry,
+    ListedVersion,
+    ModelInfo,
+    ModelSummary,
+    RecordedEvent,
+    VersionState,
+)
+from model_registry.utils import rfc3339
+
+DIGEST_EXAMPLE = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+TIME_EXAMPLE = "2026-01-31T12:00:00.000000Z"
+
+
+class FileOut(BaseModel):
+    path: str = Field(examples=["model.joblib"])
+    size_bytes: int = Field(examples=[1024])
+    sha256: str = Field(examples=[DIGEST_EXAMPLE])
+    media_type: str = Field(examples=["application/octet-stream"], description="As the uploader named it; metadata.")
+
+
+class ModelInfoOut(BaseModel):
+    """One version of one model."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": 1,
+                "model_name": "fraud-detector",
+                "version": "2.4.0",
+                "number": 1,
+                "state": "ready",
+                "file_path": "s3://models/blobs/0d9c2b5e-6f0e-4a51-9b6e-0a4f3a1f7c11",
+                "standardization_params": {"mean": [5.8, 3.1], "scale": [0.8, 0.4]},
+                "model_params": {"C": 1.0, "penalty": "l2"},
+                "additional_metadata": {"metrics": {"auc": 0.97}},
+                "description": None,
+                "tags": {},
+                "digest": DIGEST_EXAMPLE,
+                "size_bytes": 1024,
+                "file_count": 1,
+                "files": [
+                    {
+                        "path": "model.joblib",
+                        "size_bytes": 1024,
+                        "sha256": DIGEST_EXAMPLE,
+                        "media_type": "application/octet-stream",
+                    }
+                ],
+                "is_prerelease": False,
+                "yanked": False,
+                "yank_reason": None,
+                "aliases": ["champion"],
+                "created_at": TIME_EXAMPLE,
+                "created_by": "anonymous",
+                "ready_at": TIME_EXAMPLE,
+                "removed_at": None,
+                "purge_after": None,
+                "purged_at": None,
+                "download_url": "/get_model/fraud-detector/2.4.0",
+            }
+        }
+    )
+
+    id: int
+    model_name: str
+    version: str
+    number: int = Field(description="1, 2, 3 … within the model; never reused.")
+    state: Literal["pending", "verifying", "ready", "removed"]
+    file_path: str | None = Field(description="`s3://bucket/key` of the only file; null with none or several.")
+    standardization_params: dict[str, Any] = Field(description="Frozen.")
+    model_params: dict[str, Any] = Field(description="Frozen.")
+    additional_metadata: dict[str, Any]
+    description: str | None
+    tags: dict[str, Any]
+    digest: str | None = Field(
+        description="sha256 of the manifest: lines `<sha256 hex>  <size>  <path>`, sorted by path bytes."
+    )
+    size_bytes: int
+    file_count: int
+    files: list[FileOut] = Field(description="The first 100, by path.")
+    is_prerelease: bool
+    yanked: bool = Field(description="Never the latest any more, but still there for whoever names it.")
+    yank_reason: str | None
+    aliases: list[str]
+    created_at: str
+    created_by: str
+    ready_at: str | None
+    removed_at: str | None
+    purge_after: str | None = Field(description="Until then a removed version can be restored.")
+    purged_at: str | None = Field(description="From then on its bytes are gone.")
+    download_url: str | None = Field(
+        description="Where its bytes are, relative to this service; null where there are none to have."
+    )
+
+
+class ModelSummaryOut(BaseModel):
+    """A row of the list."""
+
+    model_name: str = Field(examples=["fraud-detector"])
+    version: str = Field(examples=["2.4.0"])
+    is_latest: bool
+    size_bytes: int
+    digest: str = Field(examples=[DIGEST_EXAMPLE])
+    created_at: str = Field(examples=[TIME_EXAMPLE])
+
+
+class RegisterModelIn(BaseModel):
+    """A version without a file."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "model_name": "fraud-detector",
+                "version": "2.4.0",
+                "standardization_params": {"mean": [5.8, 3.1], "scale": [0.8, 0.4]},
+                "model_params": {"C": 1.0, "penalty": "l2"},
+                "additional_metadata": {"metrics": {"auc": 0.97}},
+            }
+        },
+    )
+
+    model_name: str
+    version: str
+    standardization_params: dict[str, Any] = {}
+    model_params: dict[str, Any] = {}
+    additional_metadata: dict[str, Any] = {}
+
+
+def model_info_json(info: ModelInfo) -> bytes:
+    return orjson.dumps(model_info_members(info))
+
+
+def model_info_members(info: ModelInfo) -> dict[str, Any]:
+    """A version as `orjson` writes it, to be part of something larger."""
+    return {
+        "id": info.id,
+        "model_name": info.model_name,
+        "version": info.version,
+        "number": info.number,
+        "state": info.state,
+        "file_path": info.file_path,
+        "standardization_params": orjson.Fragment(info.standardization_params.encode()),
+        "model_params": orjson.Fragment(info.model_params.encode()),
+        "additional_metadata": orjson.Fragment(info.additional_metadata.encode()),
+        "description": info.description,
+        "tags": orjson.Fragment(info.tags.encode()),
+        "digest": info.digest and str(info.digest),
+        "size_bytes": info.size_bytes,
+        "file_count": info.file_count,
+        "files": [file_members(file) for file in info.files],
+        "is_prerelease": info.is_prerelease,
+        "yanked": info.yanked,
+        "yank_reason": info.yank_reason,
+        "aliases": info.aliases,
+        "created_at": rfc3339(info.created_at),
+        "created_by": info.created_by,
+        "ready_at": info.ready_at and rfc3339(info.ready_at),
+        "removed_at": info.removed_at and rfc3339(info.removed_at),
+        "purge_after": info.purge_after and rfc3339(info.purge_after),
+        "purged_at": info.purged_at and rfc3339(info.purged_at),
+        "download_url": _download_url(info),
+    }
+
+
+def listed_json(versions: Sequence[ListedVersion], next_page_token: str | None) -> bytes:
+    items = ",".join(version.document for version in versions)
+    return f'{{"items":[{items}],"next_page_token":{orjson.dumps(next_page_token).decode()}}}'.encode()
+
+
+def _download_url(info: ModelInfo) -> str | None:
+    if info.state != VersionState.READY or info.file_count == 0:
+        return None
+    return f"/get_model/{info.model_name}/{info.version}"
+
+
+def model_summaries_json(items: tuple[ModelSummary, ...]) -> bytes:
+    return orjson.dumps(
+        [
+            {
+                "model_name": item.model_name,
+                "version": item.version,
+                "is_latest": item.is_latest,
+                "size_bytes": item.size_bytes,
+                "digest": str(item.digest),
+                "created_at": rfc3339(item.created_at),
+            }
+            for item in items
+        ]
+    )
+
+
+def file_members(file: FileEntry) -> dict[str, Any]:
+    return {
+        "path": file.path,
+        "size_bytes": file.size_bytes,
+        "sha256": str(file.sha256),
+        "media_type": file.media_type,
+    }
+
+
+def file_json(file: FileEntry) -> bytes:
+    return orjson.dumps(file_members(file))
+
+
+class AliasOut(BaseModel):
+    """A name that points at a version."""
+
+    alias: str = Field(examples=["champion"])
+    version: str = Field(examples=["2.4.0"])
+    generation: int = Field(description="Another one after each move, and never the same again; also the ETag.")
+    updated_at: str = Field(examples=[TIME_EXAMPLE])
+    updated_by: str = Field(examples=["anonymous"])
+
+
+class AliasPageOut(BaseModel):
+    items: list[AliasOut]
+    next_page_token: str | None = Field(description="null on the last page.")
+
+
+class AliasMoveOut(BaseModel):
+    """What an alias pointed at from `at` on."""
+
+    version: str | None = Field(description="null where the alias was dropped.", examples=["2.4.0"])
+    generation: int
+    at: str = Field(examples=[TIME_EXAMPLE])
+    by: str = Field(examples=["anonymous"])
+
+
+class AliasHistoryOut(BaseModel):
+    items: list[AliasMoveOut]
+    next_page_token: str | None = Field(description="null on the last page.")
+
+
+class AliasIn(BaseModel):
+    """Where an alias is to point."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str = Field(description="A label; neither `latest` nor another alias.")
+
+
+class PlannedMoveIn(BaseModel):
+    """One move of a swap."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    alias: str
+    version: str
+    expected_version: str | None = Field(
+        None,
+        description="Where it must point now; null: nowhere, as a new alias does. Left out: wherever it may point.",
+    )
+
+
+class SwapIn(BaseModel):
+    """Moves that are made together, or not at all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    moves: list[PlannedMoveIn] = Field(min_length=1, max_length=100, description="No alias twice.")
+
+
+class EventOut(BaseModel):
+    """Something that happened."""
+
+    id: int
+    time: str = Field(examples=[TIME_EXAMPLE])
+    actor: str = Field(examples=["anonymous"])
+    action: str = Field(description="What happened, such as `version.registered`.", examples=["alias.moved"])
+    model: str = Field(examples=["fraud-detector"])
+    version: str | None = Field(examples=["2.4.0"])
+    details: dict[str, Any] = Field(description="What else there is to say; each action has members of its own.")
+
+
+class EventPageOut(BaseModel):
+    items: list[EventOut] = Field(description="None when there is nothing new yet.")
+    next_page_token: str = Field(description="Where to go on as `after`; never null.")
+
+
+def alias_json(alias: Alias) -> bytes:
+    return orjson.dumps(alias_members(alias))
+
+
+def alias_page_json(items: Sequence[Alias], next_page_token: str | None) -> bytes:
+    return orjson.dumps({"items": [alias_members(alias) for alias in items], "next_page_token": next_page_token})
+
+
+def alias_history_json(items: Sequence[AliasMove], next_page_token: str | None) -> bytes:
+    moves = [
+        {"version": move.version, "generation": move.generation, "at": rfc3339(move.at), "by": move.by}
+        for move in items
+    ]
+    return orjson.dumps({"items": moves, "next_page_token": next_page_token})
+
+
+def event_page_json(items: Sequence[RecordedEvent], next_page_token: str) -> bytes:
+    events = [
+        {
+            "id": item.position.id,
+            "time": rfc3339(item.at),
+            "actor": item.event.actor,
+            "action": item.event.action,
+            "model": item.event.model_name,
+            "version": item.event.version,
+            "details": orjson.Fragment(item.event.details.encode()),
+        }
+        for item in items
+    ]
+    return orjson.dumps({"items": events, "next_page_token": next_page_token})
+
+
+def alias_members(alias: Alias) -> dict[str, Any]:
+    return {
+        "alias": alias.alias,
+        "version": alias.version,
+        "generation": alias.generation,
+        "updated_at": rfc3339(alias.updated_at),
+        "updated_by": alias.updated_by,
+    }

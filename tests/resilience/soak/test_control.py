@@ -1,0 +1,58 @@
+"""A service that is wrong on purpose is caught, so a soak without complaints says something."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from model_registry.migrations import migrate
+from model_registry_devstack import StackAddresses
+from tests.conftest import make_settings
+from tests.resilience.soak.mutants import MUTANTS, plan_of, prepare
+from tests.resilience.soak.plan import Plan
+from tests.resilience.soak.run import soak
+from tests.support.bucket import Bucket
+
+_PLAN = Plan(seconds=90, seed=1)
+
+
+@pytest.fixture
+async def own_servers(stack: StackAddresses) -> AsyncIterator[StackAddresses]:
+    """A database and a bucket of their own, on the servers of this run."""
+    name = f"soak-{uuid4().hex[:12]}"
+    engine = create_async_engine(stack.database_url, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text(f'CREATE DATABASE "{name}"'))
+    url = make_url(stack.database_url).set(database=name).render_as_string(hide_password=False)
+    addresses = replace(stack, database_url=url, s3_bucket=name)
+    await asyncio.to_thread(migrate, url)
+    async with Bucket.open(make_settings(addresses)) as bucket:
+        await bucket.client.create_bucket(Bucket=name)
+        yield addresses
+        await bucket.empty()
+        await bucket.client.delete_bucket(Bucket=name)
+    async with engine.connect() as connection:
+        await connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    await engine.dispose()
+
+
+async def test_a_service_that_is_right_keeps_its_promises(own_servers: StackAddresses, tmp_path: Path) -> None:
+    outcome = await soak(replace(_PLAN.in_peace(), operations=100, replicas=1), own_servers, tmp_path)
+
+    assert outcome.complaints == [], str(outcome)
+    assert outcome.verdict.acknowledged > 10
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+async def test_a_mistake_of_the_service_is_caught(own_servers: StackAddresses, tmp_path: Path, mutant: str) -> None:
+    await prepare(mutant, own_servers)
+
+    outcome = await soak(plan_of(mutant, _PLAN), own_servers, tmp_path)
+
+    assert {complaint.partition(":")[0] for complaint in outcome.complaints} & {"M1", "M3", "M4"}, str(outcome)

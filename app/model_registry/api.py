@@ -20,7 +20,7 @@ from model_registry.web.admission import Admission
 from model_registry.web.middleware import EarlyAnswers, Guarded, HeadAsGet, Observed
 from model_registry.web.openapi import document
 from model_registry.web.v1 import aliases, events, files, models, pushes, search, versions
-from model_registry.wiring import check_schema, open_services
+from model_registry.wiring import open_services, require_supported_schema
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with open_services(effective) as services:
             with _in_one_sentence(app):
                 try:
-                    await check_schema(services.database)
+                    await require_supported_schema(services.database)
                 except Unavailable:
                     # It may come back: meanwhile the process is alive, and /readyz says what is missing.
                     log.warning("start.without_postgresql")

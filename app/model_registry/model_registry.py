@@ -17,11 +17,11 @@ from model_registry.domain.entities import (
     VersionSelector,
     VersionState,
 )
-from model_registry.domain.naming_rules import check_model_name
+from model_registry.domain.naming_rules import validate_model_name
 from model_registry.domain.search_filter import NEWEST_FIRST, Filter, Order, SearchPosition
 from model_registry.object_store.blob_store import BlobStore
-from model_registry.runtime.background_tasks import Ongoing
-from model_registry.runtime.single_flight import SharedReads
+from model_registry.runtime.background_tasks import BackgroundTasks
+from model_registry.runtime.single_flight import SingleFlight
 from model_registry.services.not_found import found, missing
 from model_registry.services.registration import Registration
 from model_registry.services.version_transitions import UploadLimits
@@ -39,16 +39,16 @@ class ModelRegistry:
         blobs: BlobStore,
         buffers: PartBuffers,
         limits: UploadLimits,
-        ongoing: Ongoing,
+        background_tasks: BackgroundTasks,
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._buffers = buffers
         self._limits = limits
-        self._ongoing = ongoing
-        self._reads = SharedReads[ModelInfo]()
-        self._pages = SharedReads[Page[ListedVersion]]()
-        self._lists = SharedReads[Page[ModelSummary]]()
+        self._background_tasks = background_tasks
+        self._reads = SingleFlight[ModelInfo]()
+        self._pages = SingleFlight[Page[ListedVersion]]()
+        self._lists = SingleFlight[Page[ModelSummary]]()
 
     def registration(self, *, actor: Actor, idempotency_key: str | None = None) -> Registration:
         """A registration to fill step by step, as its parts arrive."""
@@ -58,7 +58,7 @@ class ModelRegistry:
             blobs=self._blobs,
             buffers=self._buffers,
             limits=self._limits,
-            ongoing=self._ongoing,
+            background_tasks=self._background_tasks,
             actor=actor,
             idempotency_key=idempotency_key,
         )
@@ -128,7 +128,7 @@ class ModelRegistry:
     ) -> Page[ListedVersion]:
         """Versions of one model, newest precedence first, or last registered first. Raises `ModelNotFound`."""
         require(actor, Permission.READ)
-        check_model_name(model_name)
+        validate_model_name(model_name)
 
         async def read() -> Page[ListedVersion]:
             async with self._database.reading() as tx:
@@ -166,7 +166,7 @@ class ModelRegistry:
         """Ready versions by name, then newest precedence first; an unknown model has none."""
         require(actor, Permission.READ)
         if model_name is not None:
-            check_model_name(model_name)
+            validate_model_name(model_name)
 
         async def read() -> Page[ModelSummary]:
             async with self._database.reading() as tx:

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from model_registry.database.engine import Database, DatabaseLimits, SchemaRevision
 from model_registry.errors import Unavailable
 from model_registry.maintenance.collector import Collector
-from model_registry.maintenance.scrubber import Verifier
+from model_registry.maintenance.scrubber import Scrubber
 from model_registry.migrations import head_revision
 from model_registry.model_registry import ModelRegistry
 from model_registry.object_store.blob_store import BlobStore
 from model_registry.object_store.s3 import S3BlobStore, S3Options
-from model_registry.runtime.background_tasks import Ongoing
+from model_registry.runtime.background_tasks import BackgroundTasks
 from model_registry.services.aliases import Aliases
 from model_registry.services.commit import Commits
 from model_registry.services.downloads import Downloads
-from model_registry.services.events import EventLog
+from model_registry.services.events import Events
 from model_registry.services.lifecycle import Lifecycle
-from model_registry.services.models import Catalog
+from model_registry.services.models import Models
 from model_registry.services.push import Pushes, PushLimits
 from model_registry.services.version_transitions import UploadLimits
 from model_registry.settings import ConfigurationError, Settings
@@ -50,15 +50,15 @@ class Services:
     database: Database
     blobs: BlobStore
     registry: ModelRegistry
-    catalog: Catalog
+    catalog: Models
     lifecycle: Lifecycle
     pushes: Pushes
     commits: Commits
     downloads: Downloads
     aliases: Aliases
-    events: EventLog
+    events: Events
     collector: Collector
-    verifier: Verifier
+    verifier: Scrubber
 
 
 def blob_store(settings: Settings) -> S3BlobStore:
@@ -99,7 +99,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     try:
         async with blob_store(settings) as blobs:
             buffers = PartBuffers(settings.upload_buffer_slots)
-            ongoing = Ongoing()
+            background_tasks = BackgroundTasks()
             limits = UploadLimits(
                 max_upload_bytes=settings.max_upload_bytes,
                 lease_seconds=settings.upload_lease_seconds,
@@ -114,9 +114,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     blobs=blobs,
                     buffers=buffers,
                     limits=limits,
-                    ongoing=ongoing,
+                    background_tasks=background_tasks,
                 ),
-                catalog=Catalog(database),
+                catalog=Models(database),
                 lifecycle=Lifecycle(
                     database=database,
                     purge_after_seconds=settings.purge_after_seconds,
@@ -134,27 +134,27 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                         presign_expiry_seconds=settings.presign_expiry_seconds,
                         max_pending=settings.max_pending_versions,
                     ),
-                    ongoing=ongoing,
+                    background_tasks=background_tasks,
                 ),
                 commits=Commits(
                     database=database,
                     blobs=blobs,
                     limits=limits,
-                    ongoing=ongoing,
+                    background_tasks=background_tasks,
                     wait_seconds=settings.commit_wait_seconds,
                 ),
                 downloads=Downloads(database, blobs),
                 aliases=Aliases(database),
-                events=EventLog(database),
+                events=Events(database),
                 collector=Collector(database=database, blobs=blobs, grace_seconds=settings.gc_grace_seconds),
-                verifier=Verifier(database=database, blobs=blobs),
+                verifier=Scrubber(database=database, blobs=blobs),
             )
-            await ongoing.settle(_SETTLE_SECONDS)
+            await background_tasks.settle(_SETTLE_SECONDS)
     finally:
         await database.close()
 
 
-async def check_schema(database: Database) -> None:
+async def require_supported_schema(database: Database) -> None:
     """Raise for a schema that this version cannot work with, `Unavailable` when nobody can tell.
 
     A newer one will do unless it says otherwise: services go on while the schema is upgraded below them. Revisions are
@@ -171,7 +171,7 @@ async def check_schema_at(settings: Settings) -> None:
     """The same before a service is opened; a database that is away is not waited for."""
     database = open_database(settings)
     try:
-        await check_schema(database)
+        await require_supported_schema(database)
     except Unavailable:
         return
     finally:

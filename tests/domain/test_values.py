@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from model_registry.domain.entities import Digest, FileEntry, StoredBlob, StoredFile, manifest_digest
-from model_registry.domain.naming_rules import DistinctPaths, check_alias, check_model_name, check_path
-from model_registry.domain.version_labels import check_version, precedence
+from model_registry.domain.naming_rules import DistinctPaths, validate_alias, validate_model_name, validate_path
+from model_registry.domain.version_labels import precedence, validate_version
 from model_registry.errors import InvalidField
 from model_registry.services.tar_archive import TarLayout
 from model_registry.utils import (
@@ -79,7 +79,7 @@ def test_a_label_that_is_no_version_stands_below_all_that_are() -> None:
 
 @pytest.mark.parametrize("label", ["1", "1.0", "v2.0.0-rc.1+cu128", "a" * 128, "0", "A_b-c+d.e", "f" * 39])
 def test_good_labels(label: str) -> None:
-    assert check_version(label) == label
+    assert validate_version(label) == label
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_good_labels(label: str) -> None:
 )
 def test_bad_labels(label: str) -> None:
     with pytest.raises(InvalidField, match=r"version: "):
-        check_version(label)
+        validate_version(label)
 
 
 # Names and paths
@@ -96,29 +96,29 @@ def test_bad_labels(label: str) -> None:
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-d", "a" * 128, "0", "bert-base-uncased"])
 def test_good_model_names(name: str) -> None:
-    assert check_model_name(name) == name
+    assert validate_model_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "a..b", "a--b", ".a", "a.", "_a", "a/b", "a b", "ä", "a\n", "a\x00", "a" * 129])
 def test_bad_model_names(name: str) -> None:
     with pytest.raises(InvalidField, match=r"model_name: a model name is"):
-        check_model_name(name)
+        validate_model_name(name)
 
 
 @pytest.mark.parametrize("alias", ["champion", "prod.eu-1", "a"])
 def test_good_aliases(alias: str) -> None:
-    assert check_alias(alias) == alias
+    assert validate_alias(alias) == alias
 
 
 @pytest.mark.parametrize("alias", ["latest", "1", "1.0", "v2", "Prod", "", "-a", "a" * 65])
 def test_bad_aliases(alias: str) -> None:
     with pytest.raises(InvalidField):
-        check_alias(alias)
+        validate_alias(alias)
 
 
 @pytest.mark.parametrize("path", ["a", "a/b/c.bin", "größe.txt", "a b", "a;b#c%d", "." + "a", "é" * 512, "…"])
 def test_good_paths(path: str) -> None:
-    assert check_path(path) == path
+    assert validate_path(path) == path
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_good_paths(path: str) -> None:
 )
 def test_bad_paths(path: str) -> None:
     with pytest.raises(InvalidField):
-        check_path(path)
+        validate_path(path)
 
 
 @given(st.text(max_size=40))
 @settings(max_examples=500)
 def test_an_accepted_path_stays_inside_its_folder(path: str) -> None:
     try:
-        check_path(path)
+        validate_path(path)
     except InvalidField:
         return
     assert not path.startswith("/")

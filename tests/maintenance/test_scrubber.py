@@ -169,8 +169,10 @@ async def test_a_dry_run_says_what_the_run_then_frees(
         await register(client, FRAUD, {"a": b"shared", "b": b"x" * 1000})
         await register(client, {**FRAUD, "version": "2.0"}, {"a": b"shared"})
         await client.delete("/remove_model/fraud/1.0")
-        lapsed = await client.post("/v1/models/fraud/versions", json={"version": "3", "files": [entry("c", b"y" * 77)]})
-        assert lapsed.status_code == 201
+        expired = await client.post(
+            "/v1/models/fraud/versions", json={"version": "3", "files": [entry("c", b"y" * 77)]}
+        )
+        assert expired.status_code == 201
         keys = await bucket.keys()
 
         before = await run_command("gc", "--dry-run", env=env, cwd=tmp_path)
@@ -178,7 +180,7 @@ async def test_a_dry_run_says_what_the_run_then_frees(
         after = await run_command("gc", "--once", env=env, cwd=tmp_path)
 
     assert before[0] == after[0] == 0, before
-    # What was registered twice was stored once more than is needed; and the upload that lapsed was declared with 77
+    # What was registered twice was stored once more than is needed; and the upload that expired was declared with 77
     # bytes, of which none were sent.
     said = "expired versions: 1, expired uploads: 0, purged versions: 1, deleted objects: 3, freed bytes: 1083"
     assert before[1].startswith(said)

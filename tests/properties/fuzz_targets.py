@@ -28,9 +28,9 @@ with (
     from starlette.datastructures import Headers
 
     from model_registry.domain.entities import ListPosition
-    from model_registry.domain.naming_rules import check_alias, check_model_name, check_path
+    from model_registry.domain.naming_rules import validate_alias, validate_model_name, validate_path
     from model_registry.domain.search_filter import InvalidFilter, parse_filter, parse_order
-    from model_registry.domain.version_labels import check_version, precedence
+    from model_registry.domain.version_labels import precedence, validate_version
     from model_registry.errors import InvalidField, PreconditionFailed, RegistryError
     from model_registry.utils import canonical_json, exact_json, parse_json_object, to_json_text
     from model_registry.web.problems import RangeNotSatisfiable
@@ -43,10 +43,10 @@ _Target = Callable[[bytes], None]
 
 def fuzz_names(data: bytes) -> None:
     text = data.decode(errors="replace")
-    for check in (check_path, check_model_name, check_alias, check_version):
+    for check in (validate_path, validate_model_name, validate_alias, validate_version):
         with contextlib.suppress(InvalidField):
             assert check(text) == text
-            if check is check_version:
+            if check is validate_version:
                 precedence(text)
 
 

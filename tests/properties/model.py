@@ -63,7 +63,7 @@ class Version:
     description: str | None = None
     tags: Json = field(default_factory=dict)
     state: str = "pending"
-    has_lapsed: bool = False
+    is_expired: bool = False
     is_yanked: bool = False
     reason: str | None = None
     removed: int = 0
@@ -114,7 +114,7 @@ class Model:
 
     def in_state(self, state: str = "ready") -> list[Version]:
         """Newest precedence first."""
-        there = [each for each in self.versions.values() if each.state == state and not each.has_lapsed]
+        there = [each for each in self.versions.values() if each.state == state and not each.is_expired]
         return sorted(there, key=lambda each: each.precedence, reverse=True)
 
     @property
@@ -168,7 +168,7 @@ class Registry:
     def held(self, name: str, label: str) -> Version:
         """The version in whatever state."""
         found = self.models[name].versions.get(label) if name in self.models else None
-        if found is None or found.has_lapsed:
+        if found is None or found.is_expired:
             raise self.missing(name)
         return found
 
@@ -184,7 +184,7 @@ class Registry:
 
     def register(self, name: str, label: str, files: Collection[tuple[str, bytes]], params: Json) -> Version:
         taken = self.models.get(name, Model()).versions.get(label)
-        if taken is not None and not taken.has_lapsed:
+        if taken is not None and not taken.is_expired:
             raise Refused("version-exists")
         version = self._take_label(name, label, dict(files), params)
         if not can_lie_together([path for path, _ in files]):
@@ -200,7 +200,7 @@ class Registry:
         if not can_lie_together(files):
             raise Refused("invalid-field")
         taken = self.models.get(name, Model()).versions.get(label or "")
-        if taken is not None and not taken.has_lapsed:
+        if taken is not None and not taken.is_expired:
             if not taken.same_as(files, params) or taken.state == "removed":
                 raise Refused("version-exists")
             version = taken
@@ -334,9 +334,9 @@ class Registry:
         """Point aliases at labels, all or none; `or_else` is what to refuse with once everything else is right."""
         for label in moves.values():
             target = self.models.get(name, Model()).versions.get(label)
-            if target is None or target.has_lapsed or target.state != "ready":
+            if target is None or target.is_expired or target.state != "ready":
                 self.known(name)
-                is_there = target is not None and not target.has_lapsed
+                is_there = target is not None and not target.is_expired
                 raise Refused("version-not-available" if is_there else "version-not-found")
         if or_else is not None:
             raise Refused(or_else)
@@ -401,14 +401,14 @@ class Registry:
 
     # Time and the collector
 
-    def let_leases_lapse(self) -> None:
+    def let_leases_expire(self) -> None:
         for version in self.versions:
-            version.has_lapsed = version.state == "pending"
+            version.is_expired = version.state == "pending"
 
     def collect(self, *, purges: bool) -> None:
         """`purges`: the time of everything that was removed has come, in the order of its removal."""
         for version in sorted(self.versions, key=lambda version: version.removed):
-            if version.has_lapsed:
+            if version.is_expired:
                 self._discard(version)
             elif purges and version.state == "removed" and not version.is_purged:
                 self.purge(version)

@@ -25,9 +25,9 @@ from packaging.version import InvalidVersion, Version
 from starlette.datastructures import Headers
 
 from model_registry.domain.entities import Digest, StoredBlob, StoredFile
-from model_registry.domain.naming_rules import check_alias, check_model_name, check_path
+from model_registry.domain.naming_rules import validate_alias, validate_model_name, validate_path
 from model_registry.domain.search_filter import MAX_CHARACTERS, InvalidFilter, parse_filter
-from model_registry.domain.version_labels import check_version, precedence
+from model_registry.domain.version_labels import precedence, validate_version
 from model_registry.errors import InvalidField, InvalidForm, PreconditionFailed, RegistryError
 from model_registry.services.tar_archive import TarLayout
 from model_registry.utils import canonical_json, exact_json, parse_json_object, to_json_text
@@ -87,9 +87,9 @@ tricky_names = st.sampled_from(
 @pytest.mark.parametrize(
     ("check", "is_right"),
     [
-        (check_model_name, lambda text: is_name(text, WORD, 128) and ".." not in text and "--" not in text),
+        (validate_model_name, lambda text: is_name(text, WORD, 128) and ".." not in text and "--" not in text),
         (
-            check_version,
+            validate_version,
             lambda text: (
                 is_name(text, WORD + "+", 128)
                 and ".." not in text
@@ -98,7 +98,7 @@ tricky_names = st.sampled_from(
             ),
         ),
         (
-            check_alias,
+            validate_alias,
             lambda text: (
                 is_name(text, string.ascii_lowercase + string.digits + "._-", 64)
                 and text != "latest"
@@ -153,11 +153,11 @@ any_paths = st.lists(path_pieces | st.characters(), max_size=8).map("".join)
 @examples(1000)
 def test_an_accepted_path_is_safe_on_every_disk(path: str) -> None:
     try:
-        taken = check_path(path)
+        taken = validate_path(path)
     except InvalidField:
         return
 
-    assert taken == path == check_path(taken)
+    assert taken == path == validate_path(taken)
     assert 1 <= len(path.encode()) <= 1024
     assert unicodedata.normalize("NFC", path) == path
     assert not any(unicodedata.category(char) in {"Cc", "Cs"} for char in path)
@@ -171,7 +171,7 @@ def test_an_accepted_path_is_safe_on_every_disk(path: str) -> None:
 
 def accepted(path: str) -> bool:
     try:
-        check_path(path)
+        validate_path(path)
     except InvalidField:
         return False
     return True

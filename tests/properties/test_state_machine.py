@@ -521,13 +521,13 @@ class RegistryMachine(RuleBasedStateMachine):
     # Time and the collector
 
     @rule()
-    def leases_lapse(self) -> None:
-        self._let_leases_lapse()
+    def leases_expire(self) -> None:
+        self._let_leases_expire()
 
-    def _let_leases_lapse(self) -> None:
+    def _let_leases_expire(self) -> None:
         ago = "now() - interval '1 second' WHERE lease_expires_at IS NOT NULL"
         self.world.sql(*(f"UPDATE {table} SET lease_expires_at = {ago}" for table in ("model_info", "uploads")))
-        self.model.let_leases_lapse()
+        self.model.let_leases_expire()
 
     @rule(purges=st.booleans())
     def collect(self, purges: bool) -> None:
@@ -551,7 +551,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
         def expected() -> Version:
             there = self.model.models.get(name, Model()).versions.get(selector)
-            if not is_original and there and there.state == "pending" and not there.has_lapsed:
+            if not is_original and there and there.state == "pending" and not there.is_expired:
                 return there
             return self.model.find(name, selector)
 
@@ -642,7 +642,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def search(self, condition: str, order: str, is_descending: bool, limit: int) -> None:
         order_by = f"{order} {'DESC' if is_descending else 'ASC'}"
         found = self.all_items("/v1/versions", limit, filter=condition, order_by=order_by)
-        expected = [each for each in self.model.versions if not each.has_lapsed and FILTERS[condition](each)]
+        expected = [each for each in self.model.versions if not each.is_expired and FILTERS[condition](each)]
         expected.sort(key=ORDERS[order], reverse=is_descending)
         assert [(item["model_name"], item["version"]) for item in found] == [
             (each.model_name, each.label) for each in expected
@@ -718,7 +718,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.find_models(3, "", "")
         self.list_models(3, None)
         self.read_events(100)
-        self._let_leases_lapse()
+        self._let_leases_expire()
         self.collect(purges=False)
         assert self.world.complaints(self.attempts, [item["id"] for item in self.feed]) == []
 

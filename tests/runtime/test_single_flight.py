@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from model_registry.errors import ModelNotFound, RegistryError, Unavailable
-from model_registry.runtime.single_flight import SharedReads
+from model_registry.runtime.single_flight import SingleFlight
 from tests.test_model_registry import register, register_version
 
 
@@ -39,7 +39,7 @@ def slow() -> Slow:
 
 @pytest.fixture
 def ask(slow: Slow) -> Callable[[], asyncio.Task[int]]:
-    shared = SharedReads[int]()
+    shared = SingleFlight[int]()
     return lambda: asyncio.create_task(shared.read("key", slow))
 
 

@@ -18,7 +18,7 @@ from model_registry.maintenance.collector import Collector
 from model_registry_devstack import StackAddresses
 from tests.conftest import Collect, RunningService, ServiceWith
 from tests.resilience.test_commit_protocol import CommitEater
-from tests.services.test_models import MODELS, create, events, found, let_lapse, patch, problem, reserve, wrong_field
+from tests.services.test_models import MODELS, create, events, found, let_expire, patch, problem, reserve, wrong_field
 from tests.support.bucket import Bucket
 from tests.test_model_registry import WEIGHTS, register
 
@@ -465,7 +465,7 @@ async def test_what_is_not_whole_yet_is_neither_yanked_nor_restored(
         for action in ("yank", "unyank", "restore"):
             response = await model.post(f"{VERSIONS}/3.0/{action}")
             assert problem(response, 409, "version-not-available")["state"] == state
-    await let_lapse(database_session)
+    await let_expire(database_session)
     for action in ("yank", "unyank", "restore"):
         problem(await model.post(f"{VERSIONS}/3.0/{action}"), 404, "version-not-found")
     problem(await model.delete(f"{VERSIONS}/3.0"), 404, "version-not-found")

@@ -62,7 +62,7 @@ async def reserve(
     return reserved
 
 
-async def let_lapse(session: AsyncSession) -> None:
+async def let_expire(session: AsyncSession) -> None:
     await session.execute(
         text("UPDATE model_info SET lease_expires_at = now() - interval '1 second' WHERE lease_expires_at IS NOT NULL")
     )
@@ -158,7 +158,7 @@ async def test_the_name_of_a_model_that_only_a_push_has_made_can_be_made_and_the
     other_case = await client.post(MODELS, json={"name": "Other"})
     made = await client.post(MODELS, json={"name": "fraud", "tags": {"team": "risk"}})
     again = await client.post(MODELS, json={"name": "fraud"})
-    await let_lapse(database_session)
+    await let_expire(database_session)
     await collect()
 
     problem(before, 404, "model-not-found")
@@ -767,7 +767,7 @@ async def test_a_model_that_had_a_version_is_never_deleted(
         assert in_use["model_name"] == name
     assert await found(client) == ["pending", "purged", "ready", "removed"]
     # A push that came to nothing never made a version.
-    await let_lapse(database_session)
+    await let_expire(database_session)
     await collect()
     assert (await client.delete(f"{MODELS}/pending")).status_code == 204
 

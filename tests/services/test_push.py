@@ -73,7 +73,7 @@ def slug(answer: httpx.Response) -> str:
     return kind.rpartition(":")[2]
 
 
-async def lapse(session: AsyncSession) -> None:
+async def expire(session: AsyncSession) -> None:
     """Let all leases run out."""
     for table in ("model_info", "uploads"):
         await session.execute(
@@ -376,7 +376,7 @@ async def test_a_purge_keeps_the_bytes_that_a_push_counts_on(
     assert content == GOOD
 
 
-async def test_bytes_that_only_a_lapsed_push_counted_on_are_collected(
+async def test_bytes_that_only_an_expired_push_counted_on_are_collected(
     service_with: ServiceWith, database_session: AsyncSession, bucket: Bucket
 ) -> None:
     service = await service_with(purge_after_seconds=0)
@@ -386,7 +386,7 @@ async def test_bytes_that_only_a_lapsed_push_counted_on_are_collected(
         await client.delete("/remove_model/fraud/0.9")
         await service.services.collector.collect()
         assert len(await bucket.keys()) == 1
-        await lapse(database_session)
+        await expire(database_session)
 
         await service.services.collector.collect()
 
@@ -459,7 +459,7 @@ async def test_an_abandoned_push_frees_its_label_and_its_storage(
         parts = await client.post(f"/v1/uploads/{first['in parts']['upload_id']}/parts", json={"part_numbers": [1]})
         await send(client, parts.json()["parts"][0], bytes(6 * MIB))
         assert len(await bucket.unfinished()) == 1
-        await lapse(database_session)
+        await expire(database_session)
 
         committed = await commit(client)
         status = await client.get(f"/v1/uploads/{first['in parts']['upload_id']}")
@@ -473,12 +473,12 @@ async def test_an_abandoned_push_frees_its_label_and_its_storage(
     assert by_somebody_else.status_code == 201
 
 
-async def test_a_lapsed_push_does_not_wait_for_the_collector_to_free_its_label(
+async def test_an_expired_push_does_not_wait_for_the_collector_to_free_its_label(
     client: httpx.AsyncClient, database_session: AsyncSession, bucket: Bucket, collect: Collect
 ) -> None:
     first = uploads_of(await reserve(client, {"model.bin": OTHER}))["model.bin"]
     await send(client, first, OTHER)
-    await lapse(database_session)
+    await expire(database_session)
 
     second = await push(client, {"model.bin": GOOD})
     await collect()
@@ -493,7 +493,7 @@ async def test_what_comes_by_a_url_after_its_object_was_collected_is_collected_t
 ) -> None:
     upload = uploads_of(await reserve(client, {"model.bin": GOOD}))["model.bin"]
     await send(client, upload, GOOD)
-    await lapse(database_session)
+    await expire(database_session)
     await collect()
     assert await bucket.keys() == set()
 
@@ -602,7 +602,7 @@ async def test_more_uploads_than_one_statement_takes(
 
     reserved = await reserve(client, files)
     assert len({upload["url"] for upload in uploads_of(reserved).values()}) == 5001
-    await lapse(database_session)
+    await expire(database_session)
     await collect()
 
     assert await count(database_session, UploadDB) == 0

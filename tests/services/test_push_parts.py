@@ -15,7 +15,7 @@ from model_registry.object_store.blob_store import PartsRefused, StoredPart
 from model_registry.settings import Settings
 from model_registry_devstack import StackAddresses
 from tests.conftest import RunningService, make_settings, running
-from tests.services.test_push import MIB, commit, lapse, missing_from, read, reserve, send, slug, uploads_of
+from tests.services.test_push import MIB, commit, expire, missing_from, read, reserve, send, slug, uploads_of
 from tests.support.bucket import Bucket
 
 PART = 5 * MIB
@@ -489,7 +489,7 @@ async def test_all_uploads_to_the_key_of_an_abandoned_push_are_aborted(
     await send_parts(client, await begin(client), {1: PIECES[1]})
     key = await database_session.scalar(text("SELECT storage_key FROM uploads"))
     await bucket.client.create_multipart_upload(Bucket=bucket.name, Key=key)
-    await lapse(database_session)
+    await expire(database_session)
 
     await service.services.collector.collect()
 

@@ -22,7 +22,7 @@ from tests.services.test_push import (
     actions,
     commit,
     count,
-    lapse,
+    expire,
     missing_from,
     push,
     read,
@@ -129,7 +129,7 @@ async def test_a_push_and_a_registration_of_one_label_have_one_winner(
             assert {answer.status_code for answer in reserved} == {200, 201}
         assert len(winners) == 1
         assert {answer.status_code for answer in answers} <= {200, 201, 409}
-    await lapse(database_session)
+    await expire(database_session)
     await assert_nothing_is_unknown(database_session, bucket, collect)
 
 
@@ -283,7 +283,7 @@ async def test_lost_commits_of_a_push_are_found_out_about(
         (version, number, "ready") for number, version in enumerate(versions, 2)
     ]
     assert await actions(database_session) == ["version.registered"] * 3
-    await lapse(database_session)
+    await expire(database_session)
     await assert_nothing_is_unknown(database_session, bucket, collect)
 
 
@@ -329,7 +329,7 @@ async def test_lost_commits_of_a_file_that_passes_through_us_are_found_out_about
 
     assert commits.eaten == 2
     assert committed.status_code == 200
-    await lapse(database_session)
+    await expire(database_session)
     await assert_nothing_is_unknown(database_session, bucket, collect)
     assert len(await bucket.keys()) == 2
 
@@ -358,7 +358,7 @@ async def test_lost_commits_around_parts_are_found_out_about(
     assert len(await bucket.unfinished()) == 1  # that of the first, which goes with its lease
 
 
-async def test_a_file_in_flight_is_given_up_when_its_version_lapses(
+async def test_a_file_in_flight_is_given_up_when_its_version_expires(
     client: httpx.AsyncClient, database_session: AsyncSession, bucket: Bucket, collect: Collect
 ) -> None:
     await reserve(client, {"model.bin": GOOD}, transfer="proxied")
@@ -368,7 +368,7 @@ async def test_a_file_in_flight_is_given_up_when_its_version_lapses(
         yield GOOD[:10]
         begun.set()
         await asyncio.sleep(0.2)
-        await lapse(database_session)
+        await expire(database_session)
         winner = await push(client, {"model.bin": OTHER})
         assert winner.status_code == 200
         await collect()

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from model_registry.database.versions import Versions
+from model_registry.database.versions import VersionRepository
 from tests.conftest import RunningService, ServiceWith
 from tests.services.test_models import MODELS, create, forged, problem, reserve, wrong_field
 from tests.support.bucket import Bucket
@@ -578,15 +578,15 @@ async def test_a_purge_between_two_reads_is_never_a_version_without_files(
     model: httpx.AsyncClient, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("stored_files", "stored_file", "page_of_files"):
-        read = getattr(Versions, name)
+        read = getattr(VersionRepository, name)
 
-        async def after_a_purge(self: Versions, *args: Any, _read: Any = read, **kwargs: Any) -> Any:
+        async def after_a_purge(self: VersionRepository, *args: Any, _read: Any = read, **kwargs: Any) -> Any:
             monkeypatch.undo()
             purged = await model.delete(ONE, params={"purge": "true"})
             assert purged.status_code == 200
             return await _read(self, *args, **kwargs)
 
-        monkeypatch.setattr(Versions, name, after_a_purge)
+        monkeypatch.setattr(VersionRepository, name, after_a_purge)
 
     response = await model.get(f"{ONE}/{suffix}")
 

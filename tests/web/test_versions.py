@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.database import version_json
 from tests.conftest import Collect, RunningService, ServiceWith
-from tests.services.test_models import MODELS, create, events, forged, let_lapse, patch, problem, reserve, wrong_field
+from tests.services.test_models import MODELS, create, events, forged, let_expire, patch, problem, reserve, wrong_field
 from tests.support.rawhttp import message, send
 from tests.test_model_registry import WEIGHTS, register, register_version
 from tests.web.test_bad_input import BAD_VERSIONS
@@ -173,7 +173,7 @@ async def test_each_state_is_a_list(model: httpx.AsyncClient, database_session: 
     for order in ("", "newest", "1;drop"):
         problem(await model.get(VERSIONS, params={"order": order}), 422, "invalid-request")
     # A push whose lease is over is not there any more, whether it was collected yet or not.
-    await let_lapse(database_session)
+    await let_expire(database_session)
     assert await labels(model, state="pending") == await labels(model, state="verifying") == []
     problem(await model.get(f"{VERSIONS}/2.0"), 404, "version-not-found")
     await collect()

@@ -85,7 +85,7 @@ class Held:
     aliases: Mapping[str, HeldAlias]
 
 
-class Aliases:
+class AliasRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 

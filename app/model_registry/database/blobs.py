@@ -52,7 +52,7 @@ class KeptBlob:
     is_damaged: bool
 
 
-class Blobs:
+class BlobRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 

@@ -36,7 +36,7 @@ _PUBLISH = insert(VersionFileDB).from_select(
 _DROP = delete(DeclaredFileDB).where(_IS_OF_VERSION).returning(DeclaredFileDB.stored_sha256)
 
 
-class Declared:
+class DeclaredFileRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 

@@ -15,18 +15,18 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from model_registry.database.aliases import Aliases
-from model_registry.database.blobs import Blobs
-from model_registry.database.declared_files import Declared
-from model_registry.database.events import Events, Mark
-from model_registry.database.garbage import Garbage
-from model_registry.database.idempotency import Idempotency
-from model_registry.database.models import Models
-from model_registry.database.search import Search
-from model_registry.database.uploads import Uploads
-from model_registry.database.versions import Versions
+from model_registry.database.aliases import AliasRepository
+from model_registry.database.blobs import BlobRepository
+from model_registry.database.declared_files import DeclaredFileRepository
+from model_registry.database.events import EventRepository, Mark
+from model_registry.database.garbage import GarbageRepository
+from model_registry.database.idempotency import IdempotencyRepository
+from model_registry.database.models import ModelRepository
+from model_registry.database.search import SearchRepository
+from model_registry.database.uploads import UploadRepository
+from model_registry.database.versions import VersionRepository
 from model_registry.errors import Unavailable
-from model_registry.runtime.failpoints import fault
+from model_registry.runtime.failpoints import failpoint
 from model_registry.utils import JsonText, clean_json_object, to_json_text
 
 T = TypeVar("T")
@@ -63,44 +63,44 @@ class Transaction:
         self.connection = connection
 
     @cached_property
-    def models(self) -> Models:
-        return Models(self.connection)
+    def models(self) -> ModelRepository:
+        return ModelRepository(self.connection)
 
     @cached_property
-    def versions(self) -> Versions:
-        return Versions(self.connection)
+    def versions(self) -> VersionRepository:
+        return VersionRepository(self.connection)
 
     @cached_property
-    def aliases(self) -> Aliases:
-        return Aliases(self.connection)
+    def aliases(self) -> AliasRepository:
+        return AliasRepository(self.connection)
 
     @cached_property
-    def blobs(self) -> Blobs:
-        return Blobs(self.connection)
+    def blobs(self) -> BlobRepository:
+        return BlobRepository(self.connection)
 
     @cached_property
-    def uploads(self) -> Uploads:
-        return Uploads(self.connection)
+    def uploads(self) -> UploadRepository:
+        return UploadRepository(self.connection)
 
     @cached_property
-    def declared(self) -> Declared:
-        return Declared(self.connection)
+    def declared(self) -> DeclaredFileRepository:
+        return DeclaredFileRepository(self.connection)
 
     @cached_property
-    def search(self) -> Search:
-        return Search(self.connection)
+    def search(self) -> SearchRepository:
+        return SearchRepository(self.connection)
 
     @cached_property
-    def garbage(self) -> Garbage:
-        return Garbage(self.connection)
+    def garbage(self) -> GarbageRepository:
+        return GarbageRepository(self.connection)
 
     @cached_property
-    def events(self) -> Events:
-        return Events(self.connection)
+    def events(self) -> EventRepository:
+        return EventRepository(self.connection)
 
     @cached_property
-    def idempotency(self) -> Idempotency:
-        return Idempotency(self.connection)
+    def idempotency(self) -> IdempotencyRepository:
+        return IdempotencyRepository(self.connection)
 
     async def was_committed(self, mark: Mark) -> bool:
         """What became of an earlier transaction; `Unavailable` while the server still decides."""
@@ -251,8 +251,8 @@ class Database:
                     result = await work(tx)
                     if tx.events.mark is not None:
                         unanswered = (tx.events.mark, result)
-                    fault("tx-before-commit")
-                fault("tx-after-commit")
+                    failpoint("tx-before-commit")
+                failpoint("tx-after-commit")
                 return result
             except Unavailable as error:
                 now = time.monotonic()

@@ -56,7 +56,7 @@ class Mark:
     at: datetime
 
 
-class Events:
+class EventRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
         self.mark: Mark | None = None

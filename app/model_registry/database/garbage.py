@@ -22,7 +22,7 @@ class GarbageItem:
     size_bytes: int
 
 
-class Garbage:
+class GarbageRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 

@@ -16,7 +16,7 @@ class FirstAnswer:
     answer: str
 
 
-class Idempotency:
+class IdempotencyRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 

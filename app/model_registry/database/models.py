@@ -79,7 +79,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,999})(\.[0-9]{1,999})?([eE][+-]?[0-9]{1
 _EXISTS = select(RegisteredModelDB.name).where(RegisteredModelDB.name == _NAME)
 
 
-class Models:
+class ModelRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 

@@ -25,7 +25,7 @@ _FEW = 5000
 _AnySelect = Select[*tuple[Any, ...]]
 
 
-class Search:
+class SearchRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 

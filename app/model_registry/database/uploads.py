@@ -86,7 +86,7 @@ _OPEN_PUSHED = insert(UploadDB).from_select(
 )
 
 
-class Uploads:
+class UploadRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
@@ -136,7 +136,7 @@ class Uploads:
         """
         if not upload_ids:
             return
-        has_lapsed = UploadDB.lease_expires_at < func.now()
+        is_expired = UploadDB.lease_expires_at < func.now()
         gone = (
             delete(UploadDB)
             .where(among(UploadDB.id, upload_ids))
@@ -146,7 +146,7 @@ class Uploads:
                 case((UploadDB.part_size.is_(None), UploadDB.multipart_id)).label("multipart_id"),
                 UploadDB.size_bytes,
                 func.greatest(
-                    UploadDB.writable_until, case((has_lapsed, func.now() + seconds(_LATE_WRITER_SECONDS)))
+                    UploadDB.writable_until, case((is_expired, func.now() + seconds(_LATE_WRITER_SECONDS)))
                 ).label("writable_until"),
                 # What clients write with one PUT has no parts to look for.
                 or_(UploadDB.writable_until.is_(None), UploadDB.part_size.is_not(None)).label("may_have_parts"),
@@ -269,9 +269,9 @@ class Uploads:
             )
         ).all()
 
-    async def count_lapsed(self) -> tuple[int, int, int]:
+    async def count_expired(self) -> tuple[int, int, int]:
         """Of uploads past their lease: how many no version knows of, how many there are in all, and their bytes."""
-        lapsed = func.coalesce(ModelInfoDB.lease_expires_at, UploadDB.lease_expires_at) < func.now()
+        expired = func.coalesce(ModelInfoDB.lease_expires_at, UploadDB.lease_expires_at) < func.now()
         row = (
             await self._connection.execute(
                 select(
@@ -281,12 +281,12 @@ class Uploads:
                 )
                 .select_from(UploadDB)
                 .outerjoin(ModelInfoDB, ModelInfoDB.id == UploadDB.version_id)
-                .where(lapsed)
+                .where(expired)
             )
         ).one()
         return row[0], row[1], int(row[2] or 0)
 
-    async def lapsed_without_version(self, limit: int) -> Sequence[UUID]:
+    async def expired_without_version(self, limit: int) -> Sequence[UUID]:
         """Uploads past their lease that no version knows of; locked, those of other collectors left out."""
         return (
             await self._connection.scalars(

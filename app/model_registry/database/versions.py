@@ -138,7 +138,7 @@ _ANY_TAKEN = select(
     ModelInfoDB.digest,
     ModelInfoDB.reservation,
     ModelInfoDB.created_by,
-    func.coalesce(ModelInfoDB.lease_expires_at < func.now(), literal(False)).label("has_lapsed"),
+    func.coalesce(ModelInfoDB.lease_expires_at < func.now(), literal(False)).label("is_expired"),
 ).where(ModelInfoDB.model_name == _NAME)
 _TAKEN = _ANY_TAKEN.where(ModelInfoDB.version == _LABEL)
 _TAKEN_BY = _ANY_TAKEN.where(ModelInfoDB.reservation == bindparam("reservation", type_=Uuid))
@@ -221,10 +221,10 @@ class TakenLabel:
     digest: Digest | None
     reservation: UUID | None
     created_by: str
-    has_lapsed: bool
+    is_expired: bool
 
 
-class Versions:
+class VersionRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
@@ -325,7 +325,7 @@ class Versions:
             return None
         digest = Digest(row.digest) if row.digest else None
         return TakenLabel(
-            row.id, row.version, VersionState(row.state), digest, row.reservation, row.created_by, row.has_lapsed
+            row.id, row.version, VersionState(row.state), digest, row.reservation, row.created_by, row.is_expired
         )
 
     async def has_params(self, version_id: int, details: ModelDetails) -> bool:
@@ -435,7 +435,7 @@ class Versions:
             delete(ModelInfoDB).where(ModelInfoDB.id == version_id, ModelInfoDB.lease_expires_at.is_not(None))
         )
 
-    async def lapsed(self, limit: int) -> Sequence[tuple[int, str]]:
+    async def expired(self, limit: int) -> Sequence[tuple[int, str]]:
         """Unfinished versions past their lease, with their models' names."""
         rows = await self._connection.execute(
             select(ModelInfoDB.id, ModelInfoDB.model_name)
@@ -449,14 +449,14 @@ class Versions:
         """How many versions somebody has begun and not finished, counted no further than `at_most`."""
         return await self._connection.scalar(_COUNT_UNFINISHED, {"actor": actor, "at_most": at_most}) or 0
 
-    async def lock_discardable(self, version_id: int, *, only_lapsed: bool) -> bool:
+    async def lock_discardable(self, version_id: int, *, only_expired: bool) -> bool:
         """Hold an unfinished version's row; `False` when there is none, or its lease still lives and must not."""
-        has_lapsed = await self._connection.scalar(
+        is_expired = await self._connection.scalar(
             select(ModelInfoDB.lease_expires_at < func.now())
             .where(ModelInfoDB.id == version_id, ModelInfoDB.lease_expires_at.is_not(None))
             .with_for_update()
         )
-        return has_lapsed is not None and (has_lapsed or not only_lapsed)
+        return is_expired is not None and (is_expired or not only_expired)
 
     async def showing(self, sha256: Digest, limit: int) -> Sequence[tuple[VersionRef, str]]:
         """The first versions, removed ones too, and paths that are made of these bytes."""
@@ -517,7 +517,7 @@ class Versions:
             .values(state=VersionState.READY, removed_at=None, purge_after=None, generation=ModelInfoDB.generation + 1)
         )
 
-    async def count_lapsed(self) -> int:
+    async def count_expired(self) -> int:
         return await self._count(ModelInfoDB.lease_expires_at < func.now())
 
     async def count_due_for_purge(self) -> int:

@@ -9,8 +9,8 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from model_registry.domain.naming_rules import check_alias, check_model_name
-from model_registry.domain.version_labels import check_version
+from model_registry.domain.naming_rules import validate_alias, validate_model_name
+from model_registry.domain.version_labels import validate_version
 from model_registry.errors import InvalidField
 from model_registry.utils import EMPTY_OBJECT, JsonText
 
@@ -72,8 +72,8 @@ class VersionRef:
     version: str
 
     def __post_init__(self) -> None:
-        check_model_name(self.model_name)
-        check_version(self.version)
+        validate_model_name(self.model_name)
+        validate_version(self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,11 @@ class VersionSelector:
     version: str
 
     def __post_init__(self) -> None:
-        check_model_name(self.model_name)
+        validate_model_name(self.model_name)
         if self.alias is not None:
-            check_alias(self.alias, "version")
+            validate_alias(self.alias, "version")
         elif not self.is_latest:
-            check_version(self.version)
+            validate_version(self.version)
 
     @property
     def is_latest(self) -> bool:
@@ -111,8 +111,8 @@ class AliasRef:
     alias: str
 
     def __post_init__(self) -> None:
-        check_model_name(self.model_name)
-        check_alias(self.alias)
+        validate_model_name(self.model_name)
+        validate_alias(self.alias)
 
 
 @dataclass(frozen=True, slots=True)

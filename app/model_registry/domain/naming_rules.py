@@ -37,13 +37,13 @@ _DRIVE = re.compile(".:", re.DOTALL)
 _MISLEADING = frozenset("\u200e\u200f\u061c\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def check_model_name(name: str, loc: tuple[str | int, ...] | str = "model_name") -> str:
+def validate_model_name(name: str, loc: tuple[str | int, ...] | str = "model_name") -> str:
     if len(name) > 128 or not _MODEL_NAME.fullmatch(name) or ".." in name or "--" in name:
         raise InvalidField(loc, _MODEL_RULE, name)
     return name
 
 
-def check_alias(alias: str, field: tuple[str | int, ...] | str = "alias") -> str:
+def validate_alias(alias: str, field: tuple[str | int, ...] | str = "alias") -> str:
     if len(alias) > 64 or not _ALIAS.fullmatch(alias) or alias == "latest" or _is_version(alias):
         raise InvalidField(field, _ALIAS_RULE, alias)
     return alias
@@ -57,7 +57,7 @@ def _is_version(text: str) -> bool:
     return True
 
 
-def check_path(path: str, loc: tuple[str | int, ...] | str = "path") -> str:
+def validate_path(path: str, loc: tuple[str | int, ...] | str = "path") -> str:
     """A file's path inside a version: relative, `/`-separated, safe to lay out on any disk."""
     if not path:
         raise InvalidField(loc, "a path has at least one character", path)
@@ -81,7 +81,7 @@ def check_path(path: str, loc: tuple[str | int, ...] | str = "path") -> str:
     return path
 
 
-def check_tags(tags: Mapping[str, object], loc: tuple[str | int, ...]) -> None:
+def validate_tags(tags: Mapping[str, object], loc: tuple[str | int, ...]) -> None:
     """Tags are labels to find things by: short keys, and texts, numbers or truth values."""
     if len(tags) > MAX_TAGS:
         raise InvalidField(loc, f"there are at most {MAX_TAGS} tags", f"{len(tags)} tags")
@@ -96,7 +96,7 @@ def check_tags(tags: Mapping[str, object], loc: tuple[str | int, ...]) -> None:
         raise InvalidField(loc, f"tags have at most {MAX_TAGS_CHARS} characters in all", f"{total} characters")
 
 
-def check_media_type(media_type: str, loc: tuple[str | int, ...]) -> str:
+def validate_media_type(media_type: str, loc: tuple[str | int, ...]) -> str:
     """RFC 9110, section 8.3.1, without going into the parameters."""
     if len(media_type) > 255 or not _MEDIA_TYPE.fullmatch(media_type):
         raise InvalidField(loc, "a media type is expected, such as application/octet-stream", media_type)
@@ -112,7 +112,7 @@ class DistinctPaths:
 
     def add(self, path: str, loc: tuple[str | int, ...] | str = "path") -> str:
         """Check a path by itself and against those added before; returns it."""
-        check_path(path, loc)
+        validate_path(path, loc)
         if len(self._files) >= MAX_FILES:
             raise InvalidField(loc, f"a version has at most {MAX_FILES} files", path)
         folded = path.casefold()

@@ -20,7 +20,7 @@ _HIGHEST = b"\xff"
 _PRE_LETTERS = {"a": b"\x01", "b": b"\x02", "rc": b"\x03"}
 
 
-def check_version(label: str, field: tuple[str | int, ...] | str = "version") -> str:
+def validate_version(label: str, field: tuple[str | int, ...] | str = "version") -> str:
     """The label itself, or `InvalidField` with the rule it breaks."""
     if len(label) > 128 or not _LABEL.fullmatch(label) or ".." in label:
         raise InvalidField(field, _RULE, label)

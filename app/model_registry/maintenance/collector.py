@@ -14,7 +14,7 @@ from model_registry.database.engine import Database
 from model_registry.database.garbage import GarbageItem
 from model_registry.errors import Unavailable
 from model_registry.object_store.blob_store import BlobStore
-from model_registry.runtime.failpoints import fault
+from model_registry.runtime.failpoints import failpoint
 from model_registry.services.version_transitions import discard_unfinished, purge
 
 log = structlog.get_logger(__name__)
@@ -73,11 +73,11 @@ class Collector:
     async def preview(self) -> Collected:
         """What a run would do now, and nothing of it done; objects that would wait for their grace time are counted."""
         async with self._database.reading() as tx:
-            versionless, uploads, upload_bytes = await tx.uploads.count_lapsed()
+            versionless, uploads, upload_bytes = await tx.uploads.count_expired()
             unshown, unshown_bytes = await tx.blobs.freed_by_purge()
             due, due_bytes = await tx.garbage.due()
             return Collected(
-                expired_versions=await tx.versions.count_lapsed(),
+                expired_versions=await tx.versions.count_expired(),
                 expired_uploads=versionless,
                 purged_versions=await tx.versions.count_due_for_purge(),
                 deleted_objects=uploads + unshown + due,
@@ -100,25 +100,25 @@ class Collector:
         """Versions whose registration stopped renewing its lease: their labels become free."""
         while True:
             async with self._database.reading() as tx:
-                lapsed = await tx.versions.lapsed(_BATCH)
-            for version_id, model_name in lapsed:
+                expired = await tx.versions.expired(_BATCH)
+            for version_id, model_name in expired:
                 async with self._database.transaction() as tx:
                     await tx.models.lock(model_name)
                     collected.expired_versions += await discard_unfinished(
-                        tx, version_id, only_lapsed=True, delay_seconds=self._grace_seconds
+                        tx, version_id, only_expired=True, delay_seconds=self._grace_seconds
                     )
                     await tx.models.drop_if_unused(model_name)
-                fault("g-lease")
-            if len(lapsed) < _BATCH:
+                failpoint("g-lease")
+            if len(expired) < _BATCH:
                 return
 
     async def _expire_uploads(self, collected: Collected) -> None:
         while True:
             async with self._database.transaction() as tx:
-                lapsed = await tx.uploads.lapsed_without_version(_BATCH)
-                await tx.uploads.give_up(lapsed, delay_seconds=self._grace_seconds)
-            collected.expired_uploads += len(lapsed)
-            if len(lapsed) < _BATCH:
+                expired = await tx.uploads.expired_without_version(_BATCH)
+                await tx.uploads.give_up(expired, delay_seconds=self._grace_seconds)
+            collected.expired_uploads += len(expired)
+            if len(expired) < _BATCH:
                 return
 
     async def _purge_versions(self, collected: Collected) -> None:
@@ -134,7 +134,7 @@ class Collector:
                 return False
             version_id, ref = due
             await purge(tx, version_id, ref, grace_seconds=self._grace_seconds, actor=SYSTEM)
-            fault("g-in-tx")
+            failpoint("g-in-tx")
             return True
 
     async def _delete_garbage(self, collected: Collected) -> None:
@@ -145,7 +145,7 @@ class Collector:
                 return
             keys = [item.storage_key for item in items if await self._has_no_parts(item)]
             refused = await self._blobs.delete(keys)
-            fault("g-s3-deleted")
+            failpoint("g-s3-deleted")
             if refused:
                 # They are tried again, ever more seldom, and keep nobody else waiting.
                 log.warning("gc.refused", keys=sorted(refused)[:10], count=len(refused))

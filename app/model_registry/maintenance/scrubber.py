@@ -9,7 +9,7 @@ import structlog
 from model_registry.auth.permissions import SYSTEM
 from model_registry.database.engine import Database, Transaction
 from model_registry.domain.entities import Digest, StoredBlob, VersionRef
-from model_registry.domain.naming_rules import check_model_name
+from model_registry.domain.naming_rules import validate_model_name
 from model_registry.errors import ModelNotFound
 from model_registry.object_store.blob_store import BlobStore
 from model_registry.transfer.object_digest import Checker
@@ -45,7 +45,7 @@ class UnknownObject:
     size_bytes: int
 
 
-class Verifier:
+class Scrubber:
     def __init__(self, *, database: Database, blobs: BlobStore) -> None:
         self._database = database
         self._blobs = blobs
@@ -58,7 +58,7 @@ class Verifier:
         place. Raises `Unavailable` when the store is away, `ModelNotFound`.
         """
         if model_name is not None:
-            check_model_name(model_name)
+            validate_model_name(model_name)
             async with self._database.reading() as tx:
                 if not await tx.models.exists(model_name):
                     raise ModelNotFound(model_name)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Ongoing:
+class BackgroundTasks:
     """The registrations and commits of a process that are not over yet, the cleaning up after failures included."""
 
     def __init__(self) -> None:

@@ -52,12 +52,12 @@ _PROBABILITIES = _parsed(os.environ.get(VARIABLE, ""))
 
 if _PROBABILITIES:
 
-    def fault(point: Point) -> None:
+    def failpoint(point: Point) -> None:
         """Die here, as by SIGKILL: nothing is flushed, closed or answered."""
         if random.random() < _PROBABILITIES.get(point, 0):  # noqa: S311 - no secret
             os._exit(EXIT_CODE)
 
 else:
 
-    def fault(point: Point) -> None:
+    def failpoint(point: Point) -> None:
         """Nothing."""

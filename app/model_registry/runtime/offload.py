@@ -11,7 +11,7 @@ ITEM_BYTES = 160
 _FEW = 100
 
 
-async def aside(work: Callable[[], T], items: int) -> T:
+async def offload(work: Callable[[], T], items: int) -> T:
     """In a thread where the loop would stall for so many; at once where a thread, which a busy loop lets in only after
     some milliseconds, would cost more."""
     return work() if items <= _FEW else await asyncio.to_thread(work)

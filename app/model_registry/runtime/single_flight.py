@@ -9,7 +9,7 @@ from model_registry.errors import Unavailable
 T = TypeVar("T")
 
 
-class SharedReads(Generic[T]):
+class SingleFlight(Generic[T]):
     """Of equal reads one runs at a time, and whoever comes meanwhile gets what the next one finds.
 
     Never what a read found that began before they asked: so each sees every change that was acknowledged by then.

@@ -20,8 +20,8 @@ from model_registry.domain.entities import (
     VersionState,
     unconditional,
 )
-from model_registry.domain.naming_rules import check_alias, check_model_name
-from model_registry.domain.version_labels import check_version
+from model_registry.domain.naming_rules import validate_alias, validate_model_name
+from model_registry.domain.version_labels import validate_version
 from model_registry.errors import (
     AliasChanged,
     AliasElsewhere,
@@ -67,7 +67,7 @@ class Aliases:
     async def page(self, model_name: str, *, after: str | None = None, limit: int = 100, actor: Actor) -> Page[Alias]:
         """The aliases of a model, by name. Raises `ModelNotFound`."""
         require(actor, Permission.READ)
-        check_model_name(model_name)
+        validate_model_name(model_name)
         async with self._database.reading() as tx:
             page = await tx.aliases.page(model_name, after=after, limit=limit)
             if not page.items:
@@ -119,7 +119,7 @@ class Aliases:
             The precondition does not hold.
         """
         require(actor, Permission.ALIAS)
-        plan = PlannedMove(ref.alias, check_version(version))
+        plan = PlannedMove(ref.alias, validate_version(version))
 
         async def work(tx: Transaction) -> tuple[Alias, bool]:
             held = await _hold(tx, ref.model_name, [plan])
@@ -164,7 +164,7 @@ class Aliases:
         Raises `AliasElsewhere` where one does not point at its `expected_version`, and otherwise what `put` does.
         """
         require(actor, Permission.ALIAS)
-        check_model_name(model_name)
+        validate_model_name(model_name)
         _check_moves(moves)
 
         async def work(tx: Transaction) -> list[Alias]:
@@ -266,13 +266,13 @@ def _check_moves(moves: Sequence[PlannedMove]) -> None:
         raise InvalidField("moves", f"1 to {MAX_MOVES} moves", f"{len(moves)} moves")
     seen: set[str] = set()
     for index, move in enumerate(moves):
-        check_alias(move.alias, ("moves", index, "alias"))
+        validate_alias(move.alias, ("moves", index, "alias"))
         if move.alias in seen:
             raise InvalidField(("moves", index, "alias"), "an alias is moved once in a swap", move.alias)
         seen.add(move.alias)
-        check_version(move.version, ("moves", index, "version"))
+        validate_version(move.version, ("moves", index, "version"))
         if move.expected_version is not None:
-            check_version(move.expected_version, ("moves", index, "expected_version"))
+            validate_version(move.expected_version, ("moves", index, "expected_version"))
 
 
 def _log_moved(model_name: str, alias: Alias) -> None:

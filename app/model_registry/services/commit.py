@@ -32,11 +32,11 @@ from model_registry.errors import (
     VersionNotAvailable,
 )
 from model_registry.object_store.blob_store import BlobStore, PartsRefused
-from model_registry.runtime.background_tasks import Ongoing
-from model_registry.runtime.failpoints import fault
+from model_registry.runtime.background_tasks import BackgroundTasks
+from model_registry.runtime.failpoints import failpoint
 from model_registry.services.lease import Lease
 from model_registry.services.not_found import missing
-from model_registry.services.version_transitions import UploadLimits, announce, exists, keep_blobs
+from model_registry.services.version_transitions import UploadLimits, already_exists, announce, keep_blobs
 from model_registry.transfer.object_digest import Checker
 from model_registry.utils import Loc
 
@@ -82,13 +82,19 @@ _Finding = _Refused | _Absent | None
 
 class Commits:
     def __init__(
-        self, *, database: Database, blobs: BlobStore, limits: UploadLimits, ongoing: Ongoing, wait_seconds: float
+        self,
+        *,
+        database: Database,
+        blobs: BlobStore,
+        limits: UploadLimits,
+        background_tasks: BackgroundTasks,
+        wait_seconds: float,
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._checker = Checker(blobs)
         self._limits = limits
-        self._ongoing = ongoing
+        self._background_tasks = background_tasks
         self._wait_seconds = wait_seconds
         self._running: dict[int, tuple[Parts, asyncio.Task[ModelInfo]]] = {}
 
@@ -114,14 +120,14 @@ class Commits:
         require(actor, Permission.WRITE)
         async with self._database.reading() as tx:
             taken = await tx.versions.taken(ref)
-            if taken is None or taken.has_lapsed:
+            if taken is None or taken.is_expired:
                 raise await missing(tx, VersionSelector(ref.model_name, ref.version))
             if taken.state == VersionState.READY:
                 return await tx.versions.info_by_id(taken.id)
         if taken.state == VersionState.REMOVED:
             raise VersionNotAvailable(ref.model_name, ref.version, taken.state)
         if taken.created_by != actor.name or taken.digest is None:  # only a push has a digest before it is ready
-            raise exists(ref, taken)
+            raise already_exists(ref, taken)
         task = self._join_or_begin(ref, taken.id, parts, actor)
         while True:
             await asyncio.wait({task}, timeout=self._wait_seconds)
@@ -136,7 +142,7 @@ class Commits:
     def _join_or_begin(self, ref: VersionRef, version_id: int, parts: Parts, actor: Actor) -> asyncio.Task[ModelInfo]:
         running_parts, task = self._running.get(version_id, (parts, None))
         if task is None:
-            task = self._ongoing.run(self._commit(ref, version_id, parts, actor))
+            task = self._background_tasks.run(self._commit(ref, version_id, parts, actor))
             self._running[version_id] = (parts, task)
             task.add_done_callback(lambda done: self._ended(version_id, done))
         elif parts and parts != running_parts:
@@ -159,15 +165,15 @@ class Commits:
         lease.keep()
         try:
             uploads = await self._database.run(lambda tx: self._begin(tx, ref, version_id, parts))
-            fault("c-began")
+            failpoint("c-began")
             await self._settle(ref, uploads, parts, lease)
             # All the bytes are there: worth waiting for a database that is just being restarted.
             info = await self._database.run(
                 lambda tx: self._publish(tx, ref, version_id, actor), patience_seconds=_PATIENCE_SECONDS
             )
-            fault("v-after-commit")
+            failpoint("v-after-commit")
         except BaseException:
-            await asyncio.shield(self._ongoing.run(self._back_to_pending(version_id)))
+            await asyncio.shield(self._background_tasks.run(self._back_to_pending(version_id)))
             raise
         finally:
             lease.end()
@@ -230,7 +236,7 @@ class Commits:
                         absent[upload.path] = found.parts
                 findings.append((upload, found))
             await self._database.run(partial(_write_down, findings=findings))
-            fault("c-found")
+            failpoint("c-found")
             if failure is not None:
                 raise failure
         if mismatches:
@@ -278,13 +284,13 @@ class Commits:
             )
         except PartsRefused as error:
             raise PartsChanged(upload.path) from error
-        fault("c-completed")
+        failpoint("c-completed")
         return ()
 
     async def _publish(self, tx: Transaction, ref: VersionRef, version_id: int, actor: Actor) -> ModelInfo:
         await tx.models.lock(ref.model_name)
         state = await tx.versions.lock(version_id)
-        fault("v-locked")
+        failpoint("v-locked")
         if state == VersionState.READY:
             # This was us, and the answer to an earlier COMMIT was lost; or our twin in another process.
             return await tx.versions.info_by_id(version_id)
@@ -296,16 +302,16 @@ class Commits:
         others = await tx.uploads.of_version(version_id)
         await tx.uploads.give_up(others, delay_seconds=self._limits.late_write_seconds)
         await keep_blobs(tx, [upload.blob for upload in stored], self._blobs.location, actor=actor)
-        fault("v-blobs")
+        failpoint("v-blobs")
         file_count = await tx.declared.publish(version_id)
-        fault("v-files")
+        failpoint("v-files")
         file_path = None
         if file_count == 1:
             [file] = await tx.versions.stored_files(version_id)
             file_path = self._blobs.location(file.blob.storage_key)
         info = await tx.versions.publish(version_id, file_path=file_path)
         await announce(tx, info, actor=actor)
-        fault("v-before-commit")
+        failpoint("v-before-commit")
         return info
 
     async def _back_to_pending(self, version_id: int) -> None:

@@ -12,11 +12,11 @@ from functools import partial
 from model_registry.auth.permissions import Actor, Permission, require
 from model_registry.database.engine import Database, Transaction
 from model_registry.domain.entities import Digest, Page, PublishedVersion, StoredFile, VersionSelector
-from model_registry.domain.naming_rules import check_path
+from model_registry.domain.naming_rules import validate_path
 from model_registry.errors import FileDamaged, FileNotFound, InvalidField, VersionNotFound
 from model_registry.object_store.blob_store import BlobDamaged, BlobStore
-from model_registry.runtime.offload import aside
-from model_registry.runtime.single_flight import SharedReads
+from model_registry.runtime.offload import offload
+from model_registry.runtime.single_flight import SingleFlight
 from model_registry.services.not_found import found
 from model_registry.services.tar_archive import BlobRange, TarLayout, archive_etag
 from model_registry.transfer.stream_digest import StreamDigest
@@ -56,7 +56,7 @@ class Downloads:
     def __init__(self, database: Database, blobs: BlobStore) -> None:
         self._database = database
         self._blobs = blobs
-        self._reads = SharedReads[Download]()
+        self._reads = SingleFlight[Download]()
 
     async def find(self, selector: VersionSelector, path: str | None, *, actor: Actor) -> Download:
         """The file at `path`; without it the only file, or the archive of several.
@@ -104,7 +104,7 @@ class Downloads:
     async def _of_archive(
         self, version: PublishedVersion, files: list[StoredFile], selector: VersionSelector
     ) -> Download:
-        layout = await aside(lambda: TarLayout(files), len(files))
+        layout = await offload(lambda: TarLayout(files), len(files))
         return Download(
             version=version,
             last_modified=version.ready_at if selector.is_label else None,
@@ -239,7 +239,7 @@ def _check_sound(files: Sequence[StoredFile]) -> None:
 def _is_path(path: str) -> bool:
     """Whether a file could be called so; what could not is simply not there."""
     try:
-        check_path(path)
+        validate_path(path)
     except InvalidField:
         return False
     return True

@@ -1,17 +1,17 @@
-"""The audit log, read from the beginning to the end and then on: `EventLog`."""
+"""The audit log, read from the beginning to the end and then on: `Events`."""
 
 from collections.abc import Sequence
 
 from model_registry.auth.permissions import Actor, Permission, require
 from model_registry.database.engine import Database
 from model_registry.domain.entities import EventPosition, RecordedEvent
-from model_registry.domain.naming_rules import check_model_name
+from model_registry.domain.naming_rules import validate_model_name
 from model_registry.errors import UnknownPosition
 
 BEGINNING = EventPosition(0, 0)
 
 
-class EventLog:
+class Events:
     """What happened, in an order that never changes once it has been read."""
 
     def __init__(self, database: Database) -> None:
@@ -28,7 +28,7 @@ class EventLog:
         """
         require(actor, Permission.READ)
         if model_name is not None:
-            check_model_name(model_name)
+            validate_model_name(model_name)
         async with self._database.reading() as tx:
             events = await tx.events.after(position, model_name=model_name, limit=limit)
             if not events and not await tx.events.has_reached(position):

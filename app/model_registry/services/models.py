@@ -10,7 +10,7 @@ import structlog
 from model_registry.auth.permissions import Actor, Permission, require
 from model_registry.database.engine import Database, Transaction
 from model_registry.domain.entities import Alias, Annotations, Event, Page, Precondition, RegisteredModel, unconditional
-from model_registry.domain.naming_rules import check_model_name, check_tags
+from model_registry.domain.naming_rules import validate_model_name, validate_tags
 from model_registry.errors import ModelChanged, ModelExists, ModelInUse, ModelNotFound
 from model_registry.utils import JsonText, exact_json, merge_patch, to_json_text
 
@@ -33,7 +33,7 @@ class DescribedModel:
         return hashlib.sha256(repr((self.model, self.aliases)).encode()).hexdigest()[:32]
 
 
-class Catalog:
+class Models:
     def __init__(self, database: Database) -> None:
         self._database = database
 
@@ -54,14 +54,14 @@ class Catalog:
     async def get(self, name: str, *, actor: Actor) -> DescribedModel:
         """Raises `ModelNotFound`; a model that only an unfinished version has made is not there yet."""
         require(actor, Permission.READ)
-        check_model_name(name)
+        validate_model_name(name)
         async with self._database.reading() as tx:
             return await _described(tx, name)
 
     async def create(self, name: str, annotations: Annotations, *, actor: Actor) -> DescribedModel:
         """Raises `ModelExists`, or `ModelNameTaken` for a name that differs in case alone."""
         require(actor, Permission.WRITE)
-        check_model_name(name, ("body", "name"))
+        validate_model_name(name, ("body", "name"))
 
         async def work(tx: Transaction) -> DescribedModel:
             await tx.models.lock(name)
@@ -82,7 +82,7 @@ class Catalog:
         Raises `ModelNotFound`, `PreconditionFailed`, and `InvalidField` for tags against the rules.
         """
         require(actor, Permission.WRITE)
-        check_model_name(name)
+        validate_model_name(name)
 
         async def work(tx: Transaction) -> DescribedModel:
             await tx.models.lock(name)
@@ -99,7 +99,7 @@ class Catalog:
     async def delete(self, name: str, *, precondition: Precondition = unconditional, actor: Actor) -> None:
         """Only a model that never had a version. Raises `ModelNotFound`, `ModelInUse`, `PreconditionFailed`."""
         require(actor, Permission.REMOVE)
-        check_model_name(name)
+        validate_model_name(name)
 
         async def work(tx: Transaction) -> None:
             await tx.models.lock(name)
@@ -138,5 +138,5 @@ def patched(annotations: Annotations, patch: Mapping[str, Any]) -> Annotations:
     tags = exact_json(annotations.tags)
     if "tags" in patch:
         tags = {} if patch["tags"] is None else merge_patch(tags, patch["tags"])
-    check_tags(tags, ("body", "tags"))
+    validate_tags(tags, ("body", "tags"))
     return Annotations(patch.get("description", annotations.description), to_json_text(tags))

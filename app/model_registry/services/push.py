@@ -28,8 +28,8 @@ from model_registry.domain.entities import (
     VersionSelector,
     VersionState,
 )
-from model_registry.domain.naming_rules import check_model_name, check_path
-from model_registry.domain.version_labels import check_version, precedence
+from model_registry.domain.naming_rules import validate_model_name, validate_path
+from model_registry.domain.version_labels import precedence, validate_version
 from model_registry.errors import (
     DigestMismatch,
     FileNotFound,
@@ -43,11 +43,11 @@ from model_registry.errors import (
     VersionNotAvailable,
 )
 from model_registry.object_store.blob_store import MAX_PARTS, BlobStore, PresignedRequest, StoredPart, storage_key
-from model_registry.runtime.background_tasks import Ongoing
-from model_registry.runtime.offload import aside
+from model_registry.runtime.background_tasks import BackgroundTasks
+from model_registry.runtime.offload import offload
 from model_registry.services.lease import Lease
 from model_registry.services.not_found import missing
-from model_registry.services.version_transitions import UploadLimits, discard_unfinished, exists
+from model_registry.services.version_transitions import UploadLimits, already_exists, discard_unfinished
 from model_registry.transfer.upload_stream import PartBuffers, digest_stream, store_stream
 
 log = structlog.get_logger(__name__)
@@ -78,9 +78,9 @@ class Push:
     is_direct: bool = True
 
     def __post_init__(self) -> None:
-        check_model_name(self.model_name)
+        validate_model_name(self.model_name)
         if self.version is not None:
-            check_version(self.version)
+            validate_version(self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +166,14 @@ class Pushes:
         buffers: PartBuffers,
         limits: UploadLimits,
         push_limits: PushLimits,
-        ongoing: Ongoing,
+        background_tasks: BackgroundTasks,
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._buffers = buffers
         self._limits = limits
         self._push_limits = push_limits
-        self._ongoing = ongoing
+        self._background_tasks = background_tasks
         self._store_checks: bool | None = None
         self._probing = asyncio.Lock()
 
@@ -194,7 +194,7 @@ class Pushes:
             if file.size_bytes > self._limits.max_upload_bytes:
                 raise UploadTooLarge(self._limits.max_upload_bytes)
         is_direct = push.is_direct and await self._does_store_check()
-        manifest = await aside(lambda: Manifest.of(push.files), len(push.files))
+        manifest = await offload(lambda: Manifest.of(push.files), len(push.files))
         reservation = uuid4()
         is_rerun = False
 
@@ -232,7 +232,7 @@ class Pushes:
         if known is None:
             version_id = await self._take_label(tx, push, manifest, reservation, actor)
             await tx.declared.add(version_id, push.files)
-            lacking = await aside(lambda: _first_of_each(push.files), len(push.files))
+            lacking = await offload(lambda: _first_of_each(push.files), len(push.files))
         else:
             version_id = known.id
             await tx.versions.renew(version_id, self._limits.lease_seconds)
@@ -255,14 +255,14 @@ class Pushes:
         taken = await tx.versions.taken(ref)
         if taken is None:
             return None
-        if taken.has_lapsed:
-            await discard_unfinished(tx, taken.id, only_lapsed=True, delay_seconds=self._limits.late_write_seconds)
+        if taken.is_expired:
+            await discard_unfinished(tx, taken.id, only_expired=True, delay_seconds=self._limits.late_write_seconds)
             return None
         is_same = taken.digest == manifest.digest and await tx.versions.has_params(taken.id, push.details)
         is_open = taken.state.is_unfinished and taken.created_by == actor.name
         if is_same and (is_open or taken.state == VersionState.READY):
             return taken
-        raise exists(ref, taken)
+        raise already_exists(ref, taken)
 
     async def _take_label(
         self, tx: Transaction, push: Push, manifest: Manifest, reservation: UUID, actor: Actor
@@ -310,7 +310,7 @@ class Pushes:
         if not still_open and not to_send:
             return uploads
         await tx.uploads.is_writable_for(still_open, self._writable_seconds)
-        fresh = await aside(lambda: [self._new_upload(file) for file in to_send], len(to_send))
+        fresh = await offload(lambda: [self._new_upload(file) for file in to_send], len(to_send))
         await tx.uploads.open_pushed(
             fresh, version_id, lease_seconds=self._limits.lease_seconds, writable_seconds=self._writable_seconds
         )
@@ -343,7 +343,7 @@ class Pushes:
                 return Instruction(file, Method.PUT, requests[upload.id], expires_at)
             return Instruction(file, Method.MULTIPART, upload_id=upload.id, part_size=upload.part_size)
 
-        return await aside(lambda: [instruction(file) for file in files], len(files))
+        return await offload(lambda: [instruction(file) for file in files], len(files))
 
     async def _signed(self, uploads: Sequence[PushUpload]) -> Mapping[UUID, PresignedRequest]:
         requests: dict[UUID, PresignedRequest] = {}
@@ -482,7 +482,7 @@ class Pushes:
         VersionNotFound, FileNotFound, VersionExists, VersionNotAvailable, LeaseLost
         """
         require(actor, Permission.WRITE)
-        check_path(path)
+        validate_path(path)
         async with self._database.reading() as tx:
             version_id = await self._pending(tx, ref, actor)
             declared = await tx.declared.find(version_id, path)
@@ -494,7 +494,7 @@ class Pushes:
             raise SizeMismatch(path, file.size_bytes, size_bytes)
         lease = Lease(self._database, self._limits.lease_seconds)
         lease.version_id = version_id
-        self._ongoing.begin()
+        self._background_tasks.begin()
         lease.keep()
         try:
             if is_stored or any(upload.state == UploadState.STORED for upload in uploads):
@@ -505,15 +505,15 @@ class Pushes:
             raise SizeMismatch(path, file.size_bytes, None) from None
         finally:
             lease.end()
-            self._ongoing.end()
+            self._background_tasks.end()
         return file
 
     async def _pending(self, tx: Transaction, ref: VersionRef, actor: Actor) -> int:
         taken = await tx.versions.taken(ref)
-        if taken is None or taken.has_lapsed:
+        if taken is None or taken.is_expired:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
         if taken.state in {VersionState.READY, VersionState.REMOVED} or taken.created_by != actor.name:
-            raise exists(ref, taken)
+            raise already_exists(ref, taken)
         if taken.state != VersionState.PENDING:
             raise VersionNotAvailable(ref.model_name, ref.version, taken.state)
         return taken.id
@@ -564,7 +564,7 @@ class Pushes:
             )
         finally:
             if not is_kept:
-                await asyncio.shield(self._ongoing.run(self._give_up(version_id, upload)))
+                await asyncio.shield(self._background_tasks.run(self._give_up(version_id, upload)))
 
     async def _keep(
         self, tx: Transaction, ref: VersionRef, version_id: int, upload: NewUpload, sha256: Digest, actor: Actor

@@ -27,11 +27,17 @@ from model_registry.domain.naming_rules import DistinctPaths
 from model_registry.domain.version_labels import precedence
 from model_registry.errors import IdempotencyKeyReused, LeaseLost, ModelNameTaken, Unavailable, VersionExists
 from model_registry.object_store.blob_store import BlobStore, storage_key
-from model_registry.runtime.background_tasks import Ongoing
-from model_registry.runtime.failpoints import fault
-from model_registry.runtime.offload import ITEM_BYTES, aside
+from model_registry.runtime.background_tasks import BackgroundTasks
+from model_registry.runtime.failpoints import failpoint
+from model_registry.runtime.offload import ITEM_BYTES, offload
 from model_registry.services.lease import Lease
-from model_registry.services.version_transitions import UploadLimits, announce, discard_unfinished, exists, keep_blobs
+from model_registry.services.version_transitions import (
+    UploadLimits,
+    already_exists,
+    announce,
+    discard_unfinished,
+    keep_blobs,
+)
 from model_registry.transfer.upload_stream import PartBuffers, digest_stream, split_off_small, store_stream
 from model_registry.utils import canonical_json
 
@@ -64,7 +70,7 @@ class Registration:
         blobs: BlobStore,
         buffers: PartBuffers,
         limits: UploadLimits,
-        ongoing: Ongoing,
+        background_tasks: BackgroundTasks,
         actor: Actor,
         idempotency_key: str | None,
     ) -> None:
@@ -72,7 +78,7 @@ class Registration:
         self._blobs = blobs
         self._buffers = buffers
         self._limits = limits
-        self._ongoing = ongoing
+        self._background_tasks = background_tasks
         self._actor = actor
         self._key = idempotency_key
         self._reservation = uuid4()
@@ -91,7 +97,7 @@ class Registration:
         self._is_published = False
 
     async def __aenter__(self) -> "Registration":
-        self._ongoing.begin()
+        self._background_tasks.begin()
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -100,9 +106,9 @@ class Registration:
             await self._stop_storing()
             if not self._is_published and (self._may_hold_label or self._uploads):
                 # A task of its own, so that it goes on when the caller is cancelled.
-                await asyncio.shield(self._ongoing.run(self._give_up()))
+                await asyncio.shield(self._background_tasks.run(self._give_up()))
         finally:
-            self._ongoing.end()
+            self._background_tasks.end()
 
     async def _stop_storing(self) -> None:
         for task in self._storing:
@@ -170,9 +176,9 @@ class Registration:
             return None
         if taken.reservation == self._reservation:
             return taken.id  # the answer to an earlier COMMIT of ours was lost
-        if not taken.has_lapsed:
-            raise exists(ref, taken)
-        await discard_unfinished(tx, taken.id, only_lapsed=True, delay_seconds=self._limits.late_write_seconds)
+        if not taken.is_expired:
+            raise already_exists(ref, taken)
+        await discard_unfinished(tx, taken.id, only_expired=True, delay_seconds=self._limits.late_write_seconds)
         return None
 
     async def add_file(
@@ -210,7 +216,7 @@ class Registration:
         self._lease.check()
         self._lease.upload_ids.append(upload.id)
         self._lease.keep()
-        fault("u-intent")
+        failpoint("u-intent")
 
         async def began_multipart(multipart_id: str) -> None:
             if not await self._database.run(
@@ -262,7 +268,7 @@ class Registration:
         meaning = b""
         if self._key is not None:
             size = len(details.standardization_params) + len(details.model_params) + len(details.additional_metadata)
-            meaning = await aside(lambda: _meaning(ref, details, digest), size // ITEM_BYTES)
+            meaning = await offload(lambda: _meaning(ref, details, digest), size // ITEM_BYTES)
             if (first := await self._first_answer(self._key, meaning)) is not None:
                 return Registered(ref, first)
         if self._conflict is not None:
@@ -283,7 +289,7 @@ class Registration:
             if self._key is None or (first := await self._first_answer(self._key, meaning)) is None:
                 raise
             return Registered(ref, first)
-        fault("v-after-commit")
+        failpoint("v-after-commit")
         self._is_published = True
         log.info(
             "version.registered",
@@ -317,7 +323,7 @@ class Registration:
             # Files that came before the label had nothing to reserve.
             version_id = self._version_id or await self._take_label(tx, ref)
             state = await tx.versions.lock(version_id)
-            fault("v-locked")
+            failpoint("v-locked")
             if state == VersionState.READY:
                 # This was us: the answer to an earlier COMMIT was lost.
                 return render(await tx.versions.info_by_id(version_id))
@@ -330,17 +336,17 @@ class Registration:
             self._actor.name, self._key, FirstAnswer(meaning, answer)
         ):
             raise IdempotencyKeyReused(self._key)
-        fault("v-before-commit")
+        failpoint("v-before-commit")
         return answer
 
     async def _publish_files(self, tx: Transaction, version_id: int, details: ModelDetails) -> ModelInfo:
         if await tx.uploads.close([upload.id for upload in self._uploads]) != len(self._uploads):
             raise LeaseLost
         keys = await keep_blobs(tx, [file.blob for file in self._files], self._blobs.location, actor=self._actor)
-        fault("v-blobs")
+        failpoint("v-blobs")
         entries = [file.entry for file in self._files]
         await tx.versions.add_files(version_id, entries)
-        fault("v-files")
+        failpoint("v-files")
         return await tx.versions.publish(
             version_id,
             details=details,
@@ -369,7 +375,7 @@ class Registration:
             await self._database.run(work)
         except Unavailable:
             log.warning("registration.given_up_later", version_id=self._version_id)
-            self._ongoing.run(self._give_up_later(work))
+            self._background_tasks.run(self._give_up_later(work))
 
     async def _give_up_later(self, work: Callable[[Transaction], Awaitable[None]]) -> None:
         deadline = time.monotonic() + self._limits.lease_seconds

@@ -21,20 +21,20 @@ class UploadLimits:
     late_write_seconds: float
 
 
-def exists(ref: VersionRef, taken: TakenLabel) -> VersionExists:
+def already_exists(ref: VersionRef, taken: TakenLabel) -> VersionExists:
     """What to say to whoever may not go on with a version that is there."""
     digest = str(taken.digest) if taken.digest else None
     return VersionExists(ref.model_name, ref.version, state=taken.state, digest=digest)
 
 
 async def discard_unfinished(
-    tx: Transaction, version_id: int, *, only_lapsed: bool = False, delay_seconds: float = 0
+    tx: Transaction, version_id: int, *, only_expired: bool = False, delay_seconds: float = 0
 ) -> bool:
     """Take back a version that never became ready, its label and its uploads; returns whether there was one.
 
     Hold the model's row before, and ask afterwards whether anything else uses it.
     """
-    if not await tx.versions.lock_discardable(version_id, only_lapsed=only_lapsed):
+    if not await tx.versions.lock_discardable(version_id, only_expired=only_expired):
         return False
     await tx.uploads.give_up(await tx.uploads.of_version(version_id), delay_seconds=delay_seconds)
     pinned = await tx.declared.drop(version_id)

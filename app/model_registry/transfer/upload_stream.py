@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from model_registry.domain.entities import Digest, StoredBlob
 from model_registry.errors import RegistryError, Unavailable, UploadTooLarge
 from model_registry.object_store.blob_store import MAX_PARTS, BlobStore, PartsRefused
-from model_registry.runtime.failpoints import fault
+from model_registry.runtime.failpoints import failpoint
 
 SLOT_BYTES = 8 * 1024**2
 PARTS_IN_FLIGHT = 4
@@ -184,7 +184,7 @@ async def store_stream(
                 if size_bytes <= SMALL_BYTES:
                     digest = Digest(hashlib.sha256(beginning).digest())
                     await blobs.put(key, _Small(beginning))
-                    fault("u-put")
+                    failpoint("u-put")
                 else:
                     last, part = part, Part([])
                     digest = await sender.finish(last, size_bytes)
@@ -223,7 +223,7 @@ class _PartSender:
         try:
             if self._multipart_id is None:
                 self._multipart_id = await self._blobs.create_multipart(self._key)
-                fault("u-mpu-created")
+                failpoint("u-mpu-created")
                 await self._began_multipart(self._multipart_id)
             await self._in_flight.acquire()
         except BaseException:
@@ -242,7 +242,7 @@ class _PartSender:
             try:
                 await self._hash(part, after=None)
                 await self._blobs.put(self._key, part)
-                fault("u-put")
+                failpoint("u-put")
             finally:
                 self._buffers.release(part)
         else:
@@ -253,12 +253,12 @@ class _PartSender:
             except PartsRefused as error:
                 # We sent them all, with the etags that it gave: it has lost some, or does not know its own.
                 raise Unavailable("The object store") from error
-            fault("u-mpu-complete")
+            failpoint("u-mpu-complete")
         return Digest(self._digest.digest())
 
     async def _transfer(self, multipart_id: str, number: int, part: Part, hashed: asyncio.Task[None]) -> str:
         etag = await self._blobs.put_part(self._key, multipart_id, number, part)
-        fault("u-part")
+        failpoint("u-part")
         await hashed
         return etag
 

@@ -10,9 +10,9 @@ from model_registry.model_registry import ModelRegistry
 from model_registry.services.aliases import Aliases
 from model_registry.services.commit import Commits
 from model_registry.services.downloads import Downloads
-from model_registry.services.events import EventLog
+from model_registry.services.events import Events
 from model_registry.services.lifecycle import Lifecycle
-from model_registry.services.models import Catalog
+from model_registry.services.models import Models
 from model_registry.services.push import Pushes
 from model_registry.settings import Settings
 from model_registry.wiring import Services
@@ -32,7 +32,7 @@ class RequestContext:
         return self.services.registry
 
     @property
-    def catalog(self) -> Catalog:
+    def catalog(self) -> Models:
         return self.services.catalog
 
     @property
@@ -56,7 +56,7 @@ class RequestContext:
         return self.services.aliases
 
     @property
-    def events(self) -> EventLog:
+    def events(self) -> Events:
         return self.services.events
 
 

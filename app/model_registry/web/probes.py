@@ -17,7 +17,7 @@ from model_registry.errors import Unavailable
 from model_registry.migrations import head_revision
 from model_registry.settings import ConfigurationError
 from model_registry.web.problems import ANY_ROUTE, MEDIA_TYPE, problem
-from model_registry.wiring import Services, check_schema
+from model_registry.wiring import Services, require_supported_schema
 
 log = structlog.get_logger(__name__)
 
@@ -111,7 +111,9 @@ async def readyz(request: Request) -> Response:
     services: Services = request.app.state.services
     names = ("postgresql", "s3", "schema")
     results = await asyncio.gather(
-        _timed(services.database.ping()), _timed(services.blobs.check()), _timed(check_schema(services.database))
+        _timed(services.database.ping()),
+        _timed(services.blobs.check()),
+        _timed(require_supported_schema(services.database)),
     )
     checks = dict(zip(names, results, strict=True))
     missing = [name for name, check in checks.items() if not check.ok]

@@ -62,7 +62,7 @@ class Backend:
             result = await connection.execute(text(statement), values)
             return result.all() if result.returns_rows else []
 
-    async def lapse(self) -> None:
+    async def expire(self) -> None:
         """Let every lease run out, and all garbage fall due."""
         for table in ("model_info", "uploads"):
             await self.execute(
@@ -71,10 +71,10 @@ class Backend:
         await self.execute("UPDATE garbage SET not_before = now() - interval '1 second', writable_until = NULL")
 
     async def settle(self) -> None:
-        """What the clock would bring in time: leases lapse, and the collector reclaims what they held."""
-        await self.lapse()
+        """What the clock would bring in time: leases expire, and the collector reclaims what they held."""
+        await self.expire()
         await self.collect()
-        await self.lapse()  # what it found is garbage now, which may wait for late writes
+        await self.expire()  # what it found is garbage now, which may wait for late writes
         await self.collect()
 
 

@@ -71,7 +71,7 @@ async def late_backend(late_postgres: OwnPostgres, stack: StackAddresses, bucket
 
 
 async def test_leases_and_grace_go_by_the_clock_of_the_database(late_backend: Backend, users: Users) -> None:
-    """F33: it is an hour behind; nothing lapses an hour late, or early."""
+    """F33: it is an hour behind; nothing expires an hour late, or early."""
     backend = late_backend
     ((lag,),) = await backend.execute("SELECT extract(epoch FROM to_timestamp(:now) - now())", now=time.time())
     assert 3500 < lag < 3700

@@ -14,7 +14,7 @@ from tests.resilience.faults.nursery import Nursery
 from tests.resilience.faults.operations import IN_PARTS, OPERATIONS, SMALL
 from tests.support.processes import run
 
-# Answers to the same request after the crash; between two of them the leases of the dead lapse.
+# Answers to the same request after the crash; between two of them the leases of the dead expire.
 HELD = (409, 201)  # a label that the dead process still holds
 DONE = (201,)
 Row = tuple[str, str, Point, int, tuple[int, ...]]
@@ -100,7 +100,7 @@ async def test_what_a_dead_process_began_is_completed_by_the_same_request_again(
 
         for index, expected in enumerate(answers):
             if index:
-                await backend.lapse()
+                await backend.expire()
             again = await operation.ask(survivor)
             assert again.status_code == expected, again.text
         await operation.see(survivor)
@@ -117,7 +117,7 @@ async def leave_something_to_collect(users: Users, backend: Backend, service: Ru
         await client.register("kept", "1.0")
         assert (await client.remove("removed", "1.0")).status_code == 200
     await backend.execute("UPDATE model_info SET purge_after = now() WHERE state = 'removed'")
-    await backend.lapse()
+    await backend.expire()
 
 
 @pytest.mark.parametrize("point", [pytest.param(row[1], id=f"{row[0]} {row[1]}") for row in COLLECTING])

@@ -134,7 +134,7 @@ async def test_what_the_standby_has_not_confirmed_is_not_acknowledged(
         await until_written(users, service.url)
 
         assert (await client.ask("GET", "/get_model/m/1")).status_code == 200
-        await in_charge.lapse()
+        await in_charge.expire()
         assert await ask(body) == 201
         client.intend("register", "m", "2", {"model.bin": content})
 

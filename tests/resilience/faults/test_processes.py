@@ -36,7 +36,7 @@ async def test_a_registration_that_stood_still_for_longer_than_its_lease_gives_u
         )
         await until(lambda: backend.execute("SELECT 1 FROM uploads"))
         zombie.send_signal(signal.SIGSTOP)
-        await backend.lapse()
+        await backend.expire()
         assert (await winner.register("m", "1", OTHER)).status_code == 201
         await backend.settle()
         may_go_on.set()
@@ -66,7 +66,7 @@ async def test_a_commit_that_stood_still_for_longer_than_its_lease_gives_up(
             asked = asyncio.create_task(client.commit("m", "1"))
             await until(lambda: backend.execute("SELECT 1 FROM model_info WHERE state = 'verifying'"))
             zombie.send_signal(signal.SIGSTOP)
-            await backend.lapse()
+            await backend.expire()
             await asyncio.gather(backend.collect(), service.services.collector.collect())
             assert (await winner.push("m", "1", OTHER)).status_code == 200
             store.behave()

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from model_registry.database.blobs import Blobs
+from model_registry.database.blobs import BlobRepository
 from model_registry.database.engine import Database, Transaction
 from model_registry.db_models import BlobDB, DeclaredFileDB, VersionFileDB
 from model_registry.domain.entities import Digest, FileEntry, NewUpload, StoredBlob
@@ -81,7 +81,7 @@ def _keys_of_content() -> None:
 
 
 def _no_foreign_key() -> None:
-    async def drop_unreferenced(self: Blobs, digests: Collection[bytes]) -> list[StoredBlob]:
+    async def drop_unreferenced(self: BlobRepository, digests: Collection[bytes]) -> list[StoredBlob]:
         shown = select(VersionFileDB.sha256).where(VersionFileDB.sha256.in_(digests))
         pinned = select(DeclaredFileDB.stored_sha256).where(DeclaredFileDB.stored_sha256.in_(digests))
         used = set(await self._connection.scalars(shown)) | set(await self._connection.scalars(pinned))
@@ -94,7 +94,7 @@ def _no_foreign_key() -> None:
             dropped.append(StoredBlob(Digest(row.sha256), row.size_bytes, row.storage_key))
         return dropped
 
-    _patch(Blobs, "drop_unreferenced", drop_unreferenced)
+    _patch(BlobRepository, "drop_unreferenced", drop_unreferenced)
 
 
 # The answer before the commit: a process that dies in between, as this one does now and then, takes it back.

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 
 from model_registry.errors import BodyTooLarge, InvalidField, RegistryError, Stalled, TooSlow
-from model_registry.runtime.offload import ITEM_BYTES, aside
+from model_registry.runtime.offload import ITEM_BYTES, offload
 from model_registry.settings import Settings
 from model_registry.utils import Loc, parse_json_object
 from model_registry.web.admission import memory_of
@@ -95,7 +95,7 @@ async def json_body(
 async def parsed_object(text: str | bytes, loc: Loc, max_bytes: int, *, depth: int = 1) -> dict[str, Any]:
     """`parse_json_object`, in a thread where it takes longer than the event loop may stall."""
     parse = partial(parse_json_object, text, loc, max_bytes=max_bytes, depth=depth)
-    return await aside(parse, len(text) // ITEM_BYTES)
+    return await offload(parse, len(text) // ITEM_BYTES)
 
 
 def content_length(request: Request) -> int | None:

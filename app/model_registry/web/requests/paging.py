@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import orjson
 
 from model_registry.domain.entities import ListPosition
-from model_registry.domain.naming_rules import check_model_name
+from model_registry.domain.naming_rules import validate_model_name
 from model_registry.errors import InvalidPageToken, RegistryError
 
 P = TypeVar("P")
@@ -58,6 +58,6 @@ def list_position(token: str | None, query: Sequence[object]) -> ListPosition | 
         token,
         query,
         lambda name, precedence, number: ListPosition(
-            check_model_name(name), bytes.fromhex(precedence), bigint(number)
+            validate_model_name(name), bytes.fromhex(precedence), bigint(number)
         ),
     )

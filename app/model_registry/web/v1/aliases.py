@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from model_registry.domain.entities import Alias, AliasRef
-from model_registry.domain.naming_rules import check_alias
+from model_registry.domain.naming_rules import validate_alias
 from model_registry.errors import (
     AliasChanged,
     AliasElsewhere,
@@ -114,7 +114,7 @@ def _alias_answer(description: str) -> dict[str, Any]:
 async def list_aliases(context: Context, name: ModelName, limit: Limit = 100, page_token: PageToken = None) -> Response:
     """Every alias of the model, with the version that it points at."""
     query = ["aliases", name]
-    after = paging.page_position(page_token or None, query, check_alias)
+    after = paging.page_position(page_token or None, query, validate_alias)
     page = await context.aliases.page(name, after=after, limit=limit, actor=context.actor)
     token = paging.page_token(query, page.items[-1].alias) if page.has_more else None
     return Response(alias_page_json(page.items, token), media_type=JSON)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from model_registry.domain.entities import Annotations
-from model_registry.domain.naming_rules import check_tags
+from model_registry.domain.naming_rules import validate_tags
 from model_registry.errors import InvalidField
 from model_registry.utils import NOT_AN_OBJECT, to_json_text
 from model_registry.web.requests.json_fields import Fields
@@ -18,7 +18,7 @@ _FROZEN = frozenset(
 def annotations_of(body: Fields) -> Annotations:
     """`description` and `tags`, where they are."""
     tags = body.object("tags")
-    check_tags(tags, body.loc("tags"))
+    validate_tags(tags, body.loc("tags"))
     return Annotations(body.optional_text("description", max_chars=MAX_DESCRIPTION), to_json_text(tags))
 
 

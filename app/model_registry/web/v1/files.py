@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from model_registry.domain.entities import VersionSelector
-from model_registry.domain.naming_rules import check_path
+from model_registry.domain.naming_rules import validate_path
 from model_registry.errors import FileDamaged, FileNotFound, InvalidField, InvalidPageToken
 from model_registry.utils import rfc3339
 from model_registry.web.context import Context
@@ -162,7 +162,9 @@ async def list_files(
     meanwhile, it is refused."""
     selector = VersionSelector(name, version)
     query = ["files", name, version, presign]
-    started = paging.page_position(page_token or None, query, lambda id_, path: (paging.bigint(id_), check_path(path)))
+    started = paging.page_position(
+        page_token or None, query, lambda id_, path: (paging.bigint(id_), validate_path(path))
+    )
     published, page = await context.downloads.manifest(
         selector, after=started[1] if started else None, limit=limit, actor=context.actor
     )

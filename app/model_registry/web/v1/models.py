@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from model_registry.domain.entities import RegisteredModel
-from model_registry.domain.naming_rules import MAX_TAG_KEY, MAX_TAG_VALUE, check_model_name
+from model_registry.domain.naming_rules import MAX_TAG_KEY, MAX_TAG_VALUE, validate_model_name
 from model_registry.errors import InvalidField, ModelChanged, ModelExists, ModelInUse, ModelNameTaken
 from model_registry.services.models import DescribedModel
 from model_registry.utils import rfc3339
@@ -156,7 +156,7 @@ async def find_models(
     page = await context.catalog.page(
         search=search,
         tags=tags,
-        after=paging.page_position(page_token or None, query, lambda name: check_model_name(name)),
+        after=paging.page_position(page_token or None, query, lambda name: validate_model_name(name)),
         limit=limit,
         actor=context.actor,
     )

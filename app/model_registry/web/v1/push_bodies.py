@@ -9,7 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from model_registry.domain.entities import Digest, FileEntry, ModelDetails
-from model_registry.domain.naming_rules import MAX_FILES, DistinctPaths, check_media_type
+from model_registry.domain.naming_rules import MAX_FILES, DistinctPaths, validate_media_type
 from model_registry.errors import InvalidField, UploadUnknown
 from model_registry.object_store.blob_store import MAX_PARTS
 from model_registry.services.commit import Parts, PartTag
@@ -245,7 +245,9 @@ def _files(body: Fields) -> tuple[FileEntry, ...]:
 
 def _media_type(fields: Fields) -> str:
     media_type = fields.optional_text("media_type")
-    return "application/octet-stream" if media_type is None else check_media_type(media_type, fields.loc("media_type"))
+    return (
+        "application/octet-stream" if media_type is None else validate_media_type(media_type, fields.loc("media_type"))
+    )
 
 
 def parts_of(tree: dict[str, Any]) -> Parts:

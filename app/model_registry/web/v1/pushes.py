@@ -23,7 +23,7 @@ from model_registry.errors import (
     VersionExists,
     VersionNotAvailable,
 )
-from model_registry.runtime.offload import ITEM_BYTES, aside
+from model_registry.runtime.offload import ITEM_BYTES, offload
 from model_registry.web.context import Context
 from model_registry.web.openapi.shared import (
     BAD_BODY_TYPE,
@@ -131,11 +131,11 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
     that nobody commits is given up when its lease ends; every request about it renews the lease.
     """
     tree = await json_body(request, context.settings, max_bytes=_MAX_MANIFEST_BYTES)
-    push = await aside(lambda: push_of(name, tree, context.settings.max_metadata_bytes), _entries(request))
+    push = await offload(lambda: push_of(name, tree, context.settings.max_metadata_bytes), _entries(request))
     reserved = await context.pushes.reserve(push, actor=context.actor)
     info = reserved.info
     base_url = (context.settings.public_url or str(request.base_url)).rstrip("/")
-    body = await aside(lambda: push_json(reserved, base_url), len(push.files))
+    body = await offload(lambda: push_json(reserved, base_url), len(push.files))
     headers = {"Location": f"/v1/models/{info.model_name}/versions/{info.version}", **transfer.SECRET}
     return Response(body, 201 if reserved.is_new else 200, headers, JSON)
 
@@ -188,7 +188,7 @@ async def commit_version(request: Request, context: Context, name: ModelName, ve
     """Make the version visible, once every declared sha256 has been verified, by the store's own check of a PUT or by
     reading the object back; a client's word is not enough."""
     tree = await json_body(request, context.settings, max_bytes=_MAX_MANIFEST_BYTES)
-    parts = await aside(lambda: parts_of(tree), _entries(request))
+    parts = await offload(lambda: parts_of(tree), _entries(request))
     info = await context.commits.commit(VersionRef(name, version), parts, actor=context.actor)
     if info.state == VersionState.READY:
         return Response(model_info_json(info), media_type=JSON)

@@ -101,7 +101,7 @@ def test_good_model_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a..b", "a--b", ".a", "a.", "_a", "a/b", "a b", "ä", "a\n", "a\x00", "a" * 129])
 def test_bad_model_names(name: str) -> None:
-    with pytest.raises(InvalidField, match=r"model_name: a model name is"):
+    with pytest.raises(InvalidField, match=r"model_name: a model name has"):
         validate_model_name(name)
 
 

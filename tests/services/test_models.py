@@ -187,7 +187,7 @@ async def test_a_name_against_the_rule_is_refused_wherever_it_stands(
     client: httpx.AsyncClient, service: RunningService, name: str
 ) -> None:
     rule = wrong_field(await client.post(MODELS, json={"name": name}), "body", "name")
-    assert "a model name is" in rule or "no NUL" in rule
+    assert "a model name has" in rule or "no NUL" in rule
     if not name or "/" in name or name in {".", ".."}:
         return
     quoted = "".join(f"%{byte:02X}" for byte in name.encode())

@@ -1,4 +1,4 @@
-"""Version labels: which are valid, which is newer, which are pre-releases."""
+"""Version labels: which labels are valid, which is newer, and which are pre-releases."""
 
 import re
 from dataclasses import dataclass
@@ -7,11 +7,14 @@ from packaging.version import InvalidVersion, Version
 
 from model_registry.errors import InvalidField
 
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]{0,126}[A-Za-z0-9])?")
-_RULE = (
-    "a version is 1 to 128 of letters, digits, '.', '_', '+' and '-', begins and ends with a letter or digit, "
-    "and has no '..'"
+VERSION_RULE = (
+    "a version has 1 to 128 characters: letters, digits, '.', '_', '+' and '-'; it starts and ends with a letter or "
+    "digit, and does not contain '..'"
 )
+LATEST_RULE = "'latest' always means the newest version; choose another version label"
+COMMIT_RULE = "labels of 40 hexadecimal digits are reserved for commit IDs; add a prefix"
+
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]{0,126}[A-Za-z0-9])?")
 _COMMIT = re.compile(r"[0-9a-fA-F]{40}")
 
 _END = b"\x00"
@@ -21,22 +24,22 @@ _PRE_LETTERS = {"a": b"\x01", "b": b"\x02", "rc": b"\x03"}
 
 
 def validate_version(label: str, field: tuple[str | int, ...] | str = "version") -> str:
-    """The label itself, or `InvalidField` with the rule it breaks."""
+    """Return the label, or raise `InvalidField` with the rule that it breaks."""
     if len(label) > 128 or not _LABEL.fullmatch(label) or ".." in label:
-        raise InvalidField(field, _RULE, label)
+        raise InvalidField(field, VERSION_RULE, label)
     if label.lower() == "latest":
-        raise InvalidField(field, "'latest' always means the newest version and cannot be a label", label)
+        raise InvalidField(field, LATEST_RULE, label)
     if _COMMIT.fullmatch(label):
-        raise InvalidField(field, "40 hex digits are kept for commit ids; add a prefix", label)
+        raise InvalidField(field, COMMIT_RULE, label)
     return label
 
 
 @dataclass(frozen=True, slots=True)
 class Precedence:
-    """Where a label stands among the versions of its model.
+    """The position of a label in the order of versions.
 
-    `key` compares bytewise as the versions compare (PEP 440, an optional leading ``v``); a label that does not
-    parse has the empty key and so stands below all that do. Ties are broken by registration number.
+    Comparing keys as bytes compares the versions (PEP 440, with an optional leading ``v``). A label that is not a
+    PEP 440 version has an empty key and sorts below all that are. The registration number breaks ties.
     """
 
     key: bytes
@@ -44,7 +47,8 @@ class Precedence:
 
 
 def precedence(label: str) -> Precedence:
-    """
+    """Return the precedence of a label.
+
     References
     ----------
     PEP 440, "Summary of permitted suffixes and relative ordering".

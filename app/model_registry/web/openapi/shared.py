@@ -7,6 +7,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import Header, Path, Query
 
+from model_registry.domain.naming_rules import MODEL_NAME_RULE
 from model_registry.errors import (
     AliasNotFound,
     InvalidField,
@@ -58,8 +59,7 @@ Range = Annotated[str | None, Header(alias="Range", description="One range, such
 
 BAD_NAME = InvalidField(
     "model_name",
-    "a model name is 1 to 128 of letters, digits, '.', '_' and '-', begins and ends with a letter or digit, "
-    "and has no '..' and no '--'",
+    MODEL_NAME_RULE,
     "fraud detector",
 )
 BAD_LIMIT = InvalidRequest(

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from model_registry.domain.entities import Alias, AliasRef
-from model_registry.domain.naming_rules import validate_alias
+from model_registry.domain.naming_rules import ALIAS_RULE, validate_alias
 from model_registry.errors import (
     AliasChanged,
     AliasElsewhere,
@@ -85,8 +85,7 @@ _ALIAS_EXAMPLE = {
 _MOVE_EXAMPLE = {"version": "2.4.0", "generation": 17, "at": TIME_EXAMPLE, "by": "anonymous"}
 _BAD_ALIAS = InvalidField(
     "alias",
-    "an alias is 1 to 64 of lower-case letters, digits, '.', '_' and '-', begins and ends with a letter or digit, "
-    "and is neither 'latest' nor a version nor a number",
+    ALIAS_RULE,
     "2.0",
 )
 _REMOVED = VersionNotAvailable("fraud-detector", "2.4.0", "removed")

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
 from model_registry.domain.entities import VersionRef, VersionState
+from model_registry.domain.naming_rules import PATH_SEGMENTS_RULE
 from model_registry.errors import (
     BodyTooLarge,
     CommitInProgress,
@@ -235,7 +236,7 @@ async def commit_version(request: Request, context: Context, name: ModelName, ve
             UnsupportedMediaType("Content-Encoding: bodies are taken as they are; send this one without an encoding."),
             _OTHER_SIZE,
             _OTHER_BYTES,
-            InvalidField("path", "a path has no empty, '.' or '..' segment", "../model.joblib"),
+            InvalidField("path", PATH_SEGMENTS_RULE, "../model.joblib"),
             STALLED,
             UNAVAILABLE,
             instance=f"{_VERSION}/files/model.joblib",

@@ -13,7 +13,7 @@ try:
 
     from model_registry import __version__
     from model_registry_client.cli import commands
-    from model_registry_client.cli.failing import failure
+    from model_registry_client.cli.failure import failure
 except KeyboardInterrupt:  # early, and still no reason for a traceback
     sys.exit(130)
 

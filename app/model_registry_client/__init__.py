@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model_registry_client.aio import AsyncRegistry
+    from model_registry_client.async_registry import AsyncRegistry
     from model_registry_client.errors import (
         Busy,
         Conflict,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     )
     from model_registry_client.local_files import FileChanged
     from model_registry_client.progress import Progress, Silent
+    from model_registry_client.registry import Registry
     from model_registry_client.settings import Settings
-    from model_registry_client.sync import Registry
     from model_registry_client.transport import RetryPolicy
     from model_registry_client.types import (
         Alias,
@@ -82,7 +82,7 @@ __all__ = [
     "Version",
 ]
 
-_MODULES = ("errors", "types", "local_files", "progress", "settings", "transport", "aio", "sync")
+_MODULES = ("errors", "types", "local_files", "progress", "settings", "transport", "async_registry", "registry")
 
 
 def __getattr__(name: str) -> object:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_registry_client.digests import sha256
 from model_registry_client.errors import RegistryError, UsageError
-from model_registry_client.hashing import sha256
 
 LEFT_OUT = frozenset({".git", "__pycache__", ".DS_Store"})
 _UNFINISHED = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)

@@ -12,10 +12,10 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from model_registry_client.cache import Cache
+from model_registry_client.digests import version_digest
+from model_registry_client.download import Fetcher, for_each, in_thread
 from model_registry_client.errors import Damaged, NotFound, Problem, RegistryError, UnsafePath, UsageError
-from model_registry_client.fetching import Fetcher, for_each, in_thread
 from model_registry_client.folder import Folder, Part, checked_path
-from model_registry_client.hashing import version_digest
 from model_registry_client.progress import Progress, Silent
 from model_registry_client.transport import Transport, telling, url_path
 from model_registry_client.types import File, Pulled, Ref, Version

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from model_registry_client.digests import version_digest
 from model_registry_client.errors import (
     Conflict,
     Damaged,
@@ -23,12 +24,11 @@ from model_registry_client.errors import (
     Unreachable,
     UsageError,
 )
-from model_registry_client.hashing import version_digest
+from model_registry_client.json_values import to_json
 from model_registry_client.local_files import FileChanged, LocalFile, check_all, scan
 from model_registry_client.progress import Progress, Silent
 from model_registry_client.transport import Content, Transport, telling, url_path
 from model_registry_client.types import LATEST, Pushed, Ref, Upload, Version
-from model_registry_client.values import to_json
 
 _Item = TypeVar("_Item")
 

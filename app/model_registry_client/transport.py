@@ -21,9 +21,9 @@ from urllib.request import getproxies
 import httpx
 from pydantic import ValidationError
 
-from model_registry_client.downloading import Downloads
 from model_registry_client.errors import Problem, RegistryError, ServerError, Unreachable, UsageError
-from model_registry_client.values import dumps, loads
+from model_registry_client.json_values import dumps, loads
+from model_registry_client.threaded_transport import Downloads
 
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 """Answers after which a retry may help."""
@@ -160,7 +160,7 @@ class Transport:
         path
             Below the registry's URL, encoded: see `url_path`.
         json
-            The body, by `values.dumps`; other content types than `application/json` go into `headers`.
+            The body, by `json_values.dumps`; other content types than `application/json` go into `headers`.
         params
             The query; those that are `None` are left out.
         idempotent

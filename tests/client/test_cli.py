@@ -24,8 +24,8 @@ import typer
 from rich.console import Console
 
 from model_registry.cli import app, main
-from model_registry_client.cli.bars import Bars
 from model_registry_client.cli.output import size
+from model_registry_client.cli.progress_bars import Bars
 from tests.conftest import RunningService
 from tests.support.checkout import ROOT
 from tests.support.processes import COMMAND, environment, free_port, run, started

@@ -17,8 +17,8 @@ import pytest
 
 from model_registry.settings import Settings
 from model_registry_client import push as pushing
+from model_registry_client.digests import sha256
 from model_registry_client.errors import Conflict, Invalid, RegistryError, Unreachable, UsageError
-from model_registry_client.hashing import sha256
 from model_registry_client.local_files import FileChanged
 from model_registry_client.progress import Silent
 from model_registry_client.push import push

@@ -233,7 +233,7 @@ async def test_a_stream_that_is_closed_is_no_bug(tmp_path: Path, closed: str) ->
     assert output == (b"" if closed == ">&-" else b"http://registry/docs\n")
 
 
-@pytest.mark.parametrize("module", ["typing", "typer", "model_registry_client.cli.moving"])
+@pytest.mark.parametrize("module", ["typing", "typer", "model_registry_client.cli.transfer"])
 async def test_ctrl_c_before_anything_has_begun_ends_it_without_a_word(tmp_path: Path, module: str) -> None:
     code = (
         "import sys\n"

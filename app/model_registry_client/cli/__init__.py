@@ -5,10 +5,10 @@ What a command needs is imported when it runs, so that help and completion are q
 
 import typer
 
-from model_registry_client.cli import aliases, changing, finding, moving, places
+from model_registry_client.cli import aliases, config, queries, transfer, versions
 
 commands = typer.Typer()
-for part in (moving, finding, changing, aliases, places):
+for part in (transfer, queries, versions, aliases, config):
     commands.add_typer(part.commands)
 
 __all__ = ["commands"]

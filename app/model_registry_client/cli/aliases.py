@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from model_registry_client.cli.arguments import ModelName
+from model_registry_client.cli.command import PANEL, Session, command
 from model_registry_client.cli.output import Listing
-from model_registry_client.cli.running import PANEL, Session, command
 
 commands = typer.Typer()
 _alias = typer.Typer(help="Names that point at a version, such as champion.", no_args_is_help=True)

@@ -68,7 +68,7 @@ class Output:
 
     def document(self, document: Any) -> None:
         """The answer as JSON, every digit of its numbers as it came."""
-        from model_registry_client.values import dumps
+        from model_registry_client.json_values import dumps
 
         typer.echo(dumps(_members(document)))
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_registry_client import AsyncRegistry, UsageError
-from model_registry_client.values import dumps, loads, to_json
+from model_registry_client.json_values import dumps, loads, to_json
 from tests.conftest import RunningService
 
 

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from model_registry_client.cli import values
+from model_registry_client.cli import key_values
 from model_registry_client.cli.arguments import Tags, VersionRef
+from model_registry_client.cli.command import Session, command
 from model_registry_client.cli.output import Output, count, size
-from model_registry_client.cli.running import Session, command
 from model_registry_client.progress import Progress, Silent
 
 commands = typer.Typer()
@@ -49,9 +49,9 @@ async def push(
 
     Example: model-registry push folder fraud-detector:2.0.0 --param C=1.0 --metadata @metrics.json --tag stage=test
     """
-    params = values.parameters("--param", param or ())
-    standardization_params = values.parameters("--std-params", std_params or ())
-    changeable = values.parameters("--metadata", metadata or ())
+    params = key_values.parameters("--param", param or ())
+    standardization_params = key_values.parameters("--std-params", std_params or ())
+    changeable = key_values.parameters("--metadata", metadata or ())
     with _progress(session.out, goes_on=":" in ref) as progress:
         pushed = await session.registry.push(
             path,
@@ -60,7 +60,7 @@ async def push(
             standardization_params=standardization_params,
             metadata=changeable,
             description=description,
-            tags=values.labels("--tag", tag or ()),
+            tags=key_values.labels("--tag", tag or ()),
             alias=alias,
             include_all=include_all,
             transfer=transfer,
@@ -131,7 +131,7 @@ def _progress(out: Output, *, goes_on: bool = True) -> Iterator[Progress]:
     """Bars on a terminal; otherwise only what there is to say. `goes_on`: to whoever says the same again."""
     try:
         if out.wants_bars:
-            from model_registry_client.cli.bars import Bars
+            from model_registry_client.cli.progress_bars import Bars
 
             yield Bars(out.console(is_error=True))
         else:

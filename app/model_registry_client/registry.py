@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from model_registry_client.aio import UNSET, AsyncRegistry, Pages, Unset
+from model_registry_client.async_registry import UNSET, AsyncRegistry, Pages, Unset
 from model_registry_client.errors import UsageError
 from model_registry_client.progress import Progress
 from model_registry_client.settings import Settings

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_registry_client import remote
+from model_registry_client import remote_file
 from model_registry_client.errors import Busy, Damaged, NotFound, PreconditionFailed, Unreachable, UsageError
-from model_registry_client.remote import RemoteFile
+from model_registry_client.remote_file import RemoteFile
 from model_registry_client.transport import RetryPolicy, Transport
 from model_registry_client.types import Ref, Version
 from tests.client.test_pull import publish
@@ -121,9 +121,9 @@ async def test_any_reading_and_seeking_is_as_in_memory(
     transport: Transport, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With blocks so small that every border is met, and so few of them that most are forgotten."""
-    monkeypatch.setattr(remote, "BLOCK_BYTES", 16)
-    monkeypatch.setattr(remote, "_MOST_AHEAD_BLOCKS", 4)
-    monkeypatch.setattr(remote, "_KEPT_BLOCKS", 5)
+    monkeypatch.setattr(remote_file, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(remote_file, "_MOST_AHEAD_BLOCKS", 4)
+    monkeypatch.setattr(remote_file, "_KEPT_BLOCKS", 5)
     content = bytes(range(256)) + b"\nline\n"
     ref = await publish(http, {"f": content})
 

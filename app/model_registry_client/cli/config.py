@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from model_registry_client.cli.running import Session, command
+from model_registry_client.cli.command import Session, command
 
 commands = typer.Typer()
 

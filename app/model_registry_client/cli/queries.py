@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from model_registry_client.cli import values
+from model_registry_client.cli import key_values
 from model_registry_client.cli.arguments import Tags, VersionRef
+from model_registry_client.cli.command import Session, command
 from model_registry_client.cli.output import Cell, Listing, Size, Words, visible
-from model_registry_client.cli.running import Session, command
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Mapping, Sequence
@@ -48,7 +48,7 @@ async def ls(
     if state is not None and (ref is None or Ref.parse(ref).model != ref):
         raise UsageError(f"--state chooses among the versions of a model: `model-registry ls NAME --state {state}`.")
     if ref is None:
-        tags = values.labels("--tag", tag or ())
+        tags = key_values.labels("--tag", tag or ())
         await _list_models(session, search, tags, limit)
     elif (wanted := Ref.parse(ref)).model == ref:
         state = state or "ready"
@@ -116,7 +116,7 @@ async def diff(
 
     Example: model-registry diff fraud-detector@champion fraud-detector:2.0.0
     """
-    from model_registry_client.cli.comparing import compared, is_same
+    from model_registry_client.cli.comparison import compared, is_same
     from model_registry_client.types import Ref
 
     # By label from here on, so that an alias that moves meanwhile does not mix two versions.
@@ -143,7 +143,7 @@ async def url(
     from model_registry_client.errors import Invalid, UsageError
     from model_registry_client.types import Ref
 
-    expires_in_seconds = None if expires is None else values.seconds("--expires", expires)
+    expires_in_seconds = None if expires is None else key_values.seconds("--expires", expires)
     try:
         signed = await session.registry.download_url(Ref.parse(ref), path, expires_in_seconds=expires_in_seconds)
     except Invalid as error:
@@ -194,7 +194,7 @@ def _file_rows(comparison: "Mapping[str, Any]") -> "Sequence[tuple[str, Cell, Ce
 
 
 def _value_rows(comparison: "Mapping[str, Any]") -> "Sequence[tuple[str, str | None, str | None, str]]":
-    from model_registry_client.cli.comparing import VALUES, agree
+    from model_registry_client.cli.comparison import VALUES, agree
 
     rows = []
     for name in VALUES:
@@ -210,7 +210,7 @@ def _bytes(file: "Mapping[str, Any]") -> Words:
 
 
 def _values(version: "Version") -> "Sequence[tuple[str, Any]]":
-    from model_registry_client.cli.comparing import VALUES, leaves
+    from model_registry_client.cli.comparison import VALUES, leaves
 
     return [(f"{name}.{path}", value) for name in VALUES for path, value in leaves(getattr(version, name))]
 
@@ -222,7 +222,7 @@ def _state(version: "Version") -> str:
 
 
 def _text(value: Any) -> str:
-    from model_registry_client.values import dumps
+    from model_registry_client.json_values import dumps
 
     return value if isinstance(value, str) else dumps(value)
 

@@ -67,7 +67,7 @@ def _value(text: str) -> Any:
 
 
 def _object(option: str, name: str) -> dict[str, Any]:
-    from model_registry_client.cli.running import interruptible
+    from model_registry_client.cli.command import interruptible
 
     try:
         with interruptible():

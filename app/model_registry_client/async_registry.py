@@ -12,6 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from model_registry_client.errors import Conflict, NotFound, PreconditionFailed, UsageError
+from model_registry_client.json_values import dumps
 from model_registry_client.progress import Progress, Silent
 from model_registry_client.settings import Settings
 from model_registry_client.transport import Params, RetryPolicy, Transport, url_path
@@ -29,7 +30,6 @@ from model_registry_client.types import (
     Transfer,
     Version,
 )
-from model_registry_client.values import dumps
 
 T = TypeVar("T")
 V = TypeVar("V", bound=BaseModel)
@@ -370,7 +370,7 @@ class AsyncRegistry:
     async def open(self, ref: Ref | str, path: str | None = None) -> BufferedReader:
         """A file of a version to read and seek in, which fetches what is read; `path` may be left out where there is
         one file. What is read from it blocks, so do that in a thread."""
-        from model_registry_client.remote import RemoteFile
+        from model_registry_client.remote_file import RemoteFile
 
         return BufferedReader(RemoteFile(self.transport, await self.version(ref), path))
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model_registry_client.cli import values
+from model_registry_client.cli import key_values
 from model_registry_client.cli.arguments import ExactRef
+from model_registry_client.cli.command import Session, command, interruptible
 from model_registry_client.cli.output import moment
-from model_registry_client.cli.running import Session, command, interruptible
 
 if TYPE_CHECKING:
     from model_registry_client.types import Ref
@@ -29,7 +29,7 @@ async def tag(
     from model_registry_client.types import Ref
 
     wanted = Ref.parse(ref)
-    tags = values.label_changes(changes)
+    tags = key_values.label_changes(changes)
     if ref == wanted.model:
         changed: Any = await session.registry.update_model(wanted.model, tags=tags)
     else:

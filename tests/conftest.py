@@ -1,32 +1,23 @@
 """One real PostgreSQL and one real S3 server for the whole run, one service in front of them, fresh for each test."""
 
-import asyncio
-import contextlib
 import os
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from model_registry.api import create_app
 from model_registry.db_models import Base
-from model_registry.maintenance.collector import Collected, Collector
+from model_registry.maintenance.collector import Collector
 from model_registry.migrations import migrate
 from model_registry.object_store.s3 import S3BlobStore
-from model_registry.server.http11 import BoundedHttp
 from model_registry.settings import PREFIX, Settings
-from model_registry.wiring import Services, blob_store
+from model_registry.wiring import blob_store
 from model_registry_devstack import EmbeddedStack, StackAddresses
 from tests.support.bucket import Bucket
+from tests.support.service import Collect, RunningService, ServiceWith, empty, make_settings, running
 
 # What a developer has set for the service must not reach the tests.
 _ENVIRONMENT = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(PREFIX)}
@@ -75,78 +66,11 @@ def settings(stack: StackAddresses) -> Settings:
     return settings
 
 
-def make_settings(stack: StackAddresses, **changes: Any) -> Settings:
-    values: dict[str, Any] = {
-        "database_url": stack.database_url,
-        "s3_endpoint_url": stack.s3_endpoint_url,
-        "s3_bucket": stack.s3_bucket,
-        "s3_region": stack.s3_region,
-        "s3_access_key_id": stack.s3_access_key_id,
-        "s3_secret_access_key": stack.s3_secret_access_key,
-        "gc_interval_seconds": 3600,
-        "gc_grace_seconds": 0,
-        # Machines that run tests are busy; how soon the service gives up is for the tests that say so.
-        "database_pool_timeout_seconds": 10,
-    }
-    return Settings(_env_file=None, **(values | changes))
-
-
-@dataclass(frozen=True)
-class RunningService:
-    """The service, in this process and on a real socket."""
-
-    app: FastAPI
-    url: str
-
-    @property
-    def services(self) -> Services:
-        return cast(Services, self.app.state.services)
-
-    @property
-    def address(self) -> tuple[str, int]:
-        parsed = httpx.URL(self.url)
-        assert parsed.port is not None
-        return parsed.host, parsed.port
-
-
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[RunningService]:
-    """Serve until the block ends; connections that are still open then are cut."""
-    app = create_app(settings)
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app, http=BoundedHttp, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    server.capture_signals = _without_signals  # type: ignore[method-assign]
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        if serving.done():
-            serving.result()
-            raise AssertionError("the service did not start")
-        await asyncio.sleep(0.01)
-    try:
-        yield RunningService(app, f"http://127.0.0.1:{listener.getsockname()[1]}")
-    finally:
-        server.should_exit = True
-        await serving
-        listener.close()
-
-
-@contextmanager
-def _without_signals() -> Iterator[None]:
-    yield
-
-
 @pytest.fixture(scope="session")
 async def service(settings: Settings) -> AsyncIterator[RunningService]:
     """The service under test."""
     async with running(settings) as service:
         yield service
-
-
-ServiceWith = Callable[..., Awaitable[RunningService]]
 
 
 @pytest.fixture
@@ -188,16 +112,6 @@ async def fresh(engine: AsyncEngine, bucket: Bucket) -> None:
     await bucket.empty()
 
 
-async def empty(engine: AsyncEngine, tables: Sequence[str]) -> None:
-    for _ in range(5):
-        # A collector, or what gives up a registration, may just hold rows; then one of the two waits in vain.
-        with contextlib.suppress(DBAPIError):
-            async with engine.begin() as connection:
-                await connection.execute(text(f"TRUNCATE {', '.join(tables)}"))
-            return
-    raise AssertionError("the tables could not be emptied")
-
-
 @pytest.fixture(scope="session")
 async def blobs(settings: Settings) -> AsyncIterator[S3BlobStore]:
     async with blob_store(settings) as blobs:
@@ -209,9 +123,6 @@ async def bucket(settings: Settings) -> AsyncIterator[Bucket]:
     """What is really in the bucket, seen without the service's code."""
     async with Bucket.open(settings) as bucket:
         yield bucket
-
-
-Collect = Callable[[], Awaitable[Collected]]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import tarfile
 from typing import Any
 
@@ -12,28 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.db_models import ModelInfoDB
 from tests.support.bucket import Bucket
-
-WEIGHTS = b"weights of a model" * 100
-
-
-def as_form(info: dict[str, Any]) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in info.items()}
-
-
-async def register(
-    client: httpx.AsyncClient, info: dict[str, Any], files: dict[str, bytes] | None = None, *, key: str | None = None
-) -> httpx.Response:
-    """Register by form; `key` is the Idempotency-Key."""
-    headers = {"Idempotency-Key": key} if key else {}
-    parts = [("model_file", (path, content)) for path, content in (files or {"model.bin": WEIGHTS}).items()]
-    return await client.post("/register_model", data=as_form(info), files=parts, headers=headers)
-
-
-async def register_version(client: httpx.AsyncClient, model_name: str, version: str) -> dict[str, Any]:
-    response = await client.post("/register_model", json={"model_name": model_name, "version": version})
-    assert response.status_code == 201, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
+from tests.support.registering import WEIGHTS, register, register_version
 
 
 async def test_register_model(

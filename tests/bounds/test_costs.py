@@ -12,11 +12,11 @@ import pytest
 
 from model_registry.settings import Settings
 from model_registry_devstack import StackAddresses
-from tests.conftest import make_settings, running
 from tests.resilience.faults.fake_s3 import FakeS3
 from tests.resilience.faults.measures import behind_proxies
 from tests.support.proxy import Proxy
-from tests.test_model_registry import register
+from tests.support.registering import register
+from tests.support.service import make_settings, running
 
 MIB = 2**20
 

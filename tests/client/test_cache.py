@@ -16,9 +16,9 @@ from model_registry_client.cache import Cache, lock
 from model_registry_client.pull import pull
 from model_registry_client.transport import Transport
 from tests.client.test_pull import Told, content
-from tests.conftest import RunningService
 from tests.support.processes import environment, started
-from tests.test_model_registry import register
+from tests.support.registering import register
+from tests.support.service import RunningService
 
 FILES = {"a": b"a" * 1_500_000, "b/c": b"c" * 1000, "b/same": b"c" * 1000}
 DISTINCT_BYTES = 1_501_000

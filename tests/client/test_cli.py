@@ -26,10 +26,10 @@ from rich.console import Console
 from model_registry.cli import app, main
 from model_registry_client.cli.output import size
 from model_registry_client.cli.progress_bars import Bars
-from tests.conftest import RunningService
 from tests.support.checkout import ROOT
 from tests.support.processes import COMMAND, environment, free_port, run, started
 from tests.support.proxy import Proxy, Rate
+from tests.support.service import RunningService
 
 DOCS = (ROOT / "docs" / "cli.md").read_text()
 OF_THE_SERVICE = {"dev", "serve", "migrate", "init-bucket", "gc", "verify", "healthcheck", "openapi"}

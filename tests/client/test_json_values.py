@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from model_registry_client import AsyncRegistry, UsageError
 from model_registry_client.json_values import dumps, loads, to_json
-from tests.conftest import RunningService
+from tests.support.service import RunningService
 
 
 class Color(enum.Enum):

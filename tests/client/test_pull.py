@@ -35,11 +35,11 @@ from model_registry_client.pull import pull
 from model_registry_client.transport import RetryPolicy, Transport
 from model_registry_client.types import Pulled, Ref
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService, make_settings, running
 from tests.resilience.faults.fake_s3 import Exchange, FakeS3, Fault, Flipped, HangsUp, Says, Shorter, Stalled
 from tests.support.processes import environment, free_port, started
 from tests.support.proxy import Proxy, RandomReset
-from tests.test_model_registry import register
+from tests.support.registering import register
+from tests.support.service import RunningService, make_settings, running
 
 LARGE = bytes(range(256)) * 12_000  # three MiB
 SMALL = b"settings: 1\n"

@@ -25,9 +25,9 @@ from model_registry_client.push import push
 from model_registry_client.transport import RetryPolicy, Transport
 from model_registry_client.types import Pushed, Ref
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService, ServiceWith, make_settings, running
 from tests.resilience.faults.fake_s3 import Exchange, FakeS3, Fault, HangsUp, Says
 from tests.support.proxy import Proxy, RandomReset, Rate, Refuse
+from tests.support.service import RunningService, ServiceWith, make_settings, running
 
 MIB = 1024**2
 PART = 5 * MIB

@@ -28,9 +28,9 @@ from model_registry_client import (
     UsageError,
 )
 from tests.client.test_transport import QUICK, says, scripted
-from tests.conftest import RunningService
 from tests.support.proxy import BlackHole, Proxy, SwallowReply
-from tests.test_model_registry import register_version
+from tests.support.registering import register_version
+from tests.support.service import RunningService
 
 LABELS = ("1.0", "2.0", "10.0")
 

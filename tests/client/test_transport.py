@@ -28,10 +28,10 @@ from model_registry_client import (
     UsageError,
 )
 from model_registry_client.transport import Transport, telling, url_path
-from tests.conftest import RunningService, ServiceWith
 from tests.support.processes import free_port
 from tests.support.proxy import BlackHole, CutBefore, Proxy, RandomReset, Refuse, SwallowReply
-from tests.test_model_registry import WEIGHTS, register, register_version
+from tests.support.registering import WEIGHTS, register, register_version
+from tests.support.service import RunningService, ServiceWith
 
 QUICK = RetryPolicy(
     retry_seconds=20,

@@ -38,7 +38,7 @@ from model_registry.domain.search_filter import (
     parse_order,
 )
 from model_registry.utils import to_json_text
-from tests.conftest import RunningService
+from tests.support.service import RunningService
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

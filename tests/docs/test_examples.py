@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import RunningService
 from tests.support.checkout import ROOT
 from tests.support.processes import environment, started
+from tests.support.service import RunningService
 
 README = (ROOT / "README.md").read_text()
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

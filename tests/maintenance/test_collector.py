@@ -8,9 +8,9 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.db_models import BlobDB, EventDB, GarbageDB, ModelInfoDB, RegisteredModelDB, UploadDB
-from tests.conftest import Collect, RunningService, ServiceWith
 from tests.support.bucket import Bucket
-from tests.test_model_registry import WEIGHTS, register
+from tests.support.registering import WEIGHTS, register
+from tests.support.service import Collect, RunningService, ServiceWith
 
 
 async def count(session: AsyncSession, table: type) -> int:

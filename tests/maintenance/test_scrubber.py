@@ -9,12 +9,12 @@ import pytest
 from model_registry.object_store.blob_store import StoredObject
 from model_registry.settings import Settings
 from model_registry_devstack import StackAddresses
-from tests.conftest import Collect, RunningService, ServiceWith
-from tests.services.test_push import entry, push, reserve
 from tests.support.bucket import Bucket
 from tests.support.processes import environment
 from tests.support.processes import run as run_command
-from tests.test_model_registry import WEIGHTS, register
+from tests.support.pushing import entry, push, reserve
+from tests.support.registering import WEIGHTS, register
+from tests.support.service import Collect, RunningService, ServiceWith
 
 FRAUD = {"model_name": "fraud", "version": "1.0"}
 

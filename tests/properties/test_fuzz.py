@@ -36,9 +36,9 @@ from model_registry.web.requests.conditional import ByteRange, is_not_modified, 
 from model_registry.web.requests.conditional import precondition as precondition_of
 from model_registry.web.requests.multipart import boundary_of, form_parts
 from model_registry.web.requests.paging import page_token
-from tests.conftest import RunningService
 from tests.domain.test_search_filter import written
 from tests.properties.budget import examples
+from tests.support.service import RunningService
 
 MIB = 1024**2
 BOUNDARY = "frontier"

@@ -22,12 +22,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_registry.db_models import Base
-from tests.conftest import RunningService
 from tests.properties.budget import examples
 from tests.properties.model import Json, Model, Refused, Registry, Version, sha256
 from tests.support.bucket import Bucket
 from tests.support.checker import check
 from tests.support.ledger import Attempt
+from tests.support.service import RunningService
 
 T = TypeVar("T")
 

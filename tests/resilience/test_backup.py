@@ -19,13 +19,13 @@ from model_registry.web.requests.paging import page_token
 from model_registry.wiring import blob_store
 from model_registry_devstack import StackAddresses
 from model_registry_devstack.postgres import binaries
-from tests.conftest import make_settings, running
 from tests.support.bucket import Bucket
 from tests.support.checker import check
 from tests.support.ledger import Ledger, read_ledgers
 from tests.support.processes import environment
 from tests.support.processes import run as run_command
-from tests.test_model_registry import register
+from tests.support.registering import register
+from tests.support.service import make_settings, running
 
 
 def plain(url: str) -> str:

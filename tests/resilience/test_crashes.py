@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.processes import alive, descendants, environment, line_with, started
-from tests.test_model_registry import WEIGHTS, register
+from tests.support.registering import WEIGHTS, register
 
 MIB = 1024**2
 

@@ -16,7 +16,7 @@ import pytest
 
 from model_registry_devstack import StackAddresses
 from tests.support.processes import environment, free_port, started, until_ready
-from tests.test_model_registry import WEIGHTS, register
+from tests.support.registering import WEIGHTS, register
 
 DELAY_SECONDS = 1.5
 PROBE_SECONDS = 0.2

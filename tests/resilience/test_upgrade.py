@@ -20,9 +20,9 @@ from model_registry.errors import Unavailable
 from model_registry.migrations import alembic_config, head_revision, migrate, online
 from model_registry.object_store.blob_store import storage_key
 from model_registry_devstack import StackAddresses
-from tests.conftest import make_settings, running
 from tests.support.bucket import Bucket
 from tests.support.processes import environment, run, started
+from tests.support.service import make_settings, running
 
 EARLIER = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][:0:-1]
 WEIGHTS = b"weights from before"

@@ -9,7 +9,7 @@ import pytest
 
 from model_registry.errors import ModelNotFound, RegistryError, Unavailable
 from model_registry.runtime.single_flight import SingleFlight
-from tests.test_model_registry import register, register_version
+from tests.support.registering import register, register_version
 
 
 class Slow:

@@ -12,7 +12,7 @@ import orjson
 from fastapi.routing import iter_route_contexts
 
 from model_registry.api import create_app
-from tests.services.test_push import entry
+from tests.support.pushing import entry
 from tests.support.rawhttp import message
 from tests.web.test_bad_input import field, file, form
 

@@ -8,12 +8,13 @@ import zipfile
 import httpx
 import pytest
 
-from tests.conftest import Collect
 from tests.security.conftest import Watch
 from tests.security.routes import arrange
-from tests.services.test_push import entry, reserve, slug
 from tests.support.bucket import Bucket
-from tests.test_model_registry import register
+from tests.support.problems import slug
+from tests.support.pushing import entry, reserve
+from tests.support.registering import register
+from tests.support.service import Collect
 from tests.web.test_bad_input import assert_problem
 
 

@@ -20,15 +20,15 @@ from sqlalchemy.engine import make_url
 import model_registry
 from model_registry.object_store.http import SignedRequests
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService, ServiceWith
 from tests.security.conftest import Outside, Watch
 from tests.security.routes import DESCRIBED, HOST, ROUTES, WITH_BYTES, Route, arrange, quoted
-from tests.services.test_push import entry
 from tests.support.checkout import ROOT
 from tests.support.processes import environment, free_port, run, until_ready
 from tests.support.proxy import Refuse
+from tests.support.pushing import entry
 from tests.support.rawhttp import message
-from tests.test_model_registry import register
+from tests.support.registering import register
+from tests.support.service import RunningService, ServiceWith
 from tests.web.test_bad_input import assert_no_internals, assert_problem
 
 # Files

@@ -14,8 +14,8 @@ import pytest
 import model_registry
 from tests.security.conftest import Watch
 from tests.security.routes import DESCRIBED, WITH_JSON, Route, arrange, leaves, quoted, replaced
-from tests.services.test_push import entry
 from tests.support.bucket import Bucket
+from tests.support.pushing import entry
 from tests.web.test_bad_input import assert_problem
 
 SEGMENTS = {

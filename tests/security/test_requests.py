@@ -10,13 +10,13 @@ import pytest
 
 import model_registry
 from model_registry.web.middleware import PROBES
-from tests.conftest import ServiceWith
 from tests.security.conftest import Outside, Watch
 from tests.security.routes import DESCRIBED, JSON, ROUTES, WITH_JSON, arrange
-from tests.services.test_push import entry
 from tests.support.bucket import Bucket
+from tests.support.pushing import entry
 from tests.support.rawhttp import message
 from tests.support.rawhttp import send as send_raw
+from tests.support.service import ServiceWith
 from tests.web.test_bad_input import assert_problem
 
 ODD_HOSTS = ["x/healthz?", "a@b", "registry/..", "evil.example:80:80", "[::1", "x y", "%00", "\xff", "<script>", ""]

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import Case, CheckFunction, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from tests.conftest import RunningService
 from tests.security.conftest import Watch
 from tests.security.routes import DESCRIBED, DOCUMENT, Route
+from tests.support.service import RunningService
 from tests.web.test_bad_input import field, file
 from tests.web.test_bad_input import register as registered
 

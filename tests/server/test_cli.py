@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from model_registry import __version__
 from model_registry.settings import Settings
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService
 from tests.support.processes import (
     alive,
     descendants,
@@ -25,7 +24,8 @@ from tests.support.processes import (
     started,
     until_ready,
 )
-from tests.test_model_registry import WEIGHTS, register
+from tests.support.registering import WEIGHTS, register
+from tests.support.service import RunningService
 
 
 async def announced_url(process: asyncio.subprocess.Process) -> str:

@@ -18,14 +18,14 @@ from model_registry.domain.entities import AliasRef
 from model_registry.errors import Forbidden
 from model_registry.services.aliases import PlannedMove
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService
-from tests.resilience.test_commit_protocol import CommitEater
-from tests.test_model_registry import register_version
+from tests.support.commit_eater import CommitEater
+from tests.support.problems import problem
+from tests.support.registering import register_version
+from tests.support.service import RunningService
 
 ALIASES = "/v1/models/m/aliases"
 CHAMPION = f"{ALIASES}/champion"
 SWAP = "/v1/models/m/aliases:swap"
-PROBLEM = "urn:model-registry:problem:"
 
 VERSIONS = ("1.0", "2.0", "3.0")
 
@@ -70,12 +70,6 @@ async def set_state(session: AsyncSession, version: str, state: str) -> None:
         {"state": state, "version": version},
     )
     await session.commit()
-
-
-def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    body: dict[str, Any] = response.json()
-    assert (response.status_code, body["type"]) == (status, PROBLEM + slug), response.text
-    return body
 
 
 async def test_an_alias_is_made_moved_and_read(model: httpx.AsyncClient) -> None:

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from model_registry.errors import Unavailable
-from tests.conftest import RunningService, ServiceWith
 from tests.support.bucket import Bucket
-from tests.test_model_registry import register
+from tests.support.registering import register
+from tests.support.service import RunningService, ServiceWith
 
 MIB = 1024**2
 CONTENT = bytes(range(256)) * 40

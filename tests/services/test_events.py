@@ -19,9 +19,9 @@ from model_registry.domain.entities import Digest, Event
 from model_registry.errors import Forbidden
 from model_registry.settings import Settings
 from model_registry.web.requests.paging import page_token
-from tests.conftest import RunningService
-from tests.services.test_aliases import problem
-from tests.test_model_registry import WEIGHTS, register, register_version
+from tests.support.problems import problem
+from tests.support.registering import WEIGHTS, register, register_version
+from tests.support.service import RunningService
 
 EVENTS = "/v1/events"
 

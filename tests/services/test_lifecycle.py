@@ -16,11 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from model_registry.database.engine import Database
 from model_registry.maintenance.collector import Collector
 from model_registry_devstack import StackAddresses
-from tests.conftest import Collect, RunningService, ServiceWith
-from tests.resilience.test_commit_protocol import CommitEater
-from tests.services.test_models import MODELS, create, events, found, let_expire, patch, problem, reserve, wrong_field
 from tests.support.bucket import Bucket
-from tests.test_model_registry import WEIGHTS, register
+from tests.support.commit_eater import CommitEater
+from tests.support.problems import problem, wrong_field
+from tests.support.registering import WEIGHTS, register
+from tests.support.resources import MODELS, create, events, found, let_expire, patch, reserve
+from tests.support.service import Collect, RunningService, ServiceWith
 
 VERSIONS = f"{MODELS}/m/versions"
 ONE = f"{VERSIONS}/1.0"

@@ -1,89 +1,20 @@
 """Models as resources: made, found, described and deleted, whatever becomes of the versions under them."""
 
 import asyncio
-import base64
-import hashlib
 import json
 from collections import Counter
 from datetime import datetime
-from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tests.conftest import Collect, RunningService
+from tests.support.problems import problem, wrong_field
 from tests.support.rawhttp import message, send
-from tests.test_model_registry import register, register_version
+from tests.support.registering import register, register_version
+from tests.support.resources import MERGE_PATCH, MODELS, create, events, forged, found, let_expire, patch, reserve
+from tests.support.service import Collect, RunningService
 from tests.web.test_bad_input import BAD_MODEL_NAMES
-
-MODELS = "/v1/models"
-MERGE_PATCH = "application/merge-patch+json"
-
-
-def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    body: dict[str, Any] = response.json()
-    assert (response.status_code, body["type"]) == (status, f"urn:model-registry:problem:{slug}"), response.text
-    return body
-
-
-def wrong_field(response: httpx.Response, *loc: str | int) -> str:
-    """The rule that the value at this place broke."""
-    (error,) = problem(response, 422, "invalid-field")["errors"]
-    assert error["loc"] == list(loc), response.text
-    return str(error["msg"])
-
-
-async def create(client: httpx.AsyncClient, name: str, **more: Any) -> httpx.Response:
-    response = await client.post(MODELS, json={"name": name, **more})
-    assert response.status_code == 201, response.text
-    return response
-
-
-async def patch(client: httpx.AsyncClient, path: str, body: Any, **headers: str) -> httpx.Response:
-    """Headers by their names with underscores."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    content = body if isinstance(body, str | bytes) else json.dumps(body)
-    return await client.patch(path, content=content, headers={"Content-Type": MERGE_PATCH} | named)
-
-
-async def reserve(
-    client: httpx.AsyncClient, model: str, version: str, files: dict[str, bytes] | None = None, **more: Any
-) -> dict[str, Any]:
-    """Begin a push that nobody has committed yet."""
-    entries = [
-        {"path": path, "size_bytes": len(content), "sha256": f"sha256:{hashlib.sha256(content).hexdigest()}"}
-        for path, content in (files or {"f": f"bytes of {model} {version}".encode()}).items()
-    ]
-    response = await client.post(f"{MODELS}/{model}/versions", json={"version": version, "files": entries, **more})
-    assert response.status_code in {200, 201}, response.text
-    reserved: dict[str, Any] = response.json()
-    return reserved
-
-
-async def let_expire(session: AsyncSession) -> None:
-    await session.execute(
-        text("UPDATE model_info SET lease_expires_at = now() - interval '1 second' WHERE lease_expires_at IS NOT NULL")
-    )
-    await session.commit()
-
-
-async def found(client: httpx.AsyncClient, **query: str | int) -> list[str]:
-    """The names of the models that a search finds, on one page."""
-    page = await client.get(MODELS, params={"limit": 1000, **query})
-    assert page.status_code == 200, page.text
-    return [item["name"] for item in page.json()["items"]]
-
-
-async def events(client: httpx.AsyncClient, action: str) -> list[dict[str, Any]]:
-    items = (await client.get("/v1/events", params={"limit": 1000})).json()["items"]
-    return [item for item in items if item["action"] == action]
-
-
-def forged(*fields: object) -> str:
-    return base64.urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
-
 
 # Making one
 

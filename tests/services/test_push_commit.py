@@ -18,11 +18,12 @@ from model_registry.errors import Unavailable
 from model_registry.object_store.blob_store import BlobDamaged, StoredObject
 from model_registry.settings import Settings
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService, ServiceWith
-from tests.services.test_push import GOOD, MIB, VERSIONS, actions, commit, push, read, reserve, send, slug, uploads_of
-from tests.services.test_push_parts import CONTENT, begin, listed, send_parts
 from tests.support.bucket import Bucket
+from tests.support.parts import CONTENT, begin, listed, send_parts
+from tests.support.problems import slug
 from tests.support.processes import environment, free_port, line_with, resident_bytes, started, until_ready
+from tests.support.pushing import GOOD, MIB, VERSIONS, actions, commit, push, read, reserve, send, uploads_of
+from tests.support.service import RunningService, ServiceWith
 
 COMMIT = f"{VERSIONS}/1.0/commit"
 

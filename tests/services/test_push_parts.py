@@ -1,7 +1,7 @@
 """Files that are pushed in parts: resumed, put together, verified, and never changed afterwards."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -14,13 +14,11 @@ from model_registry.errors import Unavailable
 from model_registry.object_store.blob_store import PartsRefused, StoredPart
 from model_registry.settings import Settings
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService, make_settings, running
-from tests.services.test_push import MIB, commit, expire, missing_from, read, reserve, send, slug, uploads_of
 from tests.support.bucket import Bucket
-
-PART = 5 * MIB
-CONTENT = b"1" * PART + b"2" * PART + b"the third"
-PIECES = {1: CONTENT[:PART], 2: CONTENT[PART : 2 * PART], 3: CONTENT[2 * PART :]}
+from tests.support.parts import CONTENT, PART, PIECES, begin, listed, send_parts, sign
+from tests.support.problems import slug
+from tests.support.pushing import MIB, commit, expire, missing_from, read, reserve, send, uploads_of
+from tests.support.service import RunningService, make_settings, running
 
 
 @pytest.fixture(scope="module")
@@ -28,34 +26,6 @@ async def service(stack: StackAddresses, settings: Settings) -> AsyncIterator[Ru
     """One that wants parts for less than others do."""
     async with running(make_settings(stack, multipart_threshold_bytes=MIB, multipart_part_bytes=PART)) as service:
         yield service
-
-
-async def begin(client: httpx.AsyncClient, version: str = "1.0", content: bytes = CONTENT) -> dict[str, Any]:
-    upload = uploads_of(await reserve(client, {"model.bin": content}, version))["model.bin"]
-    assert upload["method"] == "multipart"
-    return upload
-
-
-async def sign(client: httpx.AsyncClient, upload: dict[str, Any], numbers: Iterable[Any]) -> httpx.Response:
-    return await client.post(f"/v1/uploads/{upload['upload_id']}/parts", json={"part_numbers": list(numbers)})
-
-
-async def send_parts(
-    client: httpx.AsyncClient, upload: dict[str, Any], pieces: dict[int, bytes] = PIECES
-) -> dict[int, str]:
-    """Send these, and return their etags."""
-    signed = await sign(client, upload, pieces)
-    assert signed.status_code == 200, signed.text
-    etags = {}
-    for part in signed.json()["parts"]:
-        answer = await send(client, part, pieces[part["part_number"]])
-        assert answer.status_code == 200, answer.text
-        etags[part["part_number"]] = answer.headers["etag"]
-    return etags
-
-
-def listed(upload: dict[str, Any], etags: dict[int, str]) -> dict[str, list[dict[str, Any]]]:
-    return {upload["upload_id"]: [{"part_number": number, "etag": etag} for number, etag in etags.items()]}
 
 
 async def test_large_files_go_in_parts_whose_urls_are_fresh_on_request(client: httpx.AsyncClient) -> None:

@@ -16,27 +16,26 @@ from model_registry.auth.permissions import ANONYMOUS, Actor
 from model_registry.db_models import UploadDB
 from model_registry.domain.entities import NewUpload, VersionRef
 from model_registry.errors import Forbidden, UploadUnknown, VersionExists
-from tests.conftest import Collect, RunningService, ServiceWith
-from tests.services.test_push import (
+from tests.services.test_push import OTHER, count
+from tests.support.bucket import Bucket
+from tests.support.parts import CONTENT, send_parts
+from tests.support.problems import slug
+from tests.support.pushing import (
     GOOD,
     MIB,
-    OTHER,
     VERSIONS,
     commit,
-    count,
     entry,
     missing_from,
     push,
     read,
     reserve,
     send,
-    slug,
     uploads_of,
 )
-from tests.services.test_push_parts import CONTENT, send_parts
-from tests.support.bucket import Bucket
 from tests.support.rawhttp import Ending, message
 from tests.support.rawhttp import send as send_raw
+from tests.support.service import Collect, RunningService, ServiceWith
 
 FILE = f"{VERSIONS}/1.0/files/model.bin"
 

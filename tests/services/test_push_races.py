@@ -12,27 +12,26 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.db_models import BlobDB, DeclaredFileDB, ModelInfoDB, UploadDB
 from model_registry_devstack import StackAddresses
-from tests.conftest import Collect, ServiceWith
-from tests.resilience.test_commit_protocol import CommitEater
-from tests.services.test_push import (
+from tests.services.test_push import OTHER, count
+from tests.support.bucket import Bucket
+from tests.support.commit_eater import CommitEater
+from tests.support.problems import slug
+from tests.support.pushing import (
     GOOD,
     MIB,
-    OTHER,
     VERSIONS,
     actions,
     commit,
-    count,
     expire,
     missing_from,
     push,
     read,
     reserve,
     send,
-    slug,
     uploads_of,
 )
-from tests.support.bucket import Bucket
-from tests.test_model_registry import register
+from tests.support.registering import register
+from tests.support.service import Collect, ServiceWith
 
 CLIENTS = 20
 

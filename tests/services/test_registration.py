@@ -25,11 +25,11 @@ from model_registry.errors import Unavailable
 from model_registry.object_store.blob_store import Body
 from model_registry.services import registration
 from model_registry_devstack import StackAddresses
-from tests.conftest import Collect, RunningService, ServiceWith, make_settings, running
 from tests.resilience.faults.measures import behind_proxies
 from tests.support.bucket import Bucket
 from tests.support.proxy import Refuse
-from tests.test_model_registry import WEIGHTS, register
+from tests.support.registering import FORM, WEIGHTS, multipart, register
+from tests.support.service import Collect, RunningService, ServiceWith, make_settings, running
 
 MIB = 1024**2
 
@@ -46,19 +46,6 @@ async def eventually_empty(session: AsyncSession) -> None:
             return
         await asyncio.sleep(0.02)
     raise AssertionError(f"left behind: {rows} versions, uploads, models")
-
-
-def multipart(fields: list[tuple[str, str | None, bytes]], boundary: str = "b0undary") -> bytes:
-    """A form by hand: (name, filename, content) in the order given."""
-    parts = []
-    for name, filename, content in fields:
-        suffix = "" if filename is None else f'; filename="{filename}"'
-        parts.append(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{suffix}\r\n\r\n'.encode())
-        parts.append(content + b"\r\n")
-    return b"".join(parts) + f"--{boundary}--\r\n".encode()
-
-
-FORM = {"content-type": "multipart/form-data; boundary=b0undary"}
 
 
 async def test_of_forty_concurrent_registrations_one_succeeds(

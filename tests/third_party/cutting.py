@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.conftest import RunningService
+from tests.support.service import RunningService
 
 
 class CuttingProxy:

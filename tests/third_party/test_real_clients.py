@@ -32,10 +32,10 @@ import yaml  # type: ignore[import-untyped]
 from model_registry.domain.entities import Digest, StoredBlob, StoredFile
 from model_registry.services.tar_archive import TarLayout
 from model_registry.settings import Settings
-from tests.conftest import RunningService, ServiceWith
 from tests.support.bucket import Bucket
 from tests.support.checkout import ROOT
-from tests.test_model_registry import register
+from tests.support.registering import register
+from tests.support.service import RunningService, ServiceWith
 from tests.third_party.commands import Outcome, run
 from tests.third_party.cutting import cutting
 from tests.third_party.venvs import client_venv

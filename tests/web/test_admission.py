@@ -11,9 +11,9 @@ from starlette.types import Message
 
 from model_registry.settings import Settings
 from model_registry.web.requests.body import body_chunks
-from tests.conftest import ServiceWith
-from tests.services.test_push import entry
+from tests.support.pushing import entry
 from tests.support.rawhttp import message, send
+from tests.support.service import ServiceWith
 
 
 async def trickle(first: bytes, rest: bytes, go_on: asyncio.Event) -> AsyncIterator[bytes]:

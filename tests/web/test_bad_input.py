@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_registry.db_models import Base
 from model_registry.domain.naming_rules import MAX_FILES, DistinctPaths
-from tests.conftest import Collect, RunningService, ServiceWith, empty
 from tests.support.bucket import Bucket
 from tests.support.rawhttp import Ending, RawAnswer, message, send
+from tests.support.service import Collect, RunningService, ServiceWith, empty
 
 BOUNDARY = "frontier"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"

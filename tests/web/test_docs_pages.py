@@ -13,8 +13,8 @@ import httpx
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request, async_playwright, expect
 
-from tests.conftest import RunningService
-from tests.test_model_registry import WEIGHTS, register
+from tests.support.registering import WEIGHTS, register
+from tests.support.service import RunningService
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [

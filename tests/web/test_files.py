@@ -17,11 +17,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.database.versions import VersionRepository
-from tests.conftest import RunningService, ServiceWith
-from tests.services.test_models import MODELS, create, forged, problem, reserve, wrong_field
 from tests.support.bucket import Bucket
+from tests.support.problems import problem, wrong_field
 from tests.support.rawhttp import message, send
-from tests.test_model_registry import WEIGHTS, register, register_version
+from tests.support.registering import WEIGHTS, register, register_version
+from tests.support.resources import MODELS, create, forged, reserve
+from tests.support.service import RunningService, ServiceWith
 
 VERSIONS = f"{MODELS}/m/versions"
 ONE = f"{VERSIONS}/1.0"

@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from model_registry.api import create_app
 from model_registry.web.problems import MEDIA_TYPE
 from model_registry.web.responses.schemas import DIGEST_EXAMPLE
-from tests.conftest import RunningService
 from tests.support.rawhttp import message, send
-from tests.test_model_registry import WEIGHTS, register
+from tests.support.registering import WEIGHTS, register
+from tests.support.service import RunningService
 
 APP = create_app()
 DOCUMENT = APP.openapi()

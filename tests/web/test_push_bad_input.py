@@ -11,10 +11,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_registry.db_models import Base
-from tests.conftest import RunningService, empty
-from tests.services.test_push import GOOD, MIB, VERSIONS, commit, entry, slug
+from tests.support.problems import slug
+from tests.support.pushing import GOOD, MIB, VERSIONS, commit, entry
 from tests.support.rawhttp import message
 from tests.support.rawhttp import send as send_raw
+from tests.support.service import RunningService, empty
 
 FILE = entry("model.bin", GOOD)
 SHA = FILE["sha256"]

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.test_model_registry import register
+from tests.support.registering import register
 
 
 async def registered(client: httpx.AsyncClient, name: str, version: str, **more: Any) -> None:

@@ -13,10 +13,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.database import version_json
-from tests.conftest import Collect, RunningService, ServiceWith
-from tests.services.test_models import MODELS, create, events, forged, let_expire, patch, problem, reserve, wrong_field
+from tests.support.problems import problem, wrong_field
 from tests.support.rawhttp import message, send
-from tests.test_model_registry import WEIGHTS, register, register_version
+from tests.support.registering import WEIGHTS, register, register_version
+from tests.support.resources import MODELS, create, events, forged, let_expire, patch, reserve
+from tests.support.service import Collect, RunningService, ServiceWith
 from tests.web.test_bad_input import BAD_VERSIONS
 
 VERSIONS = f"{MODELS}/m/versions"

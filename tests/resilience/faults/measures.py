@@ -23,12 +23,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from model_registry.runtime.failpoints import VARIABLE
 from model_registry.wiring import open_services
 from model_registry_devstack import StackAddresses
-from tests.conftest import make_settings
 from tests.support.bucket import Bucket
 from tests.support.checker import check
 from tests.support.ledger import Ledger, read_ledgers
 from tests.support.processes import environment, line_with, resident_bytes, started
 from tests.support.proxy import Proxy
+from tests.support.service import make_settings
 
 MIB = 1024**2
 RECOVERY_SECONDS = 10

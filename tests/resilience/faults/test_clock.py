@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from model_registry_devstack import StackAddresses, processes
-from tests.conftest import RunningService, make_settings, running
 from tests.resilience.faults.measures import Backend, Users, serving, standing
 from tests.resilience.faults.servers import OwnPostgres, own_postgres
 from tests.support.bucket import Bucket
+from tests.support.service import RunningService, make_settings, running
 
 
 def shifted(by: str) -> dict[str, str]:

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from model_registry.runtime.failpoints import EXIT_CODE, VARIABLE, Point
-from tests.conftest import RunningService
 from tests.resilience.faults.measures import Backend, Users, service_environment, standing
 from tests.resilience.faults.nursery import Nursery
 from tests.resilience.faults.operations import IN_PARTS, OPERATIONS, SMALL
 from tests.support.processes import run
+from tests.support.service import RunningService
 
 # Answers to the same request after the crash; between two of them the leases of the dead expire.
 HELD = (409, 201)  # a label that the dead process still holds

@@ -12,14 +12,14 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService, make_settings, running
 from tests.resilience.faults.measures import Backend, Users, in_two, standing, until, until_written, writing
 from tests.resilience.faults.servers import OwnPostgres, own_postgres, standby
-from tests.services.test_registration import FORM, multipart
 from tests.support.bucket import Bucket
 from tests.support.checker import check
 from tests.support.ledger import read_ledgers
 from tests.support.proxy import BlackHole, Proxy, Refuse
+from tests.support.registering import FORM, multipart
+from tests.support.service import RunningService, make_settings, running
 
 
 async def sql(postgres: OwnPostgres, statement: str) -> object:

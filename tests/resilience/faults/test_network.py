@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService
 from tests.resilience.faults.measures import Backend, Client, Users, announced_url, service_environment, standing
 from tests.support.processes import line_with, started
+from tests.support.service import RunningService
 
 _CLONE_NEWNET = 0x40000000
 _LOSSES = """

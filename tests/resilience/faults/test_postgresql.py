@@ -17,7 +17,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService, ServiceWith, make_settings, running
 from tests.resilience.faults.measures import (
     MIB,
     Backend,
@@ -34,9 +33,10 @@ from tests.resilience.faults.measures import (
 from tests.resilience.faults.nursery import Nursery
 from tests.resilience.faults.operations import OPERATIONS
 from tests.resilience.faults.servers import OwnPostgres, own_postgres
-from tests.services.test_registration import FORM, multipart
 from tests.support.bucket import Bucket
 from tests.support.proxy import BlackHole, CutBefore, Proxy, SwallowReply
+from tests.support.registering import FORM, multipart
+from tests.support.service import RunningService, ServiceWith, make_settings, running
 
 DUE_SECONDS = 5
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'model-registry'"

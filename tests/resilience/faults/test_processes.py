@@ -9,12 +9,12 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import RunningService, ServiceWith
 from tests.resilience.faults.measures import Backend, Users, behind_proxies, in_two, standing, until
 from tests.resilience.faults.nursery import Nursery
-from tests.services.test_registration import FORM, multipart
 from tests.support.proxy import BlackHole
 from tests.support.rawhttp import Ending, message, send
+from tests.support.registering import FORM, multipart
+from tests.support.service import RunningService, ServiceWith
 
 OTHER = {"model.bin": b"of somebody else"}
 OURS = {"model.bin": b"late " * 40_000}  # more than what is read before the intent is written down

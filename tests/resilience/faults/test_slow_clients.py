@@ -21,7 +21,6 @@ import pytest
 from model_registry.server import http11
 from model_registry.settings import Settings
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService, ServiceWith
 from tests.resilience.faults.measures import (
     MIB,
     Backend,
@@ -36,7 +35,8 @@ from tests.resilience.faults.measures import (
 )
 from tests.support.processes import resident_bytes, until_ready
 from tests.support.proxy import Proxy, RandomReset
-from tests.test_model_registry import register
+from tests.support.registering import register
+from tests.support.service import RunningService, ServiceWith
 
 IDLE_SECONDS = 2
 NEVER_READING = 50

@@ -10,7 +10,6 @@ import pytest
 
 from model_registry.settings import Settings
 from model_registry_devstack import StackAddresses
-from tests.conftest import RunningService, make_settings, running
 from tests.resilience.faults.fake_s3 import (
     FakeS3,
     Fault,
@@ -24,6 +23,7 @@ from tests.resilience.faults.fake_s3 import (
     Tagged,
 )
 from tests.resilience.faults.measures import MIB, Backend, Client, Users, lost, standing
+from tests.support.service import RunningService, make_settings, running
 
 SHORT_SECONDS = 1
 LONG_SECONDS = 1.5

@@ -19,10 +19,10 @@ import pytest
 
 from model_registry.migrations import migrate
 from model_registry_devstack import EmbeddedStack, StackAddresses
-from tests.conftest import RunningService, ServiceWith, make_settings, running
 from tests.resilience.faults.measures import MIB, Backend, Users, lost, standing, until_written
 from tests.support.processes import descendants
 from tests.support.proxy import BlackHole, Mode, Proxy, Refuse
+from tests.support.service import RunningService, ServiceWith, make_settings, running
 
 SMALL, LARGE = b"weights", bytes(9 * MIB)
 IN_PARTS = {"multipart_threshold_bytes": 5 * MIB, "multipart_part_bytes": 5 * MIB}

@@ -13,7 +13,6 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from model_registry_devstack import StackAddresses
-from tests.conftest import make_settings
 from tests.resilience.soak.clients import Client, Follower, World
 from tests.resilience.soak.monkey import Monkey
 from tests.resilience.soak.plan import Plan
@@ -24,6 +23,7 @@ from tests.support.checker import Verdict, check
 from tests.support.checkout import ROOT
 from tests.support.ledger import Ledger, read_ledgers
 from tests.support.processes import environment
+from tests.support.service import make_settings
 
 _SETTLE_SECONDS = 90
 _LEAST_PER_SECOND = 0.2

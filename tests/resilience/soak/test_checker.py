@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.conftest import Collect
 from tests.support.bucket import Bucket
 from tests.support.checker import Verdict, check
 from tests.support.ledger import Attempt, Ledger, read_ledgers
-from tests.test_model_registry import register
+from tests.support.registering import register
+from tests.support.service import Collect
 
 WEIGHTS = b"weights" * 100
 LABELS = b"labels" * 10

@@ -13,11 +13,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from model_registry.migrations import migrate
 from model_registry_devstack import StackAddresses
-from tests.conftest import make_settings
 from tests.resilience.soak.mutants import MUTANTS, plan_of, prepare
 from tests.resilience.soak.plan import Plan
 from tests.resilience.soak.run import soak
 from tests.support.bucket import Bucket
+from tests.support.service import make_settings
 
 _PLAN = Plan(seconds=90, seed=1)
 

@@ -20,7 +20,10 @@ from model_registry.services.events import Events
 from model_registry.services.lifecycle import Lifecycle
 from model_registry.services.models import Models
 from model_registry.services.push import Pushes, PushLimits
+from model_registry.services.registration import Registrations
+from model_registry.services.search import Search
 from model_registry.services.version_transitions import UploadLimits
+from model_registry.services.versions import Versions
 from model_registry.settings import ConfigurationError, Settings
 from model_registry.transfer.upload_stream import PartBuffers
 
@@ -50,6 +53,8 @@ class Services:
     database: Database
     blobs: BlobStore
     registry: ModelRegistry
+    versions: Versions
+    search: Search
     catalog: Models
     lifecycle: Lifecycle
     pushes: Pushes
@@ -105,24 +110,32 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 lease_seconds=settings.upload_lease_seconds,
                 late_write_seconds=min(_LATE_WRITE_SECONDS, settings.gc_grace_seconds),
             )
+            registrations = Registrations(
+                database=database,
+                blobs=blobs,
+                buffers=buffers,
+                limits=limits,
+                background_tasks=background_tasks,
+            )
+            versions = Versions(database)
+            downloads = Downloads(database, blobs)
+            lifecycle = Lifecycle(
+                database=database,
+                purge_after_seconds=settings.purge_after_seconds,
+                grace_seconds=settings.gc_grace_seconds,
+                max_metadata_bytes=settings.max_metadata_bytes,
+            )
             yield Services(
                 settings=settings,
                 database=database,
                 blobs=blobs,
                 registry=ModelRegistry(
-                    database=database,
-                    blobs=blobs,
-                    buffers=buffers,
-                    limits=limits,
-                    background_tasks=background_tasks,
+                    registrations=registrations, versions=versions, downloads=downloads, lifecycle=lifecycle
                 ),
+                versions=versions,
+                search=Search(database),
                 catalog=Models(database),
-                lifecycle=Lifecycle(
-                    database=database,
-                    purge_after_seconds=settings.purge_after_seconds,
-                    grace_seconds=settings.gc_grace_seconds,
-                    max_metadata_bytes=settings.max_metadata_bytes,
-                ),
+                lifecycle=lifecycle,
                 pushes=Pushes(
                     database=database,
                     blobs=blobs,
@@ -143,7 +156,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     background_tasks=background_tasks,
                     wait_seconds=settings.commit_wait_seconds,
                 ),
-                downloads=Downloads(database, blobs),
+                downloads=downloads,
                 aliases=Aliases(database),
                 events=Events(database),
                 collector=Collector(database=database, blobs=blobs, grace_seconds=settings.gc_grace_seconds),

@@ -3,13 +3,14 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import structlog
 
-from model_registry.auth.permissions import Actor
+from model_registry.auth.permissions import Actor, Permission, require
 from model_registry.database.engine import Database, Transaction
 from model_registry.database.idempotency import FirstAnswer
 from model_registry.domain.entities import (
@@ -39,7 +40,7 @@ from model_registry.services.version_transitions import (
     keep_blobs,
 )
 from model_registry.transfer.upload_stream import PartBuffers, digest_stream, split_off_small, store_stream
-from model_registry.utils import canonical_json
+from model_registry.utils import canonical_json, clean_json_object, to_json_text
 
 log = structlog.get_logger(__name__)
 
@@ -389,6 +390,62 @@ class Registration:
                     log.warning("registration.left_to_the_collector", cause=repr(error.__cause__))
                     return
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+class Registrations:
+    """Begins registrations. One instance serves a whole process."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        blobs: BlobStore,
+        buffers: PartBuffers,
+        limits: UploadLimits,
+        background_tasks: BackgroundTasks,
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._buffers = buffers
+        self._limits = limits
+        self._background_tasks = background_tasks
+
+    def begin(self, *, actor: Actor, idempotency_key: str | None = None) -> Registration:
+        """Return a registration to fill step by step, as its parts arrive."""
+        require(actor, Permission.WRITE)
+        return Registration(
+            database=self._database,
+            blobs=self._blobs,
+            buffers=self._buffers,
+            limits=self._limits,
+            background_tasks=self._background_tasks,
+            actor=actor,
+            idempotency_key=idempotency_key,
+        )
+
+    async def register(
+        self,
+        ref: VersionRef,
+        *,
+        files: Mapping[str, AsyncIterable[bytes]],
+        standardization_params: Mapping[str, Any],
+        model_params: Mapping[str, Any],
+        additional_metadata: Mapping[str, Any],
+        actor: Actor,
+    ) -> VersionRef:
+        """Register a version whose parts are all there. `ModelRegistry.register` describes the parameters."""
+        details = ModelDetails(
+            to_json_text(clean_json_object(standardization_params, ("standardization_params",))),
+            to_json_text(clean_json_object(model_params, ("model_params",))),
+            to_json_text(clean_json_object(additional_metadata, ("additional_metadata",))),
+        )
+        async with self.begin(actor=actor) as registration:
+            if files:
+                await registration.reserve(ref)
+            for path, chunks in files.items():
+                await registration.add_file(path, chunks, media_type="application/octet-stream")
+            registered = await registration.publish(ref, details, lambda info: info.version)
+        return registered.ref
 
 
 async def _resumed(beginning: bytes, rest: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

@@ -14,6 +14,8 @@ from model_registry.services.events import Events
 from model_registry.services.lifecycle import Lifecycle
 from model_registry.services.models import Models
 from model_registry.services.push import Pushes
+from model_registry.services.search import Search
+from model_registry.services.versions import Versions
 from model_registry.settings import Settings
 from model_registry.wiring import Services
 
@@ -30,6 +32,14 @@ class RequestContext:
     @property
     def registry(self) -> ModelRegistry:
         return self.services.registry
+
+    @property
+    def versions(self) -> Versions:
+        return self.services.versions
+
+    @property
+    def search(self) -> Search:
+        return self.services.search
 
     @property
     def catalog(self) -> Models:

@@ -66,7 +66,7 @@ async def search_versions(
     condition = parse_filter(filter) if filter else None
     order = parse_order(order_by) if order_by else NEWEST_FIRST
     query = ["search", filter, order.field, order.is_descending]
-    page = await context.registry.search(
+    page = await context.search.page(
         condition,
         order=order,
         after=paging.page_position(page_token or None, query, order.position),

@@ -125,7 +125,7 @@ async def list_versions(
     """The versions of one model, page by page; pages stay right while versions are added, and are shorter than `limit`
     where metadata is large."""
     query = ["versions", name, state, order]
-    page = await context.registry.versions_of(
+    page = await context.versions.page_of_model(
         name,
         state=VersionState(state),
         by_precedence=order == "precedence",
@@ -150,7 +150,7 @@ async def get_version(
     request: Request, context: Context, name: ModelName, version: ReadVersion, if_none_match: IfNoneMatch = None
 ) -> Response:
     """One version; by its label also one that is still being pushed, whose `state` says how far it is."""
-    info = await context.registry.get(VersionSelector(name, version), or_unfinished=True, actor=context.actor)
+    info = await context.versions.get(VersionSelector(name, version), or_unfinished=True, actor=context.actor)
     return model_info(request, info)
 
 

@@ -50,7 +50,8 @@ lock: ## Renew the locks from pyproject.toml: everything, the server, what build
 	$(LOCK) --upgrade --no-deps tests/third_party/kserve.in -o tests/third_party/kserve.txt
 	$(LOCK) --upgrade tests/third_party/awscli.in -o tests/third_party/awscli.txt
 
-format: install ## Put the code in form
+format: install ## Put the code in form, and write the blocking client from the asynchronous one
+	$(BIN)/python -m tools.sync_client
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

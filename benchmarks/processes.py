@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.processes import environment, free_port
-
 from benchmarks.harness import Report
 from model_registry_devstack import StackAddresses
+from tests.support.processes import environment, free_port
 
 __all__ = ["Server", "bare", "environment", "free_port", "registry", "started"]
 

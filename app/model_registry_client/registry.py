@@ -1,24 +1,15 @@
-"""The registry for code without an event loop: one in a thread of its own does the work."""
+"""The registry for code without an event loop.
 
-import asyncio
-import contextlib
-import os
-import threading
-import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
-from functools import partial
-from inspect import isfunction
+Generated from async_registry.py by `make format`. Edit that file, not this one.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
 
-from model_registry_client.async_registry import UNSET, AsyncRegistry, Pages, Unset
-from model_registry_client.errors import UsageError
+from model_registry_client.async_registry import UNSET, Unset
+from model_registry_client.blocking import BlockingClient
 from model_registry_client.progress import Progress
-from model_registry_client.settings import Settings
-from model_registry_client.transport import RetryPolicy
 from model_registry_client.types import (
     Alias,
     AliasMove,
@@ -33,120 +24,22 @@ from model_registry_client.types import (
     Version,
 )
 
-T = TypeVar("T")
 
-_CLOSING_SECONDS = 10
-_CLOSED = "This registry is closed: make another."
+class Registry(BlockingClient):
+    """A client of the registry at `url`, or at the URL in the settings. The methods are those of `AsyncRegistry`.
 
-
-class _Background:
-    """An `AsyncRegistry` and its event loop, in a thread that ends with the process at the latest."""
-
-    def __init__(self, make: Callable[[], AsyncRegistry]) -> None:
-        self.process_id = os.getpid()
-        self._make = make
-        self._started: Future[None] = Future()
-        # A daemon: where nobody closes it, the interpreter must not wait for it.
-        self._thread = threading.Thread(target=self._run, name="model-registry-client", daemon=True)
-        self._thread.start()
-        self._started.result()
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:
-            if self._started.done():
-                raise
-            self._started.set_exception(error)
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        async with self._make() as self.registry:
-            self._started.set_result(None)
-            await self._stop.wait()
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-
-    def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` comes to. Ctrl-C cancels it, and waits until it has put things in order."""
-        is_over = threading.Event()
-
-        async def watched() -> T:
-            try:
-                return await work
-            finally:
-                is_over.set()
-
-        watched_work = watched()
-        try:
-            future = asyncio.run_coroutine_threadsafe(watched_work, self._loop)
-        except RuntimeError:
-            watched_work.close()
-            work.close()
-            raise UsageError(_CLOSED) from None
-        try:
-            return future.result()
-        except CancelledError:
-            raise UsageError(_CLOSED) from None
-        except BaseException:
-            if not future.done():
-                future.cancel()
-                is_over.wait(_CLOSING_SECONDS)
-            raise
-
-    def close(self) -> None:
-        # Of a process that was forked off, neither the thread nor the connections are its own.
-        if self.process_id != os.getpid() or not self._thread.is_alive():
-            return
-        with contextlib.suppress(RuntimeError):  # two close it, and the other one was faster
-            self._loop.call_soon_threadsafe(self._stop.set)
-        # The garbage collector may have come by in the very thread.
-        if threading.current_thread() is not self._thread:
-            self._thread.join(_CLOSING_SECONDS)
-
-
-class Registry:
-    """A registry at `url`, or where the settings say; see `AsyncRegistry` for what the methods do.
-
-    Any number of threads may use one. It works after `fork`, too, and need not be closed before the process ends.
+    Threads can share one client, and it works after `fork`. You do not have to close it before the process ends.
     """
-
-    def __init__(
-        self, url: str | None = None, *, settings: Settings | None = None, policy: RetryPolicy | None = None
-    ) -> None:
-        self.settings = settings or Settings.load(url=url)
-        # Without `self`: what runs in the background must not keep it alive.
-        self._make = partial(AsyncRegistry, url, settings=self.settings, policy=policy)
-        self._lock = threading.Lock()
-        self._is_closed = False
-        self._background = self._begin()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End what is under way, and let go of the connections."""
-        self._is_closed = True
-        self._background.close()
 
     @property
     def base_url(self) -> str:
+        """Of the registry itself, without a slash at the end."""
         return self._registry.base_url
-
-    def url(self, ref: Ref | str, path: str | None = None) -> str:
-        return self._registry.url(ref, path)
 
     def models(
         self, search: str | None = None, tags: Mapping[str, object] | None = None, *, page_size: int = 1000
     ) -> Iterator[Model]:
+        """Models by name; `search` is part of the name in any case, and a model has all of the `tags`."""
         return self._items(self._registry.models(search, tags, page_size=page_size))
 
     def model(self, name: str) -> Model:
@@ -155,6 +48,7 @@ class Registry:
     def create_model(
         self, name: str, *, description: str | None = None, tags: Mapping[str, object] | None = None
     ) -> Model:
+        """A model without versions; the first push would make one, too. Raises `Conflict` where there is one."""
         return self._wait(self._registry.create_model(name, description=description, tags=tags))
 
     def update_model(
@@ -165,14 +59,17 @@ class Registry:
         tags: Mapping[str, object] | Unset = UNSET,
         if_match: str | None = None,
     ) -> Model:
+        """Change what is given and nothing else; a tag that is `None` goes. `if_match` is the `etag` that you saw."""
         return self._wait(self._registry.update_model(name, description=description, tags=tags, if_match=if_match))
 
     def delete_model(self, name: str) -> None:
+        """Only one that never had a version; raises `Conflict` for another."""
         self._wait(self._registry.delete_model(name))
 
     def versions(
         self, name: str, state: str = "ready", order: str = "precedence", *, page_size: int = 100
     ) -> Iterator[Version]:
+        """Versions of a model, the newest first: by `precedence` of their labels, or as they were `created`."""
         return self._items(self._registry.versions(name, state, order, page_size=page_size))
 
     def search(
@@ -182,9 +79,11 @@ class Registry:
         *,
         page_size: int = 100,
     ) -> Iterator[Version]:
+        """Versions of all models: `additional_metadata.metrics.auc >= 0.9 AND tags.team = 'risk'` is a filter."""
         return self._items(self._registry.search(filter, order_by, page_size=page_size))
 
     def version(self, ref: Ref | str) -> Version:
+        """By its label also one that is still being pushed; `state` says how far it is."""
         return self._wait(self._registry.version(ref))
 
     def update(
@@ -196,6 +95,7 @@ class Registry:
         additional_metadata: Mapping[str, object] | Unset = UNSET,
         if_match: str | None = None,
     ) -> Version:
+        """Change what is given, member by member; what is `None`, or NaN, goes. The rest of a version is frozen."""
         return self._wait(
             self._registry.update(
                 ref, description=description, tags=tags, additional_metadata=additional_metadata, if_match=if_match
@@ -203,21 +103,26 @@ class Registry:
         )
 
     def yank(self, ref: Ref | str, reason: str | None = None) -> Version:
+        """Never the latest any more, but still there for whoever names it."""
         return self._wait(self._registry.yank(ref, reason))
 
     def unyank(self, ref: Ref | str) -> Version:
         return self._wait(self._registry.unyank(ref))
 
     def restore(self, ref: Ref | str) -> Version:
+        """Show a removed version again; raises `Conflict` once it is purged."""
         return self._wait(self._registry.restore(ref))
 
     def remove(self, ref: Ref | str, purge: bool = False, force: bool = False) -> Version:
+        """Hide a version. `purge` gives up its bytes for good, `force` drops the aliases that point at it, which are a
+        `Conflict` otherwise."""
         return self._wait(self._registry.remove(ref, purge, force))
 
     def aliases(self, name: str, *, page_size: int = 1000) -> Iterator[Alias]:
         return self._items(self._registry.aliases(name, page_size=page_size))
 
     def alias(self, name: str, alias: str, *, at: str | None = None) -> Alias:
+        """Where it points, or pointed `at` an RFC 3339 time."""
         return self._wait(self._registry.alias(name, alias, at=at))
 
     def alias_set(
@@ -229,6 +134,12 @@ class Registry:
         expected_generation: int | None = None,
         create_only: bool = False,
     ) -> Alias:
+        """Make an alias or move it, to the version with this label.
+
+        With `expected_generation` only if nobody moved it since, with `create_only` only if there is none;
+        otherwise it raises `PreconditionFailed`, whose `problem` says where the alias points now. Without either the
+        last one wins.
+        """
         return self._wait(
             self._registry.alias_set(
                 name, alias, version, expected_generation=expected_generation, create_only=create_only
@@ -236,26 +147,42 @@ class Registry:
         )
 
     def alias_remove(self, name: str, alias: str, *, expected_generation: int | None = None) -> None:
+        """Drop an alias; its version and its history stay."""
         self._wait(self._registry.alias_remove(name, alias, expected_generation=expected_generation))
 
     def alias_rollback(self, name: str, alias: str, *, expected_generation: int | None = None) -> Alias:
+        """Point an alias at the version that it pointed at before. Again undoes it.
+
+        It goes back from where it points now, or from `expected_generation`, and only from there, so that a request
+        that is repeated after a lost answer does not undo itself.
+        """
         return self._wait(self._registry.alias_rollback(name, alias, expected_generation=expected_generation))
 
     def alias_history(self, name: str, alias: str, *, page_size: int = 1000) -> Iterator[AliasMove]:
+        """Every move, the newest first; also of an alias that is gone."""
         return self._items(self._registry.alias_history(name, alias, page_size=page_size))
 
     def swap(self, name: str, moves: Iterable[Mapping[str, str | None]]) -> list[Alias]:
+        """Move several aliases together or none: `{"alias", "version"}` each, and `"expected_version"` (`None` for an
+        alias that must not exist) where the move is to be made only from there."""
         return self._wait(self._registry.swap(name, moves))
 
     def files(self, ref: Ref | str, *, presign: bool = False, page_size: int = 1000) -> Iterator[File]:
+        """All files of a version, by path; with `presign` each has a `url` that is good without credentials."""
         return self._items(self._registry.files(ref, presign=presign, page_size=page_size))
 
     def download_url(
         self, ref: Ref | str, path: str | None = None, expires_in_seconds: int | None = None
     ) -> DownloadUrl:
+        """A URL of one file, good without credentials; `path` may be left out where there is one file."""
         return self._wait(self._registry.download_url(ref, path, expires_in_seconds))
 
+    def url(self, ref: Ref | str, path: str | None = None) -> str:
+        """Where the registry itself has a version, or one file of it; nothing is asked."""
+        return self._registry.url(ref, path)
+
     def events(self, after: str | None = None, *, model: str | None = None, page_size: int = 1000) -> Iterator[Event]:
+        """What happened, in the order of the log, up to now; `after` is the `resume_after` of an event."""
         return self._items(self._registry.events(after, model=model, page_size=page_size))
 
     def push(
@@ -274,6 +201,7 @@ class Registry:
         include_all: bool = False,
         progress: Progress | None = None,
     ) -> Pushed:
+        """Publish a file or a folder as a version; without a label it gets the next number. See `push.push`."""
         return self._wait(
             self._registry.push(
                 path,
@@ -302,49 +230,14 @@ class Registry:
         parallel: int = 8,
         progress: Progress | None = None,
     ) -> Pulled:
+        """Bring a version into a folder, verified; what is there already is not fetched again. See `pull.pull`."""
         return self._wait(
             self._registry.pull(
-                ref,
-                path,
-                include=include,
-                use_cache=use_cache,
-                transfer=transfer,
-                parallel=parallel,
-                progress=progress,
+                ref, path, include=include, use_cache=use_cache, transfer=transfer, parallel=parallel, progress=progress
             )
         )
 
     def open(self, ref: Ref | str, path: str | None = None) -> BufferedReader:
+        """A file of a version to read and seek in, which fetches what is read; `path` may be left out where there is
+        one file. What is read from it blocks, so do that in a thread."""
         return self._wait(self._registry.open(ref, path))
-
-    @property
-    def _registry(self) -> AsyncRegistry:
-        return self._running().registry
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._running().wait_for(work)
-
-    def _items(self, pages: Pages[T]) -> Iterator[T]:
-        # By pages: to cross over to the other thread for each item would take longer than to fetch it.
-        while not pages.is_over:
-            yield from self._wait(pages.next_page())
-
-    def _running(self) -> _Background:
-        if self._is_closed:
-            raise UsageError(_CLOSED)
-        if self._background.process_id != os.getpid():
-            with self._lock:
-                if self._background.process_id != os.getpid():
-                    self._background = self._begin()
-        return self._background
-
-    def _begin(self) -> _Background:
-        background = _Background(self._make)
-        # Also at the end of the process, as long as its event loop still works.
-        weakref.finalize(self, background.close)
-        return background
-
-
-for _name, _method in vars(AsyncRegistry).items():
-    if not _name.startswith("_") and isfunction(_method) and hasattr(Registry, _name):
-        getattr(Registry, _name).__doc__ = _method.__doc__

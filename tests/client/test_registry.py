@@ -31,6 +31,7 @@ from tests.client.test_transport import QUICK, says, scripted
 from tests.support.proxy import BlackHole, Proxy, SwallowReply
 from tests.support.registering import register_version
 from tests.support.service import RunningService
+from tools import sync_client
 
 LABELS = ("1.0", "2.0", "10.0")
 
@@ -399,7 +400,11 @@ def test_every_public_name_is_there() -> None:
         _ = model_registry_client.Nothing
 
 
-def test_both_manners_take_the_same() -> None:
+def test_the_blocking_client_is_generated_from_the_asynchronous_one() -> None:
+    assert sync_client.TARGET.read_text() == sync_client.generated(), "Run `make format`."
+
+
+def test_both_clients_have_the_same_signatures() -> None:
     def taken(kind: type) -> dict[str, list[tuple[str, object, object]]]:
         methods = inspect.getmembers(kind, lambda member: inspect.isfunction(member) and member.__name__[0] != "_")
         return {

@@ -1,1 +1,1 @@
-"""Who may do what. Imports only errors."""
+"""Who asks, and what they may do. Every use case asks here first. Imports only errors."""

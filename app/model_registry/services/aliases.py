@@ -66,7 +66,7 @@ class Aliases:
 
     async def page(self, model_name: str, *, after: str | None = None, limit: int = 100, actor: Actor) -> Page[Alias]:
         """The aliases of a model, by name. Raises `ModelNotFound`."""
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, model_name)
         validate_model_name(model_name)
         async with self._database.reading() as tx:
             page = await tx.aliases.page(model_name, after=after, limit=limit)
@@ -79,7 +79,7 @@ class Aliases:
 
         Raises `AliasNotFound`, `AliasPointedNowhere` or `ModelNotFound`.
         """
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, ref.model_name)
         async with self._database.reading() as tx:
             if at is None:
                 alias = await tx.aliases.get(ref)
@@ -96,7 +96,7 @@ class Aliases:
         self, ref: AliasRef, *, before: int | None = None, limit: int = 100, actor: Actor
     ) -> Page[AliasMove]:
         """The moves of an alias, the newest first; those of one that was deleted too."""
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, ref.model_name)
         async with self._database.reading() as tx:
             page = await tx.aliases.history(ref, before=before, limit=limit)
             if not page.items and before is None:
@@ -118,7 +118,7 @@ class Aliases:
         AliasChanged
             The precondition does not hold.
         """
-        require(actor, Permission.ALIAS)
+        require(actor, Permission.ALIAS, ref.model_name)
         plan = PlannedMove(ref.alias, validate_version(version))
 
         async def work(tx: Transaction) -> tuple[Alias, bool]:
@@ -138,7 +138,7 @@ class Aliases:
         Raises `NoPreviousTarget` where there is none, `VersionNotAvailable` where that one is ready no more, and
         otherwise what `put` does.
         """
-        require(actor, Permission.ALIAS)
+        require(actor, Permission.ALIAS, ref.model_name)
 
         async def work(tx: Transaction) -> Alias:
             present = await tx.aliases.get(ref)
@@ -163,7 +163,7 @@ class Aliases:
 
         Raises `AliasElsewhere` where one does not point at its `expected_version`, and otherwise what `put` does.
         """
-        require(actor, Permission.ALIAS)
+        require(actor, Permission.ALIAS, model_name)
         validate_model_name(model_name)
         _check_moves(moves)
 
@@ -182,7 +182,7 @@ class Aliases:
 
     async def drop(self, ref: AliasRef, *, precondition: Precondition = unconditional, actor: Actor) -> None:
         """Delete an alias; its history stays. Raises `AliasNotFound` or `AliasChanged`."""
-        require(actor, Permission.ALIAS)
+        require(actor, Permission.ALIAS, ref.model_name)
 
         async def work(tx: Transaction) -> str:
             held = await tx.aliases.hold(ref.model_name, [ref.alias], [])

@@ -117,7 +117,7 @@ class Commits:
             For what somebody else pushes, or registers.
         VersionNotFound, VersionNotAvailable, CommitInProgress, PartsChanged, LeaseLost
         """
-        require(actor, Permission.WRITE)
+        require(actor, Permission.WRITE, ref.model_name)
         async with self._database.reading() as tx:
             taken = await tx.versions.taken(ref)
             if taken is None or taken.is_expired:
@@ -126,7 +126,7 @@ class Commits:
                 return await tx.versions.info_by_id(taken.id)
         if taken.state == VersionState.REMOVED:
             raise VersionNotAvailable(ref.model_name, ref.version, taken.state)
-        if taken.created_by != actor.name or taken.digest is None:  # only a push has a digest before it is ready
+        if not actor.owns(taken.created_by) or taken.digest is None:  # only a push has a digest before it is ready
             raise already_exists(ref, taken)
         task = self._join_or_begin(ref, taken.id, parts, actor)
         while True:

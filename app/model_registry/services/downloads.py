@@ -63,8 +63,8 @@ class Downloads:
 
         Raises `ModelNotFound`, `VersionNotFound`, `FileNotFound`, `FileDamaged`. No connection is held afterwards.
         """
-        require(actor, Permission.READ)
-        return await self._reads.read((selector, path), partial(self._find, selector, path))
+        require(actor, Permission.READ, selector.model_name)
+        return await self._reads.read((actor.visibility, selector, path), partial(self._find, selector, path))
 
     async def _find(self, selector: VersionSelector, path: str | None) -> Download:
         async with self._database.reading() as tx:
@@ -83,7 +83,7 @@ class Downloads:
 
     async def find_archive(self, selector: VersionSelector, *, actor: Actor) -> Download:
         """All files as one archive, however many there are. Raises as `find` does, but for `FileNotFound`."""
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, selector.model_name)
         async with self._database.reading() as tx:
             version, files = await _with_all_files(tx, selector)
         _check_sound(files)
@@ -93,7 +93,7 @@ class Downloads:
         self, selector: VersionSelector, *, after: str | None = None, limit: int = 100, actor: Actor
     ) -> tuple[PublishedVersion, Page[StoredFile]]:
         """The files of a version by path; `after` is the path that the page before ended with."""
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, selector.model_name)
         async with self._database.reading() as tx:
             version = await found(tx, selector, await tx.versions.published(selector))
             page = await tx.versions.page_of_files(version.id, after=after, limit=limit)

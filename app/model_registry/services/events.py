@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from model_registry.auth.permissions import Actor, Permission, require
+from model_registry.auth.permissions import ANY_MODEL, Actor, Permission, require
 from model_registry.database.engine import Database
 from model_registry.domain.entities import EventPosition, RecordedEvent
 from model_registry.domain.naming_rules import validate_model_name
@@ -26,7 +26,7 @@ class Events:
         held back until every transaction that began before its own has ended. An unknown model has no events, and one
         that was deleted keeps its own. Raises `UnknownPosition` for one of a database that was since restored.
         """
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, model_name or ANY_MODEL)
         if model_name is not None:
             validate_model_name(model_name)
         async with self._database.reading() as tx:

@@ -54,7 +54,7 @@ class Lifecycle:
 
         Raises `VersionNotFound`, `VersionNotAvailable`, `InvalidField`.
         """
-        require(actor, Permission.WRITE)
+        require(actor, Permission.WRITE, ref.model_name)
 
         async def work(tx: Transaction) -> ModelInfo:
             before = await self._hold_ready(tx, ref, precondition)
@@ -86,7 +86,7 @@ class Lifecycle:
         self, ref: VersionRef, reason: str | None, *, precondition: Precondition = unconditional, actor: Actor
     ) -> ModelInfo:
         """Warn of a version: never the latest any more, but there for whoever names it. Again changes the reason."""
-        require(actor, Permission.WRITE)
+        require(actor, Permission.WRITE, ref.model_name)
 
         async def work(tx: Transaction) -> ModelInfo:
             info = await self._hold_ready(tx, ref, precondition)
@@ -101,7 +101,7 @@ class Lifecycle:
 
     async def unyank(self, ref: VersionRef, *, precondition: Precondition = unconditional, actor: Actor) -> ModelInfo:
         """Take the warning back; nothing happens to a version without one."""
-        require(actor, Permission.WRITE)
+        require(actor, Permission.WRITE, ref.model_name)
 
         async def work(tx: Transaction) -> ModelInfo:
             info = await self._hold_ready(tx, ref, precondition)
@@ -134,7 +134,7 @@ class Lifecycle:
         may_be_pending
             Give up a push that nobody has committed: nothing of it is kept, and its label is free again.
         """
-        require(actor, Permission.REMOVE)
+        require(actor, Permission.REMOVE, ref.model_name)
 
         async def work(tx: Transaction) -> ModelInfo:
             info = await self._hold(tx, ref)
@@ -173,7 +173,7 @@ class Lifecycle:
 
         Raises `VersionPurged`, `VersionNotAvailable`, `VersionNotFound`.
         """
-        require(actor, Permission.REMOVE)
+        require(actor, Permission.REMOVE, ref.model_name)
 
         async def work(tx: Transaction) -> ModelInfo:
             info = await self._hold(tx, ref)

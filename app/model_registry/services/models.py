@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from model_registry.auth.permissions import Actor, Permission, require
+from model_registry.auth.permissions import ANY_MODEL, Actor, Permission, require
 from model_registry.database.engine import Database, Transaction
 from model_registry.domain.entities import Alias, Annotations, Event, Page, Precondition, RegisteredModel, unconditional
 from model_registry.domain.naming_rules import validate_model_name, validate_tags
@@ -47,20 +47,20 @@ class Models:
         actor: Actor,
     ) -> Page[RegisteredModel]:
         """Models by name; `search` is a part of the name in any case, `tags` are values that theirs have."""
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, ANY_MODEL)
         async with self._database.reading() as tx:
             return await tx.models.page(search=search, tags=tags or {}, after=after, limit=limit)
 
     async def get(self, name: str, *, actor: Actor) -> DescribedModel:
         """Raises `ModelNotFound`; a model that only an unfinished version has made is not there yet."""
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, name)
         validate_model_name(name)
         async with self._database.reading() as tx:
             return await _described(tx, name)
 
     async def create(self, name: str, annotations: Annotations, *, actor: Actor) -> DescribedModel:
         """Raises `ModelExists`, or `ModelNameTaken` for a name that differs in case alone."""
-        require(actor, Permission.WRITE)
+        require(actor, Permission.WRITE, name)
         validate_model_name(name, ("body", "name"))
 
         async def work(tx: Transaction) -> DescribedModel:
@@ -81,7 +81,7 @@ class Models:
 
         Raises `ModelNotFound`, `PreconditionFailed`, and `InvalidField` for tags against the rules.
         """
-        require(actor, Permission.WRITE)
+        require(actor, Permission.WRITE, name)
         validate_model_name(name)
 
         async def work(tx: Transaction) -> DescribedModel:
@@ -98,7 +98,7 @@ class Models:
 
     async def delete(self, name: str, *, precondition: Precondition = unconditional, actor: Actor) -> None:
         """Only a model that never had a version. Raises `ModelNotFound`, `ModelInUse`, `PreconditionFailed`."""
-        require(actor, Permission.REMOVE)
+        require(actor, Permission.REMOVE, name)
         validate_model_name(name)
 
         async def work(tx: Transaction) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from model_registry.auth.permissions import Actor, Permission, require
+from model_registry.auth.permissions import ANY_MODEL, Actor, Permission, require
 from model_registry.database.engine import Database, Transaction
 from model_registry.database.versions import TakenLabel
 from model_registry.domain.entities import (
@@ -189,7 +189,7 @@ class Pushes:
             the same, and then nothing is to be sent.
         ModelNameTaken, UploadTooLarge, InvalidField, TooManyPending
         """
-        require(actor, Permission.WRITE)
+        require(actor, Permission.WRITE, push.model_name)
         for file in push.files:
             if file.size_bytes > self._limits.max_upload_bytes:
                 raise UploadTooLarge(self._limits.max_upload_bytes)
@@ -259,7 +259,7 @@ class Pushes:
             await discard_unfinished(tx, taken.id, only_expired=True, delay_seconds=self._limits.late_write_seconds)
             return None
         is_same = taken.digest == manifest.digest and await tx.versions.has_params(taken.id, push.details)
-        is_open = taken.state.is_unfinished and taken.created_by == actor.name
+        is_open = taken.state.is_unfinished and actor.owns(taken.created_by)
         if is_same and (is_open or taken.state == VersionState.READY):
             return taken
         raise already_exists(ref, taken)
@@ -442,7 +442,7 @@ class Pushes:
     async def _upload(
         self, upload_id: UUID, actor: Actor, *, writable_seconds: float | None = None
     ) -> tuple[PushUpload, ModelInfo]:
-        require(actor, Permission.WRITE)
+        require(actor, Permission.WRITE, ANY_MODEL)
 
         async def work(tx: Transaction) -> tuple[PushUpload, ModelInfo]:
             found = await tx.uploads.find_pushed(upload_id)
@@ -450,7 +450,10 @@ class Pushes:
                 raise UploadUnknown(str(upload_id))
             upload, version_id = found
             info = await tx.versions.info_by_id(version_id)
-            if info.created_by != actor.name or not await tx.versions.renew(version_id, self._limits.lease_seconds):
+            if not actor.owns(info.created_by):
+                raise UploadUnknown(str(upload_id))
+            require(actor, Permission.WRITE, info.model_name)
+            if not await tx.versions.renew(version_id, self._limits.lease_seconds):
                 raise UploadUnknown(str(upload_id))
             if writable_seconds is not None:
                 await tx.uploads.is_writable_for([upload_id], writable_seconds)
@@ -481,7 +484,7 @@ class Pushes:
             The first before a byte is read, where `size_bytes`, the announced length, says it.
         VersionNotFound, FileNotFound, VersionExists, VersionNotAvailable, LeaseLost
         """
-        require(actor, Permission.WRITE)
+        require(actor, Permission.WRITE, ref.model_name)
         validate_path(path)
         async with self._database.reading() as tx:
             version_id = await self._pending(tx, ref, actor)
@@ -512,7 +515,7 @@ class Pushes:
         taken = await tx.versions.taken(ref)
         if taken is None or taken.is_expired:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
-        if taken.state in {VersionState.READY, VersionState.REMOVED} or taken.created_by != actor.name:
+        if taken.state in {VersionState.READY, VersionState.REMOVED} or not actor.owns(taken.created_by):
             raise already_exists(ref, taken)
         if taken.state != VersionState.PENDING:
             raise VersionNotAvailable(ref.model_name, ref.version, taken.state)
@@ -619,7 +622,7 @@ async def _already_stored(tx: Transaction, files: Collection[FileEntry], actor: 
     Every actor may read everything today. When that changes, only bytes count here that the actor may read in some
     version: otherwise the answer tells a stranger what others have, and hands it out to whoever knows a digest.
     """
-    require(actor, Permission.READ)
+    require(actor, Permission.READ, ANY_MODEL)
     held = await tx.blobs.hold_sound([file.sha256 for file in files])
     return {file.sha256 for file in files if held.get(file.sha256) == file.size_bytes}
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import structlog
 
-from model_registry.auth.permissions import Actor, Permission, require
+from model_registry.auth.permissions import ANY_MODEL, Actor, Permission, require
 from model_registry.database.engine import Database, Transaction
 from model_registry.database.idempotency import FirstAnswer
 from model_registry.domain.entities import (
@@ -122,6 +122,7 @@ class Registration:
         Raises `VersionExists` or `ModelNameTaken`. With an Idempotency-Key, `VersionExists` waits for `publish`,
         which knows by then whether this is the same registration once more.
         """
+        require(self._actor, Permission.WRITE, ref.model_name)
         self._ref = ref
         try:
             self._version_id = await self._database.run(lambda tx: self._take_label(tx, ref))
@@ -264,6 +265,7 @@ class Registration:
         Returns only after the commit. With an Idempotency-Key that was used before for the same meaning (name,
         version, parameters, metadata and manifest digest) the first answer is given again.
         """
+        require(self._actor, Permission.WRITE, ref.model_name)
         await asyncio.gather(*self._storing)
         digest = manifest_digest(file.entry for file in self._files)
         meaning = b""
@@ -412,7 +414,7 @@ class Registrations:
 
     def begin(self, *, actor: Actor, idempotency_key: str | None = None) -> Registration:
         """Return a registration to fill step by step, as its parts arrive."""
-        require(actor, Permission.WRITE)
+        require(actor, Permission.WRITE, ANY_MODEL)
         return Registration(
             database=self._database,
             blobs=self._blobs,

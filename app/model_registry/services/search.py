@@ -1,6 +1,6 @@
 """Search over the versions of all models."""
 
-from model_registry.auth.permissions import Actor, Permission, require
+from model_registry.auth.permissions import ANY_MODEL, Actor, Permission, require
 from model_registry.database.engine import Database
 from model_registry.domain.entities import ListedVersion, Page
 from model_registry.domain.search_filter import NEWEST_FIRST, Filter, Order, SearchPosition
@@ -24,11 +24,11 @@ class Search:
         actor: Actor,
     ) -> Page[ListedVersion]:
         """Return the versions that match a filter. `domain.search_filter` describes the language of filters."""
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, ANY_MODEL)
 
         async def read() -> Page[ListedVersion]:
             async with self._database.reading() as tx:
                 return await tx.search.page(condition=condition, order=order, after=after, limit=limit)
 
         # The key has the filter as text, because 1 and true are equal in Python, but not in a filter.
-        return await self._pages.read((repr(condition), order, after, limit), read)
+        return await self._pages.read((actor.visibility, repr(condition), order, after, limit), read)

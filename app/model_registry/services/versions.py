@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from model_registry.auth.permissions import Actor, Permission, require
+from model_registry.auth.permissions import ANY_MODEL, Actor, Permission, require
 from model_registry.database.engine import Database
 from model_registry.domain.entities import (
     ListedVersion,
@@ -33,8 +33,9 @@ class Versions:
 
         Raises `ModelNotFound`, `AliasNotFound` or `VersionNotFound`.
         """
-        require(actor, Permission.READ)
-        return await self._reads.read((selector, or_unfinished), partial(self._get, selector, or_unfinished))
+        require(actor, Permission.READ, selector.model_name)
+        key = (actor.visibility, selector, or_unfinished)
+        return await self._reads.read(key, partial(self._get, selector, or_unfinished))
 
     async def _get(self, selector: VersionSelector, or_unfinished: bool) -> ModelInfo:
         async with self._database.reading() as tx:
@@ -59,7 +60,7 @@ class Versions:
 
         Raises `ModelNotFound`.
         """
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, model_name)
         validate_model_name(model_name)
 
         async def read() -> Page[ListedVersion]:
@@ -71,13 +72,14 @@ class Versions:
                     raise await missing(tx, VersionSelector(model_name, "latest"))
                 return page
 
-        return await self._pages_of_model.read((model_name, state, by_precedence, after, limit), read)
+        key = (actor.visibility, model_name, state, by_precedence, after, limit)
+        return await self._pages_of_model.read(key, read)
 
     async def page(
         self, *, model_name: str | None = None, after: ListPosition | None = None, limit: int = 100, actor: Actor
     ) -> Page[ModelSummary]:
         """Return ready versions, by model name, then highest precedence first. An unknown model has none."""
-        require(actor, Permission.READ)
+        require(actor, Permission.READ, model_name or ANY_MODEL)
         if model_name is not None:
             validate_model_name(model_name)
 
@@ -85,4 +87,4 @@ class Versions:
             async with self._database.reading() as tx:
                 return await tx.versions.page(model_name=model_name, after=after, limit=limit)
 
-        return await self._pages.read((model_name, after, limit), read)
+        return await self._pages.read((actor.visibility, model_name, after, limit), read)

@@ -436,6 +436,7 @@ class Registrations:
         actor: Actor,
     ) -> VersionRef:
         """Register a version whose parts are all there. `ModelRegistry.register` describes the parameters."""
+        require(actor, Permission.WRITE, ref.model_name)
         details = ModelDetails(
             to_json_text(clean_json_object(standardization_params, ("standardization_params",))),
             to_json_text(clean_json_object(model_params, ("model_params",))),

@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningInsert
 
 from model_registry.database.sql import among, array
-from model_registry.database.version_rows import HAS_NOT_LAPSED
+from model_registry.database.version_rows import IS_NOT_EXPIRED
 from model_registry.db_models import AliasDB, AliasMoveDB, ModelInfoDB
 from model_registry.domain.entities import Alias, AliasMove, AliasRef, Page, VersionState
 
@@ -139,7 +139,7 @@ class AliasRepository:
         ours = (AliasDB.model_name == model_name) & among(AliasDB.alias, aliases)
         ids = union(
             select(ModelInfoDB.id).where(
-                ModelInfoDB.model_name == model_name, among(ModelInfoDB.version, labels), HAS_NOT_LAPSED
+                ModelInfoDB.model_name == model_name, among(ModelInfoDB.version, labels), IS_NOT_EXPIRED
             ),
             select(AliasDB.version_id).where(ours),
         )

@@ -15,7 +15,7 @@ from sqlalchemy.sql.base import ColumnCollection
 from model_registry.database.filter_sql import may_be_true, names_creators, where
 from model_registry.database.sql import is_in
 from model_registry.database.version_json import LISTED, page_of_documents, to_listed
-from model_registry.database.version_rows import HAS_NOT_LAPSED
+from model_registry.database.version_rows import IS_NOT_EXPIRED
 from model_registry.db_models import ModelInfoDB
 from model_registry.domain.entities import ListedVersion, Page, VersionState
 from model_registry.domain.search_filter import Filter, Order, SearchPosition, mentions
@@ -63,7 +63,7 @@ def _states(condition: Filter | None) -> Sequence[ColumnElement[bool]]:
     if condition is None or not mentions(condition, "state"):
         return [is_in(VersionState.READY)]
     states = [state for state in VersionState if may_be_true(condition, state)]
-    return [is_in(state) & HAS_NOT_LAPSED if state.is_unfinished else is_in(state) for state in states] or [false()]
+    return [is_in(state) & IS_NOT_EXPIRED if state.is_unfinished else is_in(state) for state in states] or [false()]
 
 
 def _hits(

@@ -1,15 +1,15 @@
-"""Versions in lists, as PostgreSQL itself writes them: rows to objects to JSON take several times as long.
+"""Versions in lists: PostgreSQL writes the JSON. Rows to objects to JSON takes several times as long.
 
-What one version looks like is said by `web.schemas` too; a test holds the two together.
+`web.responses.schemas` writes the same document for a single version; a test compares the two.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, Text, literal_column, select
+from sqlalchemy import DateTime, LargeBinary, Row, Select, Text, literal_column, select
 
 from model_registry.db_models import ModelInfoDB
-from model_registry.domain.entities import FILES_SHOWN, ListedVersion, Page
+from model_registry.domain.entities import DOCUMENT_MEMBERS, FILES_SHOWN, ListedVersion, Page
 from model_registry.utils import JsonText
 
 _AT_ONCE = 64
@@ -21,39 +21,33 @@ _FILES = f"""(
     )), '[]')
     FROM (SELECT * FROM %s WHERE version_id = model_info.id ORDER BY path LIMIT {FILES_SHOWN}) AS files
 )"""  # noqa: S608 - of constants
-_TIME = """to_char(timezone('UTC', model_info.%s), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+# The members of the document that are not columns of the table.
+_COMPUTED = {
+    "files": f"CASE WHEN model_info.lease_expires_at IS NULL THEN {_FILES % 'version_files'} "
+    f"ELSE {_FILES % 'declared_files'} END",
+    "yanked": "model_info.yanked_at IS NOT NULL",
+    "aliases": "(SELECT coalesce(json_agg(alias ORDER BY alias), '[]') FROM aliases WHERE version_id = model_info.id)",
+    "download_url": "CASE WHEN model_info.state = 'ready' AND model_info.file_count > 0 "
+    "THEN '/get_model/' || model_info.model_name || '/' || model_info.version END",
+}
 
-# As text: to build it of SQLAlchemy's expressions costs each search more than to run it.
-_DOCUMENT = f"""json_build_object(
-    'id', model_info.id,
-    'model_name', model_info.model_name,
-    'version', model_info.version,
-    'number', model_info.number,
-    'state', model_info.state,
-    'file_path', model_info.file_path,
-    'standardization_params', model_info.standardization_params,
-    'model_params', model_info.model_params,
-    'additional_metadata', model_info.additional_metadata,
-    'description', model_info.description,
-    'tags', model_info.tags,
-    'digest', 'sha256:' || encode(model_info.digest, 'hex'),
-    'size_bytes', model_info.size_bytes,
-    'file_count', model_info.file_count,
-    'files', CASE WHEN model_info.lease_expires_at IS NULL THEN {_FILES % "version_files"}
-                  ELSE {_FILES % "declared_files"} END,
-    'is_prerelease', model_info.is_prerelease,
-    'yanked', model_info.yanked_at IS NOT NULL,
-    'yank_reason', model_info.yank_reason,
-    'aliases', (SELECT coalesce(json_agg(alias ORDER BY alias), '[]') FROM aliases WHERE version_id = model_info.id),
-    'created_at', {_TIME % "created_at"},
-    'created_by', model_info.created_by,
-    'ready_at', {_TIME % "ready_at"},
-    'removed_at', {_TIME % "removed_at"},
-    'purge_after', {_TIME % "purge_after"},
-    'purged_at', {_TIME % "purged_at"},
-    'download_url', CASE WHEN model_info.state = 'ready' AND model_info.file_count > 0
-                         THEN '/get_model/' || model_info.model_name || '/' || model_info.version END
-)::text"""  # noqa: S608 - of constants
+
+def _member(name: str) -> str:
+    """The SQL of one member of the document: computed, or the column of the same name, written by its type."""
+    if name in _COMPUTED:
+        return _COMPUTED[name]
+    match ModelInfoDB.__table__.columns[name].type:
+        case DateTime():
+            return f"""to_char(timezone('UTC', model_info.{name}), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+        case LargeBinary():
+            return f"'sha256:' || encode(model_info.{name}, 'hex')"
+        case _:
+            return f"model_info.{name}"
+
+
+# As text, because building it from SQLAlchemy's expressions costs each search more than running it.
+_MEMBERS = ", ".join(f"'{name}', {_member(name)}" for name in (*DOCUMENT_MEMBERS, "download_url"))
+_DOCUMENT = f"json_build_object({_MEMBERS})::text"
 
 LISTED: Select[*tuple[Any, ...]] = select(
     ModelInfoDB.id,

@@ -4,7 +4,7 @@ The statements that are run often are built once: building one costs more than r
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -37,7 +37,7 @@ from sqlalchemy.orm import aliased
 from model_registry.database.file_rows import add_files
 from model_registry.database.sql import is_in, latest, seconds
 from model_registry.database.version_json import LISTED, page_of_documents, to_listed
-from model_registry.database.version_rows import HAS_NOT_LAPSED, INFO, INFO_COLUMNS, NEW_INFO_COLUMNS, to_info
+from model_registry.database.version_rows import INFO, INFO_COLUMNS, IS_NOT_EXPIRED, NEW_INFO_COLUMNS, to_info
 from model_registry.db_models import AliasDB, BlobDB, ModelInfoDB, VersionFileDB
 from model_registry.domain.entities import (
     Annotations,
@@ -102,7 +102,7 @@ _RESERVE = _INSERT.values(
     state=VersionState.PENDING, lease_expires_at=func.now() + bindparam("lease", type_=Interval)
 ).returning(ModelInfoDB.id)
 _REGISTER = _INSERT.values(state=VersionState.READY, ready_at=func.now()).returning(*NEW_INFO_COLUMNS)
-_LOCK = select(ModelInfoDB.state).where(ModelInfoDB.id == bindparam("id"), HAS_NOT_LAPSED).with_for_update()
+_LOCK = select(ModelInfoDB.state).where(ModelInfoDB.id == bindparam("id"), IS_NOT_EXPIRED).with_for_update()
 _PUBLISH = (
     update(ModelInfoDB)
     .where(ModelInfoDB.id == bindparam("version_id"))
@@ -200,7 +200,7 @@ _LIST_OF_MODEL_AFTER = _LIST_OF_MODEL.where(_LATER_IN_MODEL)
 
 @cache
 def _listed_of_model(state: VersionState, *, by_precedence: bool, is_first: bool) -> _AnySelect:
-    wanted = select(ModelInfoDB.id).where(ModelInfoDB.model_name == _NAME, is_in(state), HAS_NOT_LAPSED)
+    wanted = select(ModelInfoDB.id).where(ModelInfoDB.model_name == _NAME, is_in(state), IS_NOT_EXPIRED)
     order: tuple[ColumnElement[Any], ...] = (ModelInfoDB.number.desc(),)
     if by_precedence:
         order = (ModelInfoDB.precedence.desc(), *order)
@@ -347,7 +347,7 @@ class VersionRepository:
         self, ref: VersionRef, *, number: int, precedence: Precedence, actor: str, details: ModelDetails
     ) -> ModelInfo | None:
         """Take the label with a version that has no files, ready at once, or return `None` as `reserve` does."""
-        parameters = _begun(ref, number, precedence, actor) | _details(details) | _manifest(Manifest.of([]))
+        parameters = _begun(ref, number, precedence, actor) | _columns_of(details) | _manifest(Manifest.of([]))
         row = (await self._connection.execute(_REGISTER, parameters)).one_or_none()
         return None if row is None else to_info(row)
 
@@ -370,8 +370,8 @@ class VersionRepository:
         the version will be.
         """
         known = (
-            (_details(details) if details else {})
-            | (_annotations(annotations) if annotations else {})
+            (_columns_of(details) if details else {})
+            | (_columns_of(annotations) if annotations else {})
             | (_manifest(manifest) if manifest else {})
         )
         version_id: int | None = await self._connection.scalar(
@@ -405,7 +405,7 @@ class VersionRepository:
             .values(
                 additional_metadata=metadata,
                 generation=ModelInfoDB.generation + 1,
-                **_annotations(annotations),
+                **_columns_of(annotations),
             )
         )
 
@@ -425,7 +425,7 @@ class VersionRepository:
         manifest: Manifest | None = None,
     ) -> ModelInfo:
         """Make a version ready; what was not known when it was reserved is said now."""
-        known = (_details(details) if details else {}) | (_manifest(manifest) if manifest else {})
+        known = (_columns_of(details) if details else {}) | (_manifest(manifest) if manifest else {})
         parameters = {"version_id": version_id, "file_path": file_path, **known}
         return to_info((await self._connection.execute(_PUBLISH, parameters)).one())
 
@@ -564,16 +564,9 @@ def _begun(ref: VersionRef, number: int, precedence: Precedence, actor: str) -> 
     }
 
 
-def _details(details: ModelDetails) -> dict[str, Any]:
-    return {
-        "standardization_params": details.standardization_params,
-        "model_params": details.model_params,
-        "additional_metadata": details.additional_metadata,
-    }
-
-
-def _annotations(annotations: Annotations) -> dict[str, Any]:
-    return {"description": annotations.description, "tags": annotations.tags}
+def _columns_of(value: ModelDetails | Annotations) -> dict[str, Any]:
+    """The values of the columns that have the names of the value's members."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _manifest(manifest: Manifest) -> dict[str, Any]:

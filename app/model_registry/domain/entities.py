@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -227,6 +227,10 @@ class ModelInfo:
     def etag(self) -> str:
         """From columns, not from bytes; with the identity in it, so that `latest` moving on is never a 304."""
         return f"{self.id}.{self.generation}"
+
+
+DOCUMENT_MEMBERS = tuple(field.name for field in fields(ModelInfo) if field.name not in {"precedence", "generation"})
+"""The members that the JSON document of a version shows, in its order; `download_url` follows them."""
 
 
 @dataclass(frozen=True, slots=True)

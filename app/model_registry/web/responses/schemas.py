@@ -5,15 +5,18 @@ answers are written by `orjson` here, and lists of versions by Postgres (`storag
 classes, which only describe them. Tests hold the three together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from model_registry.domain.entities import (
+    DOCUMENT_MEMBERS,
     Alias,
     AliasMove,
+    Digest,
     FileEntry,
     ListedVersion,
     ModelInfo,
@@ -21,7 +24,7 @@ from model_registry.domain.entities import (
     RecordedEvent,
     VersionState,
 )
-from model_registry.utils import rfc3339
+from model_registry.utils import JsonText, rfc3339
 
 DIGEST_EXAMPLE = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 TIME_EXAMPLE = "2026-01-31T12:00:00.000000Z"
@@ -148,35 +151,14 @@ def model_info_json(info: ModelInfo) -> bytes:
 
 
 def model_info_members(info: ModelInfo) -> dict[str, Any]:
-    """A version as `orjson` writes it, to be part of something larger."""
-    return {
-        "id": info.id,
-        "model_name": info.model_name,
-        "version": info.version,
-        "number": info.number,
-        "state": info.state,
-        "file_path": info.file_path,
-        "standardization_params": orjson.Fragment(info.standardization_params.encode()),
-        "model_params": orjson.Fragment(info.model_params.encode()),
-        "additional_metadata": orjson.Fragment(info.additional_metadata.encode()),
-        "description": info.description,
-        "tags": orjson.Fragment(info.tags.encode()),
-        "digest": info.digest and str(info.digest),
-        "size_bytes": info.size_bytes,
-        "file_count": info.file_count,
-        "files": [file_members(file) for file in info.files],
-        "is_prerelease": info.is_prerelease,
-        "yanked": info.yanked,
-        "yank_reason": info.yank_reason,
-        "aliases": info.aliases,
-        "created_at": rfc3339(info.created_at),
-        "created_by": info.created_by,
-        "ready_at": info.ready_at and rfc3339(info.ready_at),
-        "removed_at": info.removed_at and rfc3339(info.removed_at),
-        "purge_after": info.purge_after and rfc3339(info.purge_after),
-        "purged_at": info.purged_at and rfc3339(info.purged_at),
-        "download_url": _download_url(info),
-    }
+    """The document of a version for `orjson`, to write alone or as part of a larger document."""
+    members = {name: _to_json(getattr(info, name)) for name in DOCUMENT_MEMBERS}
+    return members | {"download_url": _download_url(info)}
+
+
+def _to_json(value: Any) -> Any:
+    write = _WRITERS.get(type(value))
+    return value if write is None else write(value)
 
 
 def listed_json(versions: Sequence[ListedVersion], next_page_token: str | None) -> bytes:
@@ -213,6 +195,16 @@ def file_members(file: FileEntry) -> dict[str, Any]:
         "sha256": str(file.sha256),
         "media_type": file.media_type,
     }
+
+
+# How `orjson` gets the values that it does not write itself. Metadata is spliced in as text.
+_WRITERS: dict[type, Callable[[Any], Any]] = {
+    JsonText: lambda text: orjson.Fragment(text.encode()),
+    datetime: rfc3339,
+    Digest: str,
+    FileEntry: file_members,
+    tuple: lambda values: [_to_json(value) for value in values],
+}
 
 
 def file_json(file: FileEntry) -> bytes:

@@ -1,7 +1,8 @@
-# `make dev` and `make test` are all that a newcomer needs; both set up .venv on a machine with Python 3.11+ alone.
+# Start with `make dev` or `make test`. Each sets up .venv by itself and needs only Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEV_STAMP := $(VENV)/.installed-dev
 STAMP := $(VENV)/.installed
 MINUTES ?= 2
 
@@ -10,7 +11,7 @@ MINUTES ?= 2
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-dev: install ## Run everything on this machine: PostgreSQL, S3 and the service
+dev: $(DEV_STAMP) ## Run everything on this machine: PostgreSQL, S3 and the service
 	@$(BIN)/model-registry dev $(ARGS)
 
 # Three processes keep two cores busy: tests of time-outs and crashes mostly wait.
@@ -30,30 +31,38 @@ check: install ## Lint, format, types, import contracts, schema drift
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/database/test_migrations.py
 
-install: $(STAMP) ## Set up .venv (the other commands do this by themselves)
+install: $(STAMP) ## Set up .venv with everything (the other commands do this by themselves)
 
-# pip checks every package against the hashes in the lock; the project itself comes last, without dependencies.
-$(STAMP): requirements.lock pyproject.toml
+# A lock is complete and has a hash for each package, so pip resolves nothing and checks everything. Python compiles what
+# it imports, so pip does not compile the rest. The project itself comes last.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile
+
+$(DEV_STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12 …") if sys.version_info < (3, 11) else 0'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP) --require-hashes -r requirements-dev.lock
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(STAMP): requirements.lock $(DEV_STAMP)
+	$(PIP) --require-hashes -r requirements.lock
 	@touch $@
 
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
   --no-emit-index-url --no-emit-find-links
 
-lock: ## Renew the locks from pyproject.toml: everything, the server, what builds the wheel, clients
+lock: ## Renew the locks from pyproject.toml (needs uv)
 	$(LOCK) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock
+	$(LOCK) -c requirements.lock --extra server --extra embedded --group build pyproject.toml -o requirements-dev.lock
 	$(LOCK) -c requirements.lock --extra server pyproject.toml -o requirements-server.lock
 	echo hatchling | $(LOCK) -c requirements.lock - -o requirements-build.lock
 	$(LOCK) --upgrade --no-deps tests/third_party/kserve.in -o tests/third_party/kserve.txt
 	$(LOCK) --upgrade tests/third_party/awscli.in -o tests/third_party/awscli.txt
 
-format: install ## Put the code in form, and write the blocking client from the asynchronous one
+format: install ## Generate the synchronous client, fix what ruff can fix, and format
 	$(BIN)/python -m tools.sync_client
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove what can be made again (not the data in .model-registry)
+clean: ## Remove .venv, caches and builds (not the data in .model-registry)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

@@ -1,4 +1,4 @@
-"""`model-registry …`: parses, calls, prints. What a command needs is imported when it runs."""
+"""The command `model-registry`: parses, calls, prints. It imports what a command needs when the command runs."""
 
 import sys
 
@@ -14,7 +14,7 @@ try:
     from model_registry import __version__
     from model_registry_client.cli import commands
     from model_registry_client.cli.failure import failure
-except KeyboardInterrupt:  # early, and still no reason for a traceback
+except KeyboardInterrupt:  # Ctrl-C during the imports prints no traceback either
     sys.exit(130)
 
 app = typer.Typer(
@@ -33,24 +33,26 @@ def _print_version(is_wanted: bool) -> None:
 @app.callback()
 def common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """The model registry: push and pull models, run it, and look after it."""
+    """Push and pull models; run and maintain a model registry."""
 
 
-_Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")]
-_Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")]
+_Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all addresses.")]
+_Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")]
 
 
 @app.command()
 def dev(
     host: _Host = "127.0.0.1",
     port: _Port = 8000,
-    data_dir: Annotated[Path, typer.Option(help="Where PostgreSQL and S3 keep everything.")] = Path(".model-registry"),
-    reload: Annotated[bool, typer.Option("--reload", help="Start again when the code changes.")] = False,
+    data_dir: Annotated[Path, typer.Option(help="Directory for the data of PostgreSQL and S3.")] = Path(
+        ".model-registry"
+    ),
+    reload: Annotated[bool, typer.Option("--reload", help="Restart when the code changes.")] = False,
 ) -> None:
-    """Run everything on this machine: PostgreSQL, S3, and the service.
+    """Run PostgreSQL, S3 and the service on this machine.
 
     Example: model-registry dev --port 0 --data-dir /tmp/registry
     """
@@ -63,9 +65,9 @@ def dev(
 def serve(
     host: _Host = "127.0.0.1",
     port: _Port = 8000,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Number of worker processes.")] = 1,
 ) -> None:
-    """Run the service; PostgreSQL and S3 come from the settings.
+    """Run the service with the PostgreSQL and S3 of the settings.
 
     Example: model-registry serve --host 0.0.0.0 --workers 2
     """
@@ -76,7 +78,7 @@ def serve(
 
 @app.command()
 def migrate() -> None:
-    """Bring the database schema to what this version needs."""
+    """Upgrade the database schema to this version."""
     from model_registry.migrations import head_revision
     from model_registry.migrations import migrate as run
     from model_registry.settings import load_settings
@@ -87,35 +89,37 @@ def migrate() -> None:
 
 @app.command()
 def init_bucket() -> None:
-    """Make the bucket, unless it is there."""
-    from model_registry.server.commands import make_bucket
+    """Create the bucket if it does not exist."""
+    from model_registry.server.commands import create_bucket
     from model_registry.settings import load_settings
 
     settings = load_settings()
-    made = make_bucket(settings)
-    typer.echo(f"Bucket {settings.s3_bucket}: {'made' if made else 'is there'}.")
+    created = create_bucket(settings)
+    typer.echo(f"Bucket {settings.s3_bucket}: {'created' if created else 'exists'}.")
 
 
 @app.command()
 def gc(
-    once: Annotated[bool, typer.Option("--once", help="One run, then stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a run would free, and free nothing.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Run once and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what a run would delete, and delete nothing.")
+    ] = False,
 ) -> None:
-    """Reclaim what failures, crashes and removals leave behind; the service does this by itself too."""
-    from model_registry.server.commands import collect_for_ever, collect_once
+    """Delete what failures, crashes and removals leave behind. The service also does this by itself."""
+    from model_registry.server.commands import collect_forever, collect_once
     from model_registry.settings import load_settings
 
     if once or dry_run:
         typer.echo(collect_once(load_settings(), is_dry=dry_run))
     else:
-        collect_for_ever(load_settings())
+        collect_forever(load_settings())
 
 
 @app.command()
 def verify(
-    model: Annotated[str | None, typer.Option(help="Only what versions of this model are made of.")] = None,
+    model: Annotated[str | None, typer.Option(help="Check only the files of this model.")] = None,
 ) -> None:
-    """Read stored bytes again and hash them: exit with 1 when some are damaged. Pushing such a file again heals it.
+    """Read and hash the stored files; exit with 1 if some are damaged. To repair a file, push it again.
 
     Example: model-registry verify --model fraud-detector
     """
@@ -128,13 +132,13 @@ def verify(
 
 @app.command()
 def healthcheck(
-    url: Annotated[str, typer.Option(help="The service to ask.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="URL of the service.")] = "http://127.0.0.1:8000",
 ) -> None:
-    """Exit with 0 if the service is ready, with 1 and its answer if not."""
+    """Exit with 0 if the service is ready, with 1 if not; print its response."""
     from model_registry.server.healthcheck import readiness
 
-    is_ready, answer = readiness(url)
-    typer.echo(answer)
+    is_ready, response = readiness(url)
+    typer.echo(response)
     raise typer.Exit(0 if is_ready else 1)
 
 
@@ -149,20 +153,20 @@ def openapi() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The console script: a wrong set-up, or what a registry refuses, is a line or two and not a traceback."""
-    _fill_in_streams()
+    """Run the console script. A wrong setup or a refusal of the registry prints a line or two, not a traceback."""
+    _open_missing_streams()
     warnings.formatwarning = lambda message, *_rest: f"warning: {message}\n"
     try:
         app(arguments)
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
-        # Those of the client are installed with it.
-        of_the_server = {
+        # The client is always installed with its own dependencies.
+        server_commands = {
             str(each.callback.__name__).replace("_", "-") for each in app.registered_commands if each.callback
         }
         given = sys.argv[1:] if arguments is None else arguments
-        command = next((each for each in given if each in of_the_server), "")
+        command = next((each for each in given if each in server_commands), "")
         _fail(
             f"`model-registry {command}` is a command of the server, and {error.name} is not installed: "
             "in a checkout, pip install '.[server,embedded]'."
@@ -170,15 +174,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         if (failed := failure(error)) is not None:
             _fail(*failed)
-        if not type(error).__module__.startswith("model_registry."):
+        if type(error).__module__.partition(".")[0] not in {"model_registry", "model_registry_devstack"}:
             raise
         _fail(f"{error} ({error.__cause__})" if error.__cause__ else str(error))
     sys.exit(0)
 
 
-def _fill_in_streams() -> None:
-    """Python has none where a descriptor is closed, as by `>&-`, and its number would go to the next file opened."""
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115 - for as long as the process lives
+def _open_missing_streams() -> None:
+    """Replace the streams that the shell has closed, as by `>&-`; the next open file would get their descriptors."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115 - open until the process ends
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
 

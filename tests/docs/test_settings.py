@@ -116,7 +116,7 @@ def test_an_unknown_name_in_the_file_is_an_error_that_suggests_the_near_one(env_
         load_settings(env_file)
 
     message = str(caught.value)
-    assert message.startswith(f"{env_file} sets MODEL_REGISTRY_DOWNLOADMODE, which is no setting")
+    assert message.startswith(f"{env_file} sets MODEL_REGISTRY_DOWNLOADMODE, which is not a setting")
     assert "did you mean MODEL_REGISTRY_DOWNLOAD_MODE?" in message
 
 
@@ -198,8 +198,8 @@ def test_without_a_database_one_sentence_says_what_to_do(env_file: Path) -> None
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("DATABASE_URL", "mysql://user@host/models", "is no PostgreSQL address"),
-        ("DATABASE_URL", "localhost:5432", "is no PostgreSQL address"),
+        ("DATABASE_URL", "mysql://user@host/models", "is not a PostgreSQL address"),
+        ("DATABASE_URL", "localhost:5432", "is not a PostgreSQL address"),
         ("DATABASE_POOL_SIZE", "many", "valid integer"),
         ("DATABASE_POOL_SIZE", "0", "greater than or equal to 1"),
         ("DATABASE_LOCK_TIMEOUT_SECONDS", "-1", "greater than 0"),

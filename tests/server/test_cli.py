@@ -189,12 +189,12 @@ async def test_init_bucket_gc_healthcheck_and_openapi(
     nobody = await run("healthcheck", "--url", "http://127.0.0.1:9", env=env, cwd=tmp_path)
     document = await run("openapi", env=environment(), cwd=tmp_path)
 
-    assert (bucket[0], bucket[1].strip()) == (0, "Bucket models: is there.")
+    assert (bucket[0], bucket[1].strip()) == (0, "Bucket models: exists.")
     assert collected[0] == 0
     assert "deleted objects: 0" in collected[1]
     assert (healthy[0], json.loads(healthy[1])["ready"]) == (0, True)
     assert nobody[0] == 1
-    assert "no answer from http://127.0.0.1:9" in nobody[1]
+    assert "no response from http://127.0.0.1:9" in nobody[1]
     assert json.loads(document[1])["info"]["version"] == __version__
 
 

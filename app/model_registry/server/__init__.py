@@ -1,1 +1,4 @@
-"""The processes behind the command line: serve, shut down, maintain, ask for health."""
+"""The server process: serving, graceful shutdown, HTTP/1.1, maintenance commands, health check.
+
+May import every room but `cli`.
+"""

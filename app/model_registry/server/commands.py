@@ -1,4 +1,4 @@
-"""What the command line does besides serving."""
+"""The maintenance commands of the command line."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from model_registry.settings import Settings
 from model_registry.wiring import blob_store, open_services
 
 
-def make_bucket(settings: Settings) -> bool:
-    """Returns whether the bucket had to be made."""
+def create_bucket(settings: Settings) -> bool:
+    """Create the bucket if it does not exist. Returns whether it was created."""
 
-    async def make() -> bool:
+    async def create() -> bool:
         async with blob_store(settings) as blobs:
             return await blobs.create_bucket()
 
-    return asyncio.run(make())
+    return asyncio.run(create())
 
 
 def collect_once(settings: Settings, *, is_dry: bool = False) -> str:
-    """One run of the collector, or what one would do, in words."""
+    """Run the collector once, or only preview a run. Returns the counts as text."""
     configure_logging(settings.log_level, settings.log_format)
 
     async def run() -> Collected:
@@ -33,7 +33,7 @@ def collect_once(settings: Settings, *, is_dry: bool = False) -> str:
 
 
 def verify(settings: Settings, model_name: str | None, say: Callable[[str], None]) -> bool:
-    """Hash what is stored, and say what is damaged and what belongs to nothing; returns whether nothing is damaged."""
+    """Hash the stored files and report damaged files and unknown objects. Returns whether nothing is damaged."""
     configure_logging(settings.log_level, settings.log_format)
 
     def progress(verified: Verified) -> None:
@@ -42,26 +42,26 @@ def verify(settings: Settings, model_name: str | None, say: Callable[[str], None
     async def run() -> tuple[Verified, list[UnknownObject]]:
         async with open_services(settings) as services:
             verified = await services.verifier.verify(model_name, progress=progress)
-            # Whose they are nobody knows, so they are no model's.
+            # An unknown object belongs to no model.
             unknown = [] if model_name else [each async for each in services.verifier.unknown_objects()]
             return verified, unknown
 
     verified, unknown = asyncio.run(run())
     for damage in verified.damages:
         shown_by = ", ".join(f"{ref.model_name} {ref.version} {path}" for ref, path in damage.shown_by)
-        say(f"damaged: {damage.sha256} ({shown_by or 'shown by no version'})")
+        say(f"damaged: {damage.sha256} ({shown_by or 'not in any version'})")
     for each in unknown:
         say(f"unknown: {each.storage_key} ({each.size_bytes} bytes)")
     if unknown:
         size_bytes = sum(each.size_bytes for each in unknown)
-        say(f"{len(unknown)} objects, {size_bytes} bytes, belong to nothing. They are left where they are.")
+        say(f"{len(unknown)} unknown objects, {size_bytes} bytes. No version uses them; they are not deleted.")
     if verified.damages:
-        say("Register or push the same files again, in any version, and they are healed.")
+        say("To repair the damaged files, register or push them again, in any version.")
     return not verified.damages
 
 
-def collect_for_ever(settings: Settings) -> None:
-    """Run after run, as the service does; each that did something is a line in the log."""
+def collect_forever(settings: Settings) -> None:
+    """Run the collector at its interval, as the service does. A run that did something logs a line."""
     configure_logging(settings.log_level, settings.log_format)
 
     async def run() -> None:

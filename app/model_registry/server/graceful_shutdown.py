@@ -1,8 +1,8 @@
-"""The application as `model-registry serve` runs it: on SIGTERM it says that it is not ready, and goes on for a while.
+"""The application as `model-registry serve` runs it: after SIGTERM it reports that it is not ready and keeps serving.
 
-A balancer learns only by asking that a process is about to end, and sends requests to it until then. So for
-`SHUTDOWN_DELAY_SECONDS` everything is answered as before, but `/readyz` with a 503, and every answer closes its
-connection, so that clients which keep theirs open go elsewhere. After that the server stops listening.
+A load balancer notices that a process is shutting down only at its next probe, and sends requests until then. So for
+`SHUTDOWN_DELAY_SECONDS` the service handles every request as before. Only `/readyz` returns a 503, and every response
+closes its connection, so that clients with open connections connect elsewhere. Then the server stops listening.
 """
 
 import asyncio
@@ -41,15 +41,15 @@ class Draining:
             if message["type"] == "lifespan.startup.complete":
                 if self._delay_seconds() > 0:
                     self._catch_sigterm()
-                # What was imported stays: the garbage collector walked over it for 150 ms and more each time that a
-                # request had made much.
+                # Imported objects stay until the process ends. The garbage collector spent 150 ms and more on them each
+                # time that a request had created many objects.
                 gc.freeze()
             await send(message)
 
         return watched_send
 
     def _catch_sigterm(self) -> None:
-        """Before the server's own handler, which stops listening at once, comes the delay; a second signal skips it."""
+        """Delay the handler of the server, which stops listening at once. A second signal skips the delay."""
         stop: Any = signal.getsignal(signal.SIGTERM)
         loop = asyncio.get_running_loop()
 

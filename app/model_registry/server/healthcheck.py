@@ -1,21 +1,21 @@
-"""Asks a running service whether it is ready; standard library alone, because a container does this all day."""
+"""Asks a running service whether it is ready. Uses only the standard library: a container runs it every few seconds."""
 
 import urllib.error
 import urllib.request
 
 
 class InvalidUrl(ValueError):
-    """An address that no service can have."""
+    """The URL is not an HTTP URL."""
 
 
 def readiness(url: str) -> tuple[bool, str]:
-    """Whether the service at `url` is ready, and what it said."""
+    """Return whether the service at `url` is ready, and its response."""
     if not url.startswith(("http://", "https://")):
-        raise InvalidUrl(f"--url: {url!r} is no http:// or https:// address.")
+        raise InvalidUrl(f"--url: {url!r} is not an http:// or https:// URL.")
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=5) as answer:  # noqa: S310 - checked above
-            return True, answer.read().decode()
+        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=5) as response:  # noqa: S310 - checked above
+            return True, response.read().decode()
     except urllib.error.HTTPError as error:
         return False, error.read().decode()
     except OSError as error:
-        return False, f"no answer from {url}: {error}"
+        return False, f"no response from {url}: {error}"

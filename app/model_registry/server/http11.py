@@ -1,7 +1,7 @@
-"""HTTP/1.1 as uvicorn speaks it, with bounds on what comes before a request is known, and deaf to Upgrade.
+"""HTTP/1.1 of uvicorn, with limits on headers and framing, and without Upgrade.
 
-uvicorn takes headers of any size and waits for them for ever; both let a stranger fill the memory and the table of
-open files.
+uvicorn accepts headers of any size and waits for them without a limit. Both let a client exhaust the memory and the
+open files of the process.
 """
 
 import asyncio
@@ -21,20 +21,20 @@ _TOO_LARGE = (
 )
 _PROBLEM = (
     b'{"type":"urn:model-registry:problem:headers-too-large","title":"Headers too large","status":431,'
-    b'"detail":"The request line and the headers have at most 65536 bytes."}'
+    b'"detail":"The request line and the headers are limited to 65536 bytes."}'
 )
 
 
 class Refused(Exception):
-    """Ends the parsing of a message; the parser hands it on as one of its own errors."""
+    """Stops the parsing of a message. The parser raises it as one of its own errors."""
 
 
-class DeafParser:
-    """httptools' parser, but for Upgrade: a server may ignore it (RFC 9110, section 7.8), and this one does.
+class UpgradeIgnoringParser:
+    """httptools' parser without Upgrade, which a server may ignore (RFC 9110, section 7.8).
 
-    The parser by itself drops the body of such a request, and takes it for the next request when it comes later: so
-    a client would write requests into what a proxy in front of us knows as a body. Java's client asks for an upgrade
-    with every first request, whatever its body.
+    The parser alone drops the body of a request that asks for an upgrade, or parses that body as the next request if it
+    arrives later. A client could then smuggle requests past a proxy in front of the service, which sees a body. Java's
+    HTTP client asks for an upgrade with every first request, with or without a body.
     """
 
     def __init__(self, protocol: "BoundedHttp") -> None:
@@ -58,38 +58,38 @@ class DeafParser:
 
     def _fresh(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self._protocol)
-        # As uvicorn has it, for requests that follow one that asks to close.
+        # uvicorn sets this too, for requests that follow one that asks to close.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Closes connections whose headers are too large or do not come in time, or whose bodies are mostly framing."""
+    """Closes a connection if its headers are too large or too late, or if its body is mostly framing."""
 
-    _silent_bytes = 0
-    """Received since the last that was of use: headers that have not ended, sizes of chunks, trailers."""
+    _overhead_bytes = 0
+    """Bytes since the last useful ones: unfinished headers, chunk sizes, trailers."""
     _is_in_headers = True
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.parser = DeafParser(self)  # type: ignore[assignment]
-        self._give_up_on_the_silent(transport)
+        self.parser = UpgradeIgnoringParser(self)  # type: ignore[assignment]
+        self._limit_unacknowledged_time(transport)
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
-        self._silent_bytes += len(data)
+        self._overhead_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._silent_bytes > MAX_HEADER_BYTES:
+        if self._overhead_bytes > MAX_HEADER_BYTES:
             if self._is_in_headers:
                 self._refuse_headers()
             else:
-                # An answer may have begun.
+                # A response may have begun.
                 self.transport.close()
         elif self._is_idle():
-            # An empty line before a request begins none, and has ended the wait for the next one.
+            # An empty line does not begin a request, but it has ended the keep-alive timeout.
             self._expect_headers()
 
     def on_message_begin(self) -> None:
@@ -97,33 +97,33 @@ class BoundedHttp(HttpToolsProtocol):
         self._expect_headers()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers come here too; nobody reads them.
+        # Trailers arrive here too. The application does not read them.
         if self._is_in_headers:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        # However few pieces they came in.
-        self._silent_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if self._silent_bytes > MAX_HEADER_BYTES or self.parser.get_method() == b"CONNECT":
+        # Counted again, because all headers may have arrived in one piece.
+        self._overhead_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if self._overhead_bytes > MAX_HEADER_BYTES or self.parser.get_method() == b"CONNECT":
             raise Refused
         if self.parser.should_upgrade():
-            return  # they come once more
-        self._silent_bytes = 0
+            return  # the parser reads them again, without the upgrade
+        self._overhead_bytes = 0
         self._is_in_headers = False
         self._forget_deadline()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._silent_bytes = 0
+        self._overhead_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
-            self._silent_bytes = 0
+            self._overhead_bytes = 0
             super().on_message_complete()
 
     def head_without_upgrade(self) -> bytes:
-        """The request line and the headers that have just arrived, without those that ask for another protocol."""
+        """Return the request line and the headers that have just arrived, without those that ask for an upgrade."""
         line = b" ".join((self.parser.get_method(), self.url, b"HTTP/" + self.parser.get_http_version().encode()))
         kept = [(name, value) for name, value in self.headers if name not in {b"upgrade", b"http2-settings"}]
         fields = [
@@ -133,7 +133,7 @@ class BoundedHttp(HttpToolsProtocol):
         return b"\r\n".join((line, *fields, b"", b""))
 
     def send_400_response(self, msg: str) -> None:
-        if self._is_in_headers and self._silent_bytes > MAX_HEADER_BYTES:
+        if self._is_in_headers and self._overhead_bytes > MAX_HEADER_BYTES:
             self._refuse_headers()
         else:
             super().send_400_response(msg)
@@ -142,9 +142,12 @@ class BoundedHttp(HttpToolsProtocol):
         self._forget_deadline()
         super().connection_lost(exc)
 
-    def _give_up_on_the_silent(self, transport: asyncio.Transport) -> None:
-        """To close a connection waits until the client has taken what was written, and one that takes nothing keeps it
-        open for ever. So the kernel cuts it when nothing was taken for so long (RFC 5482; Linux alone has it)."""
+    def _limit_unacknowledged_time(self, transport: asyncio.Transport) -> None:
+        """Let the kernel cut the connection if the client acknowledges nothing for `SILENCE_SECONDS`.
+
+        A close waits until the client has received everything that was written. Without this limit, a client that
+        receives nothing keeps the connection open forever. (RFC 5482; only on Linux.)
+        """
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             connection = transport.get_extra_info("socket")
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_SECONDS * 1000))
@@ -159,7 +162,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _expect_headers(self) -> None:
         self._is_in_headers = True
-        self._silent_bytes = 0
+        self._overhead_bytes = 0
         self._forget_deadline()
         self._deadline = self.loop.call_later(HEADER_TIMEOUT_SECONDS, self.transport.close)
 

@@ -1,4 +1,4 @@
-"""Runs the service in this process or in several, and for developers everything that it needs with it."""
+"""Runs the service in one process or several; for development also PostgreSQL and S3."""
 
 import asyncio
 import contextlib
@@ -29,11 +29,11 @@ _BACKLOG = 2048
 
 
 class CannotServe(ConfigurationError):
-    """The service did not start; the log has said why."""
+    """The service did not start. The log has the reason."""
 
 
 def serve(host: str, port: int, workers: int) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is in flight within the grace time."""
+    """Serve until SIGINT or SIGTERM, then finish the requests in flight within the grace time."""
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     asyncio.run(check_schema_at(settings))
@@ -48,7 +48,7 @@ def serve(host: str, port: int, workers: int) -> None:
 
 
 def develop(host: str, port: int, data_dir: Path, *, reload: bool, say: Callable[[str], None]) -> None:
-    """Start PostgreSQL and S3 of our own, migrate, and serve until SIGINT or SIGTERM."""
+    """Start PostgreSQL and S3, migrate, and serve until SIGINT or SIGTERM."""
     signal.signal(signal.SIGTERM, _leave)
     with contextlib.suppress(KeyboardInterrupt), ExitStack() as cleanup:
         listener = cleanup.enter_context(_listen(host, port))
@@ -56,11 +56,11 @@ def develop(host: str, port: int, data_dir: Path, *, reload: bool, say: Callable
         cleanup.callback(stack.stop)
         addresses = stack.start()
         os.environ.update(_as_environment(addresses))
-        os.environ.setdefault(f"{PREFIX}SHUTDOWN_DELAY_SECONDS", "0")  # there is no balancer
+        os.environ.setdefault(f"{PREFIX}SHUTDOWN_DELAY_SECONDS", "0")  # there is no load balancer
         migrate(load_settings().database_url.get_secret_value())
         url = f"http://{_for_people(host)}:{listener.getsockname()[1]}"
         address_file = data_dir / "address"
-        address_file.unlink(missing_ok=True)  # of a run that was killed
+        address_file.unlink(missing_ok=True)  # left by a run that was killed
         cleanup.callback(address_file.unlink, missing_ok=True)
         config = _config(_DEVELOPMENT_GRACE_SECONDS, reload=reload)
 
@@ -76,26 +76,26 @@ def develop(host: str, port: int, data_dir: Path, *, reload: bool, say: Callable
 
 
 def _leave(_signal: int, _frame: object) -> NoReturn:
-    # An exception, so that what was opened is closed on the way out; the default action would not.
+    # An exception closes what is open on its way out. The default action of the signal does not.
     raise SystemExit(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at once, so that a taken port is known before anything is started.
+    """Return a listening socket, so that a port in use is an error before anything has started.
 
-    Made with its protocol named: asyncio sets TCP_NODELAY only on sockets that say they are TCP, and workers that
-    inherit one without it pay a delayed acknowledgement (40 ms) for every answer.
+    The socket names its protocol: asyncio sets TCP_NODELAY only on sockets that name TCP. Workers that inherit a socket
+    without it wait for a delayed acknowledgement (40 ms) with every response.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # From here on clients wait until we are ready, and are not refused.
+        # From now on clients wait until the service is ready; the kernel does not refuse them.
         listener.listen(_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
-            f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port, or --port 0 for any."
+            f"Cannot listen on {host}:{port} ({error.strerror}); choose another port with --port (0 for any free one)."
         ) from None
     listener.set_inheritable(True)
     return listener
@@ -118,7 +118,7 @@ def _config(grace_seconds: int, *, reload: bool = False, workers: int = 1) -> uv
 
 
 class _AnnouncingServer(uvicorn.Server):
-    """Says when it can be used."""
+    """Calls `announce` when the server accepts requests."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
         super().__init__(config)
@@ -133,7 +133,7 @@ class _AnnouncingServer(uvicorn.Server):
 def _run(server: _AnnouncingServer, listener: socket.socket) -> None:
     server.run(sockets=[listener])
     if not server.started:
-        raise CannotServe("The service did not start; see above.")
+        raise CannotServe("The service did not start; the log above has the reason.")
 
 
 def _as_environment(addresses: StackAddresses) -> dict[str, str]:
@@ -161,9 +161,9 @@ Model Registry is ready.
 
   Swagger UI   {url}/docs
   ReDoc        {url}/redoc
-  Data         {data_dir.resolve()}   (PostgreSQL, S3 and their logs; delete it to start afresh)
+  Data         {data_dir.resolve()}   (PostgreSQL, S3 and their logs; delete it to start again without data)
 
-Try, in another terminal:
+Try this in another terminal:
 
   curl -F model_name=demo -F version=1.0.0 -F model_file=@README.md {url}/register_model
   curl {url}/get_latest_model_info/demo

@@ -14,12 +14,12 @@ from model_registry.object_store.blob_store import BlobStore
 from model_registry.object_store.s3 import S3BlobStore, S3Options
 from model_registry.runtime.background_tasks import BackgroundTasks
 from model_registry.services.aliases import Aliases
-from model_registry.services.commit import Commits
 from model_registry.services.downloads import Downloads
 from model_registry.services.events import Events
 from model_registry.services.lifecycle import Lifecycle
 from model_registry.services.models import Models
-from model_registry.services.push import Pushes, PushLimits
+from model_registry.services.push.commit import Commits
+from model_registry.services.push.reservation import Pushes, PushLimits
 from model_registry.services.registration import Registrations
 from model_registry.services.search import Search
 from model_registry.services.version_transitions import UploadLimits

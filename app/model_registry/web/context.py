@@ -8,12 +8,12 @@ from fastapi import Depends, Request
 from model_registry.auth.permissions import ANONYMOUS, Actor
 from model_registry.model_registry import ModelRegistry
 from model_registry.services.aliases import Aliases
-from model_registry.services.commit import Commits
 from model_registry.services.downloads import Downloads
 from model_registry.services.events import Events
 from model_registry.services.lifecycle import Lifecycle
 from model_registry.services.models import Models
-from model_registry.services.push import Pushes
+from model_registry.services.push.commit import Commits
+from model_registry.services.push.reservation import Pushes
 from model_registry.services.search import Search
 from model_registry.services.versions import Versions
 from model_registry.settings import Settings

@@ -24,7 +24,8 @@ from model_registry.domain.entities import Digest, FileEntry, NewUpload, StoredB
 from model_registry.maintenance import collector
 from model_registry.object_store.blob_store import BlobStore
 from model_registry.runtime.failpoints import EXIT_CODE
-from model_registry.services import lifecycle, push, registration, version_transitions
+from model_registry.services import lifecycle, registration, version_transitions
+from model_registry.services.push import reservation as push
 from model_registry_devstack import StackAddresses
 from tests.resilience.soak.plan import Plan
 

@@ -19,7 +19,10 @@ from model_registry.services.events import Events
 from model_registry.services.lifecycle import Lifecycle
 from model_registry.services.models import Models
 from model_registry.services.push.commit import Commits
-from model_registry.services.push.reservation import Pushes, PushLimits
+from model_registry.services.push.limits import PushLimits
+from model_registry.services.push.parts import UploadParts
+from model_registry.services.push.proxied import ProxiedUploads
+from model_registry.services.push.reservation import Reservations
 from model_registry.services.registration import Registrations
 from model_registry.services.search import Search
 from model_registry.services.version_transitions import UploadLimits
@@ -57,7 +60,9 @@ class Services:
     search: Search
     catalog: Models
     lifecycle: Lifecycle
-    pushes: Pushes
+    reservations: Reservations
+    upload_parts: UploadParts
+    proxied_uploads: ProxiedUploads
     commits: Commits
     downloads: Downloads
     aliases: Aliases
@@ -125,6 +130,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 grace_seconds=settings.gc_grace_seconds,
                 max_metadata_bytes=settings.max_metadata_bytes,
             )
+            push_limits = PushLimits(
+                multipart_threshold_bytes=settings.multipart_threshold_bytes,
+                part_bytes=settings.multipart_part_bytes,
+                presign_expiry_seconds=settings.presign_expiry_seconds,
+                max_pending=settings.max_pending_versions,
+            )
             yield Services(
                 settings=settings,
                 database=database,
@@ -136,17 +147,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 search=Search(database),
                 catalog=Models(database),
                 lifecycle=lifecycle,
-                pushes=Pushes(
+                reservations=Reservations(
+                    database=database, blobs=blobs, upload_limits=limits, push_limits=push_limits
+                ),
+                upload_parts=UploadParts(
+                    database=database, blobs=blobs, lease_seconds=limits.lease_seconds, push_limits=push_limits
+                ),
+                proxied_uploads=ProxiedUploads(
                     database=database,
                     blobs=blobs,
                     buffers=buffers,
                     limits=limits,
-                    push_limits=PushLimits(
-                        multipart_threshold_bytes=settings.multipart_threshold_bytes,
-                        part_bytes=settings.multipart_part_bytes,
-                        presign_expiry_seconds=settings.presign_expiry_seconds,
-                        max_pending=settings.max_pending_versions,
-                    ),
                     background_tasks=background_tasks,
                 ),
                 commits=Commits(

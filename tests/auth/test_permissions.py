@@ -26,7 +26,7 @@ from model_registry.domain.entities import (
 )
 from model_registry.errors import Forbidden, Unavailable
 from model_registry.runtime.single_flight import SingleFlight
-from model_registry.services.push import Push
+from model_registry.services.push.reservation import Push
 from model_registry.settings import Settings
 from model_registry.wiring import Services, open_services
 from tests.support.pushing import GOOD, VERSIONS, entry, uploads_of
@@ -97,10 +97,10 @@ USE_CASES = {
     "Aliases.swap": UseCase(ALIAS, "m", ("m", [])),
     "Aliases.drop": UseCase(ALIAS, "m", (CHAMPION,)),
     "Events.after": UseCase(READ, ANY_MODEL),
-    "Pushes.reserve": UseCase(WRITE, "m", (PUSH,)),
-    "Pushes.status": UseCase(WRITE, ANY_MODEL, (UPLOAD_ID,)),
-    "Pushes.sign_parts": UseCase(WRITE, ANY_MODEL, (UPLOAD_ID, [1])),
-    "Pushes.put_file": UseCase(WRITE, "m", (REF, "model.bin", chunks()), {"size_bytes": 1}),
+    "Reservations.reserve": UseCase(WRITE, "m", (PUSH,)),
+    "UploadParts.status": UseCase(WRITE, ANY_MODEL, (UPLOAD_ID,)),
+    "UploadParts.sign": UseCase(WRITE, ANY_MODEL, (UPLOAD_ID, [1])),
+    "ProxiedUploads.put_file": UseCase(WRITE, "m", (REF, "model.bin", chunks()), {"size_bytes": 1}),
     "Commits.commit": UseCase(WRITE, "m", (REF, {})),
 }
 
@@ -217,9 +217,9 @@ async def test_an_upload_by_id_asks_again_when_it_knows_the_model(service_with: 
     actor = Unscoped(ANONYMOUS.name, ANONYMOUS.permissions)
 
     with pytest.raises(Forbidden):
-        await service.services.pushes.status(upload_id, actor=actor)
+        await service.services.upload_parts.status(upload_id, actor=actor)
     with pytest.raises(Forbidden):
-        await service.services.pushes.sign_parts(upload_id, [1], actor=actor)
+        await service.services.upload_parts.sign(upload_id, [1], actor=actor)
 
     assert actor.asked == [(WRITE, ANY_MODEL), (WRITE, "fraud")] * 2
 
@@ -228,7 +228,7 @@ async def test_a_push_asks_whether_the_actor_may_know_what_is_stored(service: Ru
     actor = Recorder("somebody", frozenset({WRITE}))
 
     with pytest.raises(Forbidden):
-        await service.services.pushes.reserve(PUSH, actor=actor)
+        await service.services.reservations.reserve(PUSH, actor=actor)
 
     assert actor.asked == [(WRITE, "m"), (READ, ANY_MODEL)]
 

@@ -335,7 +335,7 @@ async def test_nothing_is_begun_for_a_version_that_is_whole(
 
 async def test_a_pending_version_is_nobody_elses(client: httpx.AsyncClient, service_with: ServiceWith) -> None:
     service = await service_with(multipart_threshold_bytes=1)
-    pushes = service.services.pushes
+    proxied, parts = service.services.proxied_uploads, service.services.upload_parts
     somebody, nobody = Actor("somebody", ANONYMOUS.permissions), Actor("nobody", frozenset())
     ref = VersionRef("fraud", "1.0")
     body: dict[str, Any] = {"version": "1.0", "files": [entry("model.bin", GOOD)]}
@@ -346,14 +346,14 @@ async def test_a_pending_version_is_nobody_elses(client: httpx.AsyncClient, serv
     with pytest.raises(VersionExists):
         await service.services.commits.commit(ref, {}, actor=somebody)
     with pytest.raises(VersionExists):
-        await pushes.put_file(ref, "model.bin", chunks_of(GOOD), size_bytes=None, actor=somebody)
+        await proxied.put_file(ref, "model.bin", chunks_of(GOOD), size_bytes=None, actor=somebody)
     with pytest.raises(UploadUnknown):
-        await pushes.status(upload_id, actor=somebody)
+        await parts.status(upload_id, actor=somebody)
     with pytest.raises(UploadUnknown):
-        await pushes.sign_parts(upload_id, [1], actor=somebody)
+        await parts.sign(upload_id, [1], actor=somebody)
     with pytest.raises(Forbidden):
         await service.services.commits.commit(ref, {}, actor=nobody)
     with pytest.raises(Forbidden):
-        await pushes.status(upload_id, actor=nobody)
+        await parts.status(upload_id, actor=nobody)
     with pytest.raises(Forbidden):
-        await pushes.put_file(ref, "model.bin", chunks_of(GOOD), size_bytes=None, actor=nobody)
+        await proxied.put_file(ref, "model.bin", chunks_of(GOOD), size_bytes=None, actor=nobody)

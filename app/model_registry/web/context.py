@@ -13,7 +13,9 @@ from model_registry.services.events import Events
 from model_registry.services.lifecycle import Lifecycle
 from model_registry.services.models import Models
 from model_registry.services.push.commit import Commits
-from model_registry.services.push.reservation import Pushes
+from model_registry.services.push.parts import UploadParts
+from model_registry.services.push.proxied import ProxiedUploads
+from model_registry.services.push.reservation import Reservations
 from model_registry.services.search import Search
 from model_registry.services.versions import Versions
 from model_registry.settings import Settings
@@ -50,8 +52,16 @@ class RequestContext:
         return self.services.lifecycle
 
     @property
-    def pushes(self) -> Pushes:
-        return self.services.pushes
+    def reservations(self) -> Reservations:
+        return self.services.reservations
+
+    @property
+    def upload_parts(self) -> UploadParts:
+        return self.services.upload_parts
+
+    @property
+    def proxied_uploads(self) -> ProxiedUploads:
+        return self.services.proxied_uploads
 
     @property
     def commits(self) -> Commits:

@@ -25,7 +25,7 @@ from model_registry.maintenance import collector
 from model_registry.object_store.blob_store import BlobStore
 from model_registry.runtime.failpoints import EXIT_CODE
 from model_registry.services import lifecycle, registration, version_transitions
-from model_registry.services.push import reservation as push
+from model_registry.services.push import proxied, reservation
 from model_registry_devstack import StackAddresses
 from tests.resilience.soak.plan import Plan
 
@@ -50,8 +50,8 @@ def _key(_upload_id: UUID) -> str:
 
 
 def _keys_of_content() -> None:
-    add_file, store = registration.Registration.add_file, push.Pushes._store
-    new_upload = push.Pushes._new_upload
+    add_file, store = registration.Registration.add_file, proxied.ProxiedUploads._store
+    new_upload = reservation.Reservations._new_upload
 
     async def add_file_by_content(
         self: registration.Registration, path: str, chunks: AsyncIterable[bytes], **more: Any
@@ -64,18 +64,21 @@ def _keys_of_content() -> None:
         _digest.set(hashlib.sha256(data).hexdigest())
         await add_file(self, path, again(), **more)
 
-    async def store_by_content(self: push.Pushes, ref: Any, version_id: int, file: FileEntry, *more: Any) -> None:
+    async def store_by_content(
+        self: proxied.ProxiedUploads, ref: Any, version_id: int, file: FileEntry, *more: Any
+    ) -> None:
         _digest.set(file.sha256.hex)
         await store(self, ref, version_id, file, *more)
 
-    def new_upload_by_content(self: push.Pushes, file: FileEntry) -> NewUpload:
+    def new_upload_by_content(self: reservation.Reservations, file: FileEntry) -> NewUpload:
         return replace(new_upload(self, file), storage_key=f"blobs/{file.sha256.hex}")
 
     _patch(registration, "storage_key", _key)
-    _patch(push, "storage_key", _key)
+    _patch(proxied, "storage_key", _key)
+    _patch(reservation, "storage_key", _key)
     _patch(registration.Registration, "add_file", add_file_by_content)
-    _patch(push.Pushes, "_store", store_by_content)
-    _patch(push.Pushes, "_new_upload", new_upload_by_content)
+    _patch(proxied.ProxiedUploads, "_store", store_by_content)
+    _patch(reservation.Reservations, "_new_upload", new_upload_by_content)
 
 
 # No foreign key: a blob that was unused when we looked is dropped, although a version shows it by now.

@@ -13,7 +13,9 @@ from model_registry.domain.naming_rules import MAX_FILES, DistinctPaths, validat
 from model_registry.errors import InvalidField, UploadUnknown
 from model_registry.object_store.blob_store import MAX_PARTS
 from model_registry.services.push.commit import Parts, PartTag
-from model_registry.services.push.reservation import Instruction, Method, Push, Reserved, SignedPart, UploadStatus
+from model_registry.services.push.instructions import Instruction, Method
+from model_registry.services.push.parts import SignedPart, UploadStatus
+from model_registry.services.push.reservation import Push, Reserved
 from model_registry.utils import JsonText, Loc, parse_json_object, rfc3339, to_json_text
 from model_registry.web.openapi.shared import INFO_EXAMPLE
 from model_registry.web.requests.json_fields import Fields

@@ -133,7 +133,7 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
     """
     tree = await json_body(request, context.settings, max_bytes=_MAX_MANIFEST_BYTES)
     push = await offload(lambda: push_of(name, tree, context.settings.max_metadata_bytes), _entries(request))
-    reserved = await context.pushes.reserve(push, actor=context.actor)
+    reserved = await context.reservations.reserve(push, actor=context.actor)
     info = reserved.info
     base_url = (context.settings.public_url or str(request.base_url)).rstrip("/")
     body = await offload(lambda: push_json(reserved, base_url), len(push.files))
@@ -255,7 +255,7 @@ async def put_file(
 ) -> Response:
     """One declared file of a pending version; the body is the file, streamed to storage. For clients that cannot reach
     storage themselves; it works for every file, whatever its `method` says."""
-    entry = await context.pushes.put_file(
+    entry = await context.proxied_uploads.put_file(
         VersionRef(name, version),
         path,
         body_chunks(request, context.settings),
@@ -287,7 +287,7 @@ async def sign_parts(request: Request, context: Context, upload_id: UploadId) ->
     """Fresh URLs, as often as they are needed; each takes exactly one part of the right size. A part may be sent again;
     after one with other bytes the commit lists the parts, because some stores keep both."""
     numbers = part_numbers_of(await json_body(request, context.settings))
-    parts = await context.pushes.sign_parts(upload_id_of(upload_id), numbers, actor=context.actor)
+    parts = await context.upload_parts.sign(upload_id_of(upload_id), numbers, actor=context.actor)
     return Response(signed_parts_json(parts), headers=transfer.SECRET, media_type=JSON)
 
 
@@ -302,7 +302,7 @@ async def sign_parts(request: Request, context: Context, upload_id: UploadId) ->
 )
 async def upload_status(context: Context, upload_id: UploadId) -> Response:
     """For a client that lost its place: the parts that are not listed are those to send."""
-    status = await context.pushes.status(upload_id_of(upload_id), actor=context.actor)
+    status = await context.upload_parts.status(upload_id_of(upload_id), actor=context.actor)
     return Response(upload_status_json(status), headers={"Cache-Control": "no-store"}, media_type=JSON)
 
 

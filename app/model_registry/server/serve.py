@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 import uvicorn
@@ -19,7 +19,9 @@ from model_registry.runtime.observability import configure_logging
 from model_registry.server.http11 import BoundedHttp
 from model_registry.settings import PREFIX, ConfigurationError, load_settings
 from model_registry.wiring import check_schema_at
-from model_registry_devstack import EmbeddedStack, StackAddresses
+
+if TYPE_CHECKING:
+    from model_registry_devstack import StackAddresses
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,9 @@ def serve(host: str, port: int, workers: int) -> None:
 
 def develop(host: str, port: int, data_dir: Path, *, reload: bool, say: Callable[[str], None]) -> None:
     """Start PostgreSQL and S3, migrate, and serve until SIGINT or SIGTERM."""
+    # Only development needs the devstack; a server runs without it.
+    from model_registry_devstack import EmbeddedStack
+
     signal.signal(signal.SIGTERM, _leave)
     with contextlib.suppress(KeyboardInterrupt), ExitStack() as cleanup:
         listener = cleanup.enter_context(_listen(host, port))
@@ -136,7 +141,7 @@ def _run(server: _AnnouncingServer, listener: socket.socket) -> None:
         raise CannotServe("The service did not start; the log above has the reason.")
 
 
-def _as_environment(addresses: StackAddresses) -> dict[str, str]:
+def _as_environment(addresses: "StackAddresses") -> dict[str, str]:
     values = {
         "DATABASE_URL": addresses.database_url,
         "S3_ENDPOINT_URL": addresses.s3_endpoint_url,

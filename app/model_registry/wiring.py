@@ -1,4 +1,4 @@
-"""Builds the services of a process, once, from its settings."""
+"""Build the services of a process from its settings."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,7 +46,7 @@ class SchemaTooNew(ConfigurationError):
     def __init__(self, found: SchemaRevision, wanted: str) -> None:
         super().__init__(
             f"The database schema is at {found.current} and needs services made for {found.floor or found.current} or "
-            f"later; this one is for {wanted}: start a newer version."
+            f"later. This version is made for {wanted}. Start a newer version."
         )
 
 
@@ -104,7 +104,7 @@ def open_database(settings: Settings) -> Database:
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Everything a process needs, connected when first used, closed at the end."""
+    """Yield everything that a process needs. Connections are opened on first use, and closed at the end."""
     database = open_database(settings)
     try:
         async with blob_store(settings) as blobs:
@@ -179,10 +179,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 
 async def require_supported_schema(database: Database) -> None:
-    """Raise for a schema that this version cannot work with, `Unavailable` when nobody can tell.
+    """Raise `SchemaOutOfDate` or `SchemaTooNew` if this version cannot work with the schema.
 
-    A newer one will do unless it says otherwise: services go on while the schema is upgraded below them. Revisions are
-    numbers of four digits, so that they compare.
+    A newer schema is accepted unless its floor excludes this version, because services keep running during a migration.
+    Revisions are numbers of four digits, so that they compare as text. Raises `Unavailable` if the database cannot be
+    reached.
     """
     found, wanted = await database.schema_revision(), head_revision()
     if found.current is None or found.current < wanted:
@@ -192,7 +193,7 @@ async def require_supported_schema(database: Database) -> None:
 
 
 async def check_schema_at(settings: Settings) -> None:
-    """The same before a service is opened; a database that is away is not waited for."""
+    """Call `require_supported_schema` before the services exist. A database that is unavailable is no error here."""
     database = open_database(settings)
     try:
         await require_supported_schema(database)

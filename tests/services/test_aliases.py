@@ -1,4 +1,4 @@
-"""Aliases: names that are moved from version to version in one step, and by nobody unseen."""
+"""Aliases move from version to version atomically, and every move is recorded."""
 
 import asyncio
 from collections import Counter
@@ -54,7 +54,7 @@ async def pointing(client: httpx.AsyncClient) -> dict[str, str]:
 
 
 async def history(client: httpx.AsyncClient, alias: str = "champion") -> list[str | None]:
-    """The versions, the newest first."""
+    """The versions, newest first."""
     return [move["version"] for move in (await client.get(f"{ALIASES}/{alias}/history")).json()["items"]]
 
 
@@ -581,7 +581,7 @@ async def test_a_move_waits_for_a_removal_and_sees_it(
 
 
 async def until_somebody_waits(engine: AsyncEngine) -> None:
-    """For a lock that another transaction holds."""
+    """Wait until a transaction waits for a lock that another one holds."""
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
     async with engine.connect() as connection:
         for _ in range(3000):

@@ -1,4 +1,4 @@
-"""Downloading: whole, ranged, conditional, redirected, resumed; and never a short file that looks whole."""
+"""Downloads: whole, ranged, conditional, redirected and resumed, and never a short file that looks complete."""
 
 import asyncio
 import base64
@@ -193,7 +193,7 @@ async def test_a_redirect_leads_to_the_same_bytes_without_credentials(
 async def test_the_service_can_be_set_to_redirect(
     client: httpx.AsyncClient, one_file: dict[str, Any], service_with: ServiceWith
 ) -> None:
-    # service_with begins with an empty registry too, so the file is registered once more
+    # service_with empties the registry too, so the file is registered again.
     redirecting = await service_with(download_mode="redirect", s3_public_endpoint_url="http://storage.example:9000")
     async with httpx.AsyncClient(base_url=redirecting.url) as other:
         await register(other, {"model_name": "n", "version": "1"}, {"f": CONTENT})
@@ -241,7 +241,7 @@ async def test_any_range_of_an_archive_is_what_stands_there(client: httpx.AsyncC
 
 @dataclass
 class Reads:
-    """What is read from storage: how often, and how much at the same time."""
+    """Counts the reads from storage, and how many ran at the same time."""
 
     begun: int = 0
     underway: int = 0
@@ -251,7 +251,7 @@ class Reads:
 
 @pytest.fixture
 def reads(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> Reads:
-    """Each takes 10 ms more."""
+    """Count the reads from storage, and make each take 10 ms longer."""
     reads = Reads()
     read = service.services.blobs.read
 
@@ -349,7 +349,7 @@ async def test_a_file_keeps_its_name_whatever_is_in_it(client: httpx.AsyncClient
     assert response.headers["content-disposition"] == header
 
 
-# What is damaged, slow or gone
+# Damaged, slow and missing files
 
 
 def key_of(info: dict[str, Any], bucket: Bucket) -> str:

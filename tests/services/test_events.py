@@ -27,7 +27,7 @@ EVENTS = "/v1/events"
 
 
 class Reader:
-    """Follows the log by its tokens."""
+    """Follows the log with its page tokens."""
 
     def __init__(self, client: httpx.AsyncClient, **query: str | int) -> None:
         self._client = client
@@ -36,7 +36,7 @@ class Reader:
         self.seen: list[dict[str, Any]] = []
 
     async def poll(self) -> list[dict[str, Any]]:
-        """One page."""
+        """Read one page."""
         response = await self._client.get(EVENTS, params=self._query | ({"after": self._token} if self._token else {}))
         assert response.status_code == 200, response.text
         page = response.json()
@@ -58,7 +58,7 @@ class Reader:
 
 
 async def insert_event(connection: AsyncConnection, action: str, model_name: str = "m") -> None:
-    """As a transaction of the service does, but left open."""
+    """Record an event like the service, but leave the transaction open."""
     await connection.execute(
         text("INSERT INTO events (actor, action, model_name) VALUES ('somebody', :action, :model_name)"),
         {"action": action, "model_name": model_name},
@@ -149,7 +149,7 @@ async def test_an_event_that_commits_late_is_not_skipped(
         await insert_event(late, "late.happened")
         await register_version(client, "m", "2.0")
         for reader in readers:
-            # Held back as well: to show it now would be to skip the other for ever.
+            # Held back as well: if it were shown now, the other event would be skipped for ever.
             assert [event["version"] for event in await reader.catch_up()] == ["1.0"]
         await getattr(late, ending)()
 
@@ -276,7 +276,7 @@ async def test_bytes_that_several_versions_show_are_an_event_of_each(
 async def test_a_transaction_is_known_again_by_its_event_and_not_by_its_number_alone(
     settings: Settings, fresh: None
 ) -> None:
-    """A server that was killed gives the numbers of what it lost to others."""
+    """A server that was killed assigns the numbers of lost transactions again."""
     database = Database(settings.database_url.get_secret_value(), DatabaseLimits())
     try:
         async with database.transaction() as tx:

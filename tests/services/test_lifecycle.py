@@ -1,4 +1,4 @@
-"""What becomes of a version once it is there: yanked, removed, restored, purged, or given up before it was whole."""
+"""Changes of a version: yank, remove, restore and purge it, or give up a push."""
 
 import asyncio
 import itertools
@@ -34,14 +34,14 @@ MIB = 1024**2
 
 @pytest.fixture
 async def model(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """A client of a registry with two versions of the model `m`, each of one file, the second the latest."""
+    """A client of a registry with two versions of the model `m`, of one file each. The second is the latest."""
     await register(client, {"model_name": "m", "version": "1.0"}, {"one.bin": b"one" + WEIGHTS})
     await register(client, {"model_name": "m", "version": "2.0"}, {"two.bin": b"two" + WEIGHTS})
     return client
 
 
 async def changed(answer: Awaitable[httpx.Response]) -> dict[str, Any]:
-    """The version after a change that was made; its ETag is of what is there now."""
+    """The version that a successful change returned. Its ETag is that of the version as it is now."""
     response = await answer
     assert response.status_code == 200, response.text
     info: dict[str, Any] = response.json()
@@ -62,13 +62,13 @@ async def latest(client: httpx.AsyncClient) -> str:
 
 
 async def log(client: httpx.AsyncClient, *, since: str = "") -> list[str]:
-    """The actions in the log, `since` such a one."""
+    """The actions in the log, or only those after the last `since`."""
     items = (await client.get("/v1/events", params={"limit": 1000})).json()["items"]
     actions = [str(item["action"]) for item in items]
     return actions[len(actions) - actions[::-1].index(since) :] if since else actions
 
 
-# Yanked
+# Yank
 
 
 async def test_a_yanked_version_is_never_the_latest_but_stays_there(model: httpx.AsyncClient) -> None:
@@ -137,7 +137,7 @@ async def test_a_reason_against_the_rules_is_refused(model: httpx.AsyncClient) -
     assert (await model.post(url, json={"reason": "ü" * 4096})).json()["yank_reason"] == "ü" * 4096
 
 
-# Removed
+# Remove
 
 
 async def test_a_removed_version_is_gone_everywhere(model: httpx.AsyncClient) -> None:
@@ -242,7 +242,7 @@ async def test_what_is_not_there_is_not_found(model: httpx.AsyncClient) -> None:
     assert (await model.get(TWO)).status_code == 200
 
 
-# Restored
+# Restore
 
 
 async def test_a_restored_version_is_as_it_was_but_for_its_aliases(model: httpx.AsyncClient) -> None:
@@ -310,7 +310,7 @@ async def test_a_version_is_restored_until_the_collector_comes(service_with: Ser
     assert listed[0]["purged_at"] is not None
 
 
-# Purged
+# Purge
 
 
 async def test_a_purge_gives_up_the_bytes_that_nothing_else_shows(
@@ -410,7 +410,7 @@ async def test_a_download_that_has_begun_survives_a_purge(service_with: ServiceW
     assert by_url.content == content
 
 
-# Given up before it was whole
+# Give up a push
 
 
 async def test_a_push_is_given_up_and_its_label_and_model_are_free(
@@ -439,7 +439,7 @@ async def test_a_push_is_given_up_and_its_label_and_model_are_free(
     await client.delete(f"{MODELS}/Fraud")
     again = await register(client, {"model_name": "fraud", "version": "1.0"}, {"f": b"other bytes"})
     assert again.json()["number"] == 1
-    # A URL from before writes where nobody reads.
+    # An earlier URL writes to a key that is not read.
     await client.put(upload["url"], content=b"bytes", headers=upload["headers"])
     assert (await client.get("/get_model/fraud/1.0")).content == b"other bytes"
 
@@ -529,7 +529,7 @@ async def test_a_registration_can_be_given_up_while_its_file_arrives(
     assert await bucket.keys() == set()
 
 
-# Under a condition
+# Preconditions
 
 
 async def test_a_change_is_made_only_of_what_the_caller_knows(model: httpx.AsyncClient) -> None:
@@ -550,7 +550,7 @@ async def test_a_change_is_made_only_of_what_the_caller_knows(model: httpx.Async
         made = await model.request(method, url, params=parameters, headers={"If-Match": known})
         assert made.status_code == 200, made.text
         known = made.headers["etag"]
-    # What cannot be done anyway is said first.
+    # An error that does not depend on the precondition comes first.
     problem(await model.post(f"{TWO}/restore", headers={"If-Match": '"0"'}), 409, "version-purged")
     problem(await model.delete(TWO, headers={"If-Match": '"0"'}), 404, "version-not-found")
     pending = await reserve(model, "m", "3.0")
@@ -558,7 +558,7 @@ async def test_a_change_is_made_only_of_what_the_caller_knows(model: httpx.Async
     assert (await model.get(f"{VERSIONS}/3.0")).json()["id"] == pending["id"]
 
 
-# At once
+# Concurrent changes
 
 
 async def test_whatever_is_done_at_once_ends_in_a_state_that_agrees_with_itself(
@@ -596,7 +596,7 @@ async def test_whatever_is_done_at_once_ends_in_a_state_that_agrees_with_itself(
         pointing = (await model.get(f"{MODELS}/m/aliases")).json()["items"]
         assert described["version_count"] == len(ready)
         assert {item["version"] for item in ready + removed} >= {"1.0", "2.0"}
-        # An alias points at what is ready, and what it points at says so.
+        # An alias points at a ready version, and that version names the alias.
         assert {name: item["version"] for item in ready for name in item["aliases"]} == {
             each["alias"]: each["version"] for each in pointing
         }
@@ -604,7 +604,7 @@ async def test_whatever_is_done_at_once_ends_in_a_state_that_agrees_with_itself(
         of_two = [
             event for event in (await model.get("/v1/events?limit=1000")).json()["items"] if event["version"] == "2.0"
         ]
-        # In the log, too, it was removed and restored in turn.
+        # The log has removals and restorations in turn too.
         turns = [event["action"] for event in of_two if event["action"] in {"version.removed", "version.restored"}]
         assert all(one != other for one, other in itertools.pairwise(turns)), of_two
         assert (turns[-1:] == ["version.removed"]) is ("2.0" in {item["version"] for item in removed})
@@ -636,7 +636,7 @@ async def test_of_a_purge_and_a_restore_at_once_both_agree(model: httpx.AsyncCli
     assert (await model.get(f"{MODELS}/m")).json()["version_count"] == 2
 
 
-# When the answer to a COMMIT is lost
+# Lost COMMITs
 
 
 @pytest.fixture
@@ -659,7 +659,7 @@ async def test_a_change_whose_commit_is_in_doubt_is_made_once(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Collector, "run_for_ever", never)
-    # A busy machine may need longer to connect again than a server that is away is waited for.
+    # On a busy machine, connecting again may take longer than the service waits for a server.
     defaults = {**(Database.run.__kwdefaults__ or {}), "patience_seconds": 10}
     monkeypatch.setattr(Database.run, "__kwdefaults__", defaults)
     url = make_url(stack.database_url).set(host="127.0.0.1", port=await commits.start())

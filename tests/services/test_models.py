@@ -1,4 +1,4 @@
-"""Models as resources: made, found, described and deleted, whatever becomes of the versions under them."""
+"""Models as resources: create, find, edit and delete them, with or without versions."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.support.resources import MERGE_PATCH, MODELS, create, events, forged,
 from tests.support.service import Collect, RunningService
 from tests.web.test_bad_input import BAD_MODEL_NAMES
 
-# Making one
+# Create
 
 
 async def test_a_model_is_made(client: httpx.AsyncClient) -> None:
@@ -196,7 +196,7 @@ async def test_as_much_as_is_allowed_is_taken(client: httpx.AsyncClient) -> None
     assert (model["tags"], len(model["description"])) == (tags, 65_536)
 
 
-# Reading one
+# Read
 
 
 async def test_a_name_is_read_in_its_exact_case(client: httpx.AsyncClient) -> None:
@@ -309,7 +309,7 @@ async def test_a_model_is_read_under_conditions(client: httpx.AsyncClient) -> No
                 assert response.content == b""
 
 
-# Finding some
+# List
 
 
 async def test_models_are_listed_by_name(client: httpx.AsyncClient) -> None:
@@ -480,7 +480,7 @@ async def test_a_token_of_another_query_or_of_nobody_is_refused(client: httpx.As
         problem(await client.get(MODELS, params={"limit": limit}), 422, "invalid-request")
 
 
-# Describing one
+# Edit
 
 
 async def test_a_merge_patch_changes_what_it_names(client: httpx.AsyncClient) -> None:
@@ -660,7 +660,7 @@ async def test_a_long_patch_is_in_the_log_by_its_fields_alone(client: httpx.Asyn
     assert event["details"] == {"fields": ["description", "tags"]}
 
 
-# Deleting one
+# Delete
 
 
 async def test_a_model_that_never_had_a_version_is_deleted(client: httpx.AsyncClient) -> None:
@@ -697,7 +697,7 @@ async def test_a_model_that_had_a_version_is_never_deleted(
         in_use = problem(await client.delete(f"{MODELS}/{name}"), 409, "model-in-use")
         assert in_use["model_name"] == name
     assert await found(client) == ["pending", "purged", "ready", "removed"]
-    # A push that came to nothing never made a version.
+    # A push that failed never made a version.
     await let_expire(database_session)
     await collect()
     assert (await client.delete(f"{MODELS}/pending")).status_code == 204

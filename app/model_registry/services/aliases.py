@@ -1,4 +1,4 @@
-"""Aliases: names such as `champion`, each moved from version to version in one step."""
+"""Aliases: names such as `champion` that point at a version and move to another one atomically."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,10 @@ MAX_MOVES = 100
 
 @dataclass(frozen=True, slots=True)
 class PlannedMove:
-    """If it `is_conditional`, only of an alias that points at `expected_version`; `None` for one that is not there."""
+    """A move of one alias to a version.
+
+    If it `is_conditional`, the alias must point at `expected_version`, or must not exist if that is `None`.
+    """
 
     alias: str
     version: str
@@ -53,29 +56,28 @@ class PlannedMove:
 
 
 class Aliases:
-    """The use cases around aliases.
+    """Read, move and delete the aliases of models.
 
-    All changes of a model's aliases, and removals of its versions, wait for each other at the model's row; so whoever
-    loses a race finds the alias changed. Each change is an entry of the history and an event, in one transaction.
+    Every change of a model's aliases locks the row of the model, as removals of its versions do. Of two concurrent
+    changes, the second one therefore sees the result of the first. A change, its entry in the history and its event
+    are one transaction.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # Reading
-
     async def page(self, model_name: str, *, after: str | None = None, limit: int = 100, actor: Actor) -> Page[Alias]:
-        """The aliases of a model, by name. Raises `ModelNotFound`."""
+        """Return the aliases of a model, by name. Raises `ModelNotFound`."""
         require(actor, Permission.READ, model_name)
         validate_model_name(model_name)
         async with self._database.reading() as tx:
             page = await tx.aliases.page(model_name, after=after, limit=limit)
             if not page.items:
-                await _check_known(tx, model_name)
+                await _ensure_model_exists(tx, model_name)
             return page
 
     async def get(self, ref: AliasRef, *, at: datetime | None = None, actor: Actor) -> Alias:
-        """An alias as it is, or as it was `at` a time, whatever became of the version since.
+        """Return an alias as it is now, or as it was `at` a time. The version may have been removed since then.
 
         Raises `AliasNotFound`, `AliasPointedNowhere` or `ModelNotFound`.
         """
@@ -87,7 +89,7 @@ class Aliases:
                 alias = await tx.aliases.at(ref, at)
             if alias is not None:
                 return alias
-            await _check_known(tx, ref.model_name)
+            await _ensure_model_exists(tx, ref.model_name)
             if at is not None:
                 raise AliasPointedNowhere(ref.model_name, ref.alias, rfc3339(at))
             raise AliasNotFound(ref.model_name, ref.alias)
@@ -95,28 +97,29 @@ class Aliases:
     async def history(
         self, ref: AliasRef, *, before: int | None = None, limit: int = 100, actor: Actor
     ) -> Page[AliasMove]:
-        """The moves of an alias, the newest first; those of one that was deleted too."""
+        """Return the moves of an alias, newest first. A deleted alias keeps its history.
+
+        Raises `AliasNotFound` or `ModelNotFound`.
+        """
         require(actor, Permission.READ, ref.model_name)
         async with self._database.reading() as tx:
             page = await tx.aliases.history(ref, before=before, limit=limit)
             if not page.items and before is None:
-                await _check_known(tx, ref.model_name)
+                await _ensure_model_exists(tx, ref.model_name)
                 raise AliasNotFound(ref.model_name, ref.alias)
             return page
-
-    # Changing
 
     async def put(
         self, ref: AliasRef, version: str, *, precondition: Precondition = unconditional, actor: Actor
     ) -> tuple[Alias, bool]:
-        """Point an alias at a ready version; returns it, and whether it was made by that.
+        """Point an alias at a ready version. Returns the alias, and whether this created it.
 
         Raises
         ------
         ModelNotFound, VersionNotFound, VersionNotAvailable
-            Whatever the precondition.
+            Even if the precondition is false too.
         AliasChanged
-            The precondition does not hold.
+            If the precondition is false.
         """
         require(actor, Permission.ALIAS, ref.model_name)
         plan = PlannedMove(ref.alias, validate_version(version))
@@ -124,7 +127,7 @@ class Aliases:
         async def work(tx: Transaction) -> tuple[Alias, bool]:
             held = await _hold(tx, ref.model_name, [plan])
             present = held.aliases.get(ref.alias)
-            _check(precondition, ref, present)
+            _ensure_unchanged(precondition, ref, present)
             (alias,) = await _move(tx, ref.model_name, [plan], held, actor=actor)
             return alias, present is None
 
@@ -133,24 +136,24 @@ class Aliases:
         return alias, is_new
 
     async def rollback(self, ref: AliasRef, *, precondition: Precondition = unconditional, actor: Actor) -> Alias:
-        """Point an alias at the version that it pointed at last before the current one.
+        """Point an alias back at the version that it pointed at before the current one.
 
-        Raises `NoPreviousTarget` where there is none, `VersionNotAvailable` where that one is ready no more, and
-        otherwise what `put` does.
+        Raises `AliasNotFound`, `NoPreviousTarget` if there is no such version, `VersionNotAvailable` if that version
+        is no longer ready, and the errors of `put`.
         """
         require(actor, Permission.ALIAS, ref.model_name)
 
         async def work(tx: Transaction) -> Alias:
             present = await tx.aliases.get(ref)
             if present is None:
-                await _check_known(tx, ref.model_name)
+                await _ensure_model_exists(tx, ref.model_name)
                 raise AliasNotFound(ref.model_name, ref.alias)
             previous = await tx.aliases.previous_version(ref, present.version)
             if previous is None:
                 raise NoPreviousTarget(ref.model_name, ref.alias, present.version)
             plan = PlannedMove(ref.alias, previous)
             held = await _hold(tx, ref.model_name, [plan])
-            _check(precondition, ref, held.aliases[ref.alias])
+            _ensure_unchanged(precondition, ref, held.aliases[ref.alias])
             (alias,) = await _move(tx, ref.model_name, [plan], held, actor=actor)
             return alias
 
@@ -159,13 +162,13 @@ class Aliases:
         return alias
 
     async def swap(self, model_name: str, moves: Sequence[PlannedMove], *, actor: Actor) -> list[Alias]:
-        """Move several aliases at one time, all or none; returns them in the order of the moves.
+        """Move several aliases in one transaction, all or none. Returns them in the order of the moves.
 
-        Raises `AliasElsewhere` where one does not point at its `expected_version`, and otherwise what `put` does.
+        Raises `AliasElsewhere` if an alias does not point at its `expected_version`, and the errors of `put`.
         """
         require(actor, Permission.ALIAS, model_name)
         validate_model_name(model_name)
-        _check_moves(moves)
+        _validate_moves(moves)
 
         async def work(tx: Transaction) -> list[Alias]:
             held = await _hold(tx, model_name, moves)
@@ -181,16 +184,16 @@ class Aliases:
         return aliases
 
     async def drop(self, ref: AliasRef, *, precondition: Precondition = unconditional, actor: Actor) -> None:
-        """Delete an alias; its history stays. Raises `AliasNotFound` or `AliasChanged`."""
+        """Delete an alias but not its history. Raises `ModelNotFound`, `AliasNotFound` or `AliasChanged`."""
         require(actor, Permission.ALIAS, ref.model_name)
 
         async def work(tx: Transaction) -> str:
             held = await tx.aliases.hold(ref.model_name, [ref.alias], [])
             present = held.aliases.get(ref.alias)
             if present is None:
-                await _check_known(tx, ref.model_name)
+                await _ensure_model_exists(tx, ref.model_name)
                 raise AliasNotFound(ref.model_name, ref.alias)
-            _check(precondition, ref, present)
+            _ensure_unchanged(precondition, ref, present)
             generation = await tx.aliases.drop(ref, actor=actor.name)
             await tx.aliases.touch_versions([present.version.id])
             version = present.version.version
@@ -202,7 +205,7 @@ class Aliases:
         log.info("alias.dropped", model_name=ref.model_name, alias=ref.alias, version=version)
 
     async def _change(self, model_name: str, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """`work` in a transaction that holds the model."""
+        """Run `work` in a transaction that holds the lock of the model."""
 
         async def locked(tx: Transaction) -> T:
             await tx.models.lock(model_name)
@@ -211,21 +214,21 @@ class Aliases:
         return await self._database.run(locked)
 
 
-async def _check_known(tx: Transaction, model_name: str) -> None:
-    """Raise `ModelNotFound` for a model that nobody has made, or that only an unfinished registration has."""
+async def _ensure_model_exists(tx: Transaction, model_name: str) -> None:
+    """Raise `ModelNotFound` if the model does not exist, or if only an unfinished version has created it."""
     existing = await tx.models.existing_name(model_name)
     if existing != model_name:
         raise ModelNotFound(model_name, existing)
 
 
 async def _hold(tx: Transaction, model_name: str, plans: Sequence[PlannedMove]) -> Held:
-    """Lock what the moves are about, if each leads to a version that an alias may point at."""
+    """Lock the aliases and versions of the moves. Raises an error for a version that is not ready."""
     held = await tx.aliases.hold(model_name, [plan.alias for plan in plans], [plan.version for plan in plans])
     for plan in plans:
         target = held.versions.get(plan.version)
         if target is not None and target.state == VersionState.READY:
             continue
-        await _check_known(tx, model_name)
+        await _ensure_model_exists(tx, model_name)
         if target is None:
             raise VersionNotFound(model_name, plan.version)
         raise VersionNotAvailable(model_name, plan.version, target.state)
@@ -255,13 +258,13 @@ def _moved(model_name: str, alias: Alias, before: HeldAlias | None, actor: Actor
     return Event(actor.name, "alias.moved", model_name, alias.version, to_json_text(details))
 
 
-def _check(precondition: Precondition, ref: AliasRef, present: HeldAlias | None) -> None:
+def _ensure_unchanged(precondition: Precondition, ref: AliasRef, present: HeldAlias | None) -> None:
     generation, version = (present.generation, present.version.version) if present else (None, None)
     if not precondition(None if generation is None else str(generation)):
         raise AliasChanged(ref.model_name, ref.alias, generation=generation, version=version)
 
 
-def _check_moves(moves: Sequence[PlannedMove]) -> None:
+def _validate_moves(moves: Sequence[PlannedMove]) -> None:
     if not 1 <= len(moves) <= MAX_MOVES:
         raise InvalidField("moves", f"1 to {MAX_MOVES} moves", f"{len(moves)} moves")
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Handing bytes out: one file of a version, or all of them as an archive."""
+"""Downloads: one file of a version, or all its files as a tar archive."""
 
 import asyncio
 import itertools
@@ -28,10 +28,10 @@ _PIECES_AHEAD = 24  # header, content and padding of eight files
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Bytes that can be asked for, and what HTTP wants to know before them.
+    """Bytes to download, with what HTTP headers say of them.
 
-    `last_modified` is absent for what `latest` or an alias names: that may go back to an older version, which every
-    comparison of dates would call unchanged.
+    `last_modified` is `None` if the version was selected by `latest` or by an alias. These can move back to an older
+    version, and a comparison of dates would then report no change.
     """
 
     version: PublishedVersion
@@ -48,20 +48,25 @@ class Download:
 
     @property
     def file(self) -> StoredFile | None:
-        """The one file that this is, or `None` for an archive."""
+        """The file, or `None` for an archive."""
         return self.content if isinstance(self.content, StoredFile) else None
 
 
 class Downloads:
+    """Find the bytes of a version, then sign URLs for them or read them.
+
+    Equal calls of `find` at the same time share one query. Nothing here holds a database connection while bytes move.
+    """
+
     def __init__(self, database: Database, blobs: BlobStore) -> None:
         self._database = database
         self._blobs = blobs
         self._reads = SingleFlight[Download]()
 
     async def find(self, selector: VersionSelector, path: str | None, *, actor: Actor) -> Download:
-        """The file at `path`; without it the only file, or the archive of several.
+        """Return the file at `path`. Without a path, return the only file, or the archive of several files.
 
-        Raises `ModelNotFound`, `VersionNotFound`, `FileNotFound`, `FileDamaged`. No connection is held afterwards.
+        Raises `ModelNotFound`, `AliasNotFound`, `VersionNotFound`, `FileNotFound` or `FileDamaged`.
         """
         require(actor, Permission.READ, selector.model_name)
         return await self._reads.read((actor.visibility, selector, path), partial(self._find, selector, path))
@@ -76,29 +81,32 @@ class Downloads:
                 version, files = await _with_all_files(tx, selector)
         if not files:
             raise FileNotFound(version.model_name, version.version, path)
-        _check_sound(files)
+        _ensure_sound(files)
         if len(files) == 1:
             return _of_file(version, files[0], selector)
         return await self._of_archive(version, files, selector)
 
     async def find_archive(self, selector: VersionSelector, *, actor: Actor) -> Download:
-        """All files as one archive, however many there are. Raises as `find` does, but for `FileNotFound`."""
+        """Return all files as an archive, even if there is one or none.
+
+        Raises `ModelNotFound`, `AliasNotFound`, `VersionNotFound` or `FileDamaged`.
+        """
         require(actor, Permission.READ, selector.model_name)
         async with self._database.reading() as tx:
             version, files = await _with_all_files(tx, selector)
-        _check_sound(files)
+        _ensure_sound(files)
         return await self._of_archive(version, files, selector)
 
     async def manifest(
         self, selector: VersionSelector, *, after: str | None = None, limit: int = 100, actor: Actor
     ) -> tuple[PublishedVersion, Page[StoredFile]]:
-        """The files of a version by path; `after` is the path that the page before ended with."""
+        """Return one page of the files of a version, by path. `after` is the last path of the previous page."""
         require(actor, Permission.READ, selector.model_name)
         async with self._database.reading() as tx:
             version = await found(tx, selector, await tx.versions.published(selector))
             page = await tx.versions.page_of_files(version.id, after=after, limit=limit)
         if after is None and not page.items:
-            _check_count(version, 0)
+            _ensure_complete(version, 0)
         return version, page
 
     async def _of_archive(
@@ -116,24 +124,24 @@ class Downloads:
         )
 
     async def presign(self, download: Download, *, disposition: str, expires_in_seconds: int) -> str | None:
-        """A URL that needs no credentials and goes past us; `None` for an archive, which only we can make."""
+        """Return a URL of the object store that needs no credentials, or `None` for an archive, which has no object."""
         if isinstance(download.content, TarLayout):
             return None
         (url,) = await self.presign_files([(download.content, disposition)], expires_in_seconds=expires_in_seconds)
         return url
 
     async def presign_files(self, files: Sequence[tuple[StoredFile, str]], *, expires_in_seconds: int) -> Sequence[str]:
-        """A URL for each file, that answers with this Content-Disposition. Raises `FileDamaged`."""
-        _check_sound([file for file, _ in files])
+        """Return a URL for each file. Its response has the given Content-Disposition. Raises `FileDamaged`."""
+        _ensure_sound([file for file, _ in files])
         return await self._blobs.presign_gets(
             [(file.blob.storage_key, disposition) for file, disposition in files],
             expires_in_seconds=expires_in_seconds,
         )
 
     async def read(self, download: Download, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """Bytes `start` to `stop` (exclusive), exactly that many, or an error before the last of them.
+        """Yield the bytes from `start` to `stop` (exclusive): all of them, or raise before the last one.
 
-        A blob that is read whole is hashed on the way, and its last piece is held back until the digest agrees.
+        A blob that is read whole is hashed as it passes. Its last chunk is held back until the digest is right.
         """
         if isinstance(download.content, TarLayout):
             async with aclosing(self._read_archive(download.content, start, stop)) as chunks:
@@ -145,8 +153,11 @@ class Downloads:
                     yield chunk
 
     async def _read_archive(self, layout: TarLayout, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """Headers go out with the first bytes of their file: before those are there, the store may still be away, and
-        that is then an answer and not a broken body."""
+        """Yield a range of an archive.
+
+        A tar header is yielded together with the first bytes of its file. If the store is unavailable, the client then
+        gets an error response instead of a body that breaks off.
+        """
         waiting = b""
         async with aclosing(self._reading_ahead(layout.read(start, stop))) as pieces:
             async for piece in pieces:
@@ -164,7 +175,7 @@ class Downloads:
             yield waiting
 
     async def _reading_ahead(self, pieces: Iterator[bytes | BlobRange]) -> AsyncGenerator[bytes | BlobRange, None]:
-        """The same in the same order, but small blobs as their bytes, of which a few are read at once."""
+        """Yield the pieces in order, with small blobs replaced by their bytes. Several small blobs are read at once."""
         ahead: deque[bytes | BlobRange | asyncio.Task[bytes]] = deque()
         try:
             while True:
@@ -220,24 +231,24 @@ def _of_file(version: PublishedVersion, file: StoredFile, selector: VersionSelec
 async def _with_all_files(tx: Transaction, selector: VersionSelector) -> tuple[PublishedVersion, list[StoredFile]]:
     version = await found(tx, selector, await tx.versions.published(selector))
     files = list(await tx.versions.stored_files(version.id))
-    _check_count(version, len(files))
+    _ensure_complete(version, len(files))
     return version, files
 
 
-def _check_count(version: PublishedVersion, count: int) -> None:
-    """A version that is purged between two statements must not look like one without files."""
+def _ensure_complete(version: PublishedVersion, count: int) -> None:
+    """Raise `VersionNotFound` for a version that was purged between two statements: it would seem to have no files."""
     if count != version.file_count:
         raise VersionNotFound(version.model_name, version.version)
 
 
-def _check_sound(files: Sequence[StoredFile]) -> None:
+def _ensure_sound(files: Sequence[StoredFile]) -> None:
     for file in files:
         if file.is_damaged:
             raise FileDamaged(file.path, str(file.blob.sha256))
 
 
 def _is_path(path: str) -> bool:
-    """Whether a file could be called so; what could not is simply not there."""
+    """Return whether a file can have this path. If it cannot, there is no such file."""
     try:
         validate_path(path)
     except InvalidField:

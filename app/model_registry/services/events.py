@@ -1,4 +1,4 @@
-"""The audit log, read from the beginning to the end and then on: `Events`."""
+"""The audit log: read it from the beginning, and then follow it."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ BEGINNING = EventPosition(0, 0)
 
 
 class Events:
-    """What happened, in an order that never changes once it has been read."""
+    """Events in an order that never changes once it has been read."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -20,11 +20,13 @@ class Events:
     async def after(
         self, position: EventPosition = BEGINNING, *, model_name: str | None = None, limit: int = 100, actor: Actor
     ) -> Sequence[RecordedEvent]:
-        """The events that follow a position, of one model or of all; none at all when there are no more yet.
+        """Return the events after a position, of one model or of all. The result is empty if there are no more yet.
 
-        Who goes on from the last one each time sees every event exactly once, however writers overlap: an event is
-        held back until every transaction that began before its own has ended. An unknown model has no events, and one
-        that was deleted keeps its own. Raises `UnknownPosition` for one of a database that was since restored.
+        A reader that continues from the last event each time sees every event exactly once, even if writers overlap:
+        an event is held back until every transaction that began before its own has ended. An unknown model has no
+        events. A deleted model keeps its events.
+
+        Raises `UnknownPosition` if the position is from before a restore of the database.
         """
         require(actor, Permission.READ, model_name or ANY_MODEL)
         if model_name is not None:

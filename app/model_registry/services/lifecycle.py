@@ -1,4 +1,4 @@
-"""What becomes of a version once it is ready: described otherwise, yanked, removed, restored, purged."""
+"""Changes of a ready version: edit, yank, remove, restore and purge it."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -35,8 +35,10 @@ log = structlog.get_logger(__name__)
 
 
 class Lifecycle:
-    """Every change is made only if its precondition holds of the ETag that the version has; otherwise it raises
-    `VersionChanged`.
+    """Edit, yank, remove and restore versions.
+
+    Each change has a precondition on the current ETag of the version, and raises `VersionChanged` if it is false.
+    Each raises `ModelNotFound` or `VersionNotFound` if there is no such version.
     """
 
     def __init__(
@@ -50,18 +52,18 @@ class Lifecycle:
     async def update(
         self, ref: VersionRef, patch: Mapping[str, Any], *, precondition: Precondition = unconditional, actor: Actor
     ) -> ModelInfo:
-        """Apply a merge patch of `description`, `tags` and `additional_metadata`.
+        """Apply a merge patch (RFC 7396) of `description`, `tags` and `additional_metadata`.
 
-        Raises `VersionNotFound`, `VersionNotAvailable`, `InvalidField`.
+        Raises `VersionNotAvailable` or `InvalidField`.
         """
         require(actor, Permission.WRITE, ref.model_name)
 
         async def work(tx: Transaction) -> ModelInfo:
-            before = await self._hold_ready(tx, ref, precondition)
+            before = await self._lock_ready(tx, ref, precondition)
             if not patch:
                 return before
             annotations = patched(Annotations(before.description, before.tags), patch)
-            # A large document takes longer than the event loop may stall for.
+            # A large document would stall the event loop for too long.
             metadata = await asyncio.to_thread(self._metadata, before, patch)
             await tx.versions.annotate(before.id, metadata, annotations)
             details = patch_details(patch)
@@ -78,18 +80,21 @@ class Lifecycle:
         metadata = to_json_text(merged)
         size_bytes = len(metadata.encode())
         if size_bytes > self._max_metadata_bytes:
-            rule = f"metadata has at most {self._max_metadata_bytes} bytes, and with this patch it would have more"
+            rule = f"metadata has at most {self._max_metadata_bytes} bytes, and this patch would exceed the limit"
             raise InvalidField(("body", "additional_metadata"), rule, f"{size_bytes} bytes")
         return metadata
 
     async def yank(
         self, ref: VersionRef, reason: str | None, *, precondition: Precondition = unconditional, actor: Actor
     ) -> ModelInfo:
-        """Warn of a version: never the latest any more, but there for whoever names it. Again changes the reason."""
+        """Warn of a version: it can no longer be the latest, but remains available by its label.
+
+        Yank it again to change the reason. Raises `VersionNotAvailable`.
+        """
         require(actor, Permission.WRITE, ref.model_name)
 
         async def work(tx: Transaction) -> ModelInfo:
-            info = await self._hold_ready(tx, ref, precondition)
+            info = await self._lock_ready(tx, ref, precondition)
             if info.yanked and info.yank_reason == reason:
                 return info
             await tx.versions.yank(info.id, reason)
@@ -100,11 +105,11 @@ class Lifecycle:
         return await self._logged("version.yanked", ref, work)
 
     async def unyank(self, ref: VersionRef, *, precondition: Precondition = unconditional, actor: Actor) -> ModelInfo:
-        """Take the warning back; nothing happens to a version without one."""
+        """Withdraw the warning. Does nothing if the version is not yanked. Raises `VersionNotAvailable`."""
         require(actor, Permission.WRITE, ref.model_name)
 
         async def work(tx: Transaction) -> ModelInfo:
-            info = await self._hold_ready(tx, ref, precondition)
+            info = await self._lock_ready(tx, ref, precondition)
             if not info.yanked:
                 return info
             await tx.versions.unyank(info.id)
@@ -123,28 +128,28 @@ class Lifecycle:
         precondition: Precondition = unconditional,
         actor: Actor,
     ) -> ModelInfo:
-        """Hide a version; it can be restored until it is purged, and its label stays taken for ever.
+        """Hide a version. It can be restored until it is purged. Its label is never free again.
 
         Parameters
         ----------
         force
-            Also when aliases point at it, which are dropped; otherwise that is `VersionAliased`.
+            Drop the aliases that point at the version. Without it, they raise `VersionAliased`.
         with_bytes
-            Purge it at once, also when it was removed before: the bytes that nothing else shows are given up for good.
+            Purge the version now, even if it was removed before: bytes that no other version has are deleted for good.
         may_be_pending
-            Give up a push that nobody has committed: nothing of it is kept, and its label is free again.
+            Accept an uncommitted push too. Nothing of it is kept, and its label is free again.
         """
         require(actor, Permission.REMOVE, ref.model_name)
 
         async def work(tx: Transaction) -> ModelInfo:
-            info = await self._hold(tx, ref)
+            info = await self._lock(tx, ref)
             is_unfinished = info.state.is_unfinished
             if (is_unfinished and not may_be_pending) or (info.state == VersionState.REMOVED and not with_bytes):
                 raise await missing(tx, VersionSelector(ref.model_name, ref.version))
             aliases = await tx.aliases.of_version(info.id)
             if aliases and not force:
                 raise VersionAliased(info.model_name, info.version, aliases)
-            _check(precondition, info)
+            _ensure_unchanged(precondition, info)
             if is_unfinished:
                 return await self._cancel(tx, info, actor)
             if info.state == VersionState.READY:
@@ -169,19 +174,19 @@ class Lifecycle:
         return replace(info, state=VersionState.REMOVED)
 
     async def restore(self, ref: VersionRef, *, precondition: Precondition = unconditional, actor: Actor) -> ModelInfo:
-        """Show a removed version again; nothing happens to one that is ready. Aliases are not restored with it.
+        """Make a removed version ready again, without the aliases that it had. Does nothing if it is ready.
 
-        Raises `VersionPurged`, `VersionNotAvailable`, `VersionNotFound`.
+        Raises `VersionPurged` or `VersionNotAvailable`.
         """
         require(actor, Permission.REMOVE, ref.model_name)
 
         async def work(tx: Transaction) -> ModelInfo:
-            info = await self._hold(tx, ref)
+            info = await self._lock(tx, ref)
             if info.state.is_unfinished:
                 raise VersionNotAvailable(ref.model_name, ref.version, info.state)
             if info.purged_at is not None:
                 raise VersionPurged(ref.model_name, ref.version)
-            _check(precondition, info)
+            _ensure_unchanged(precondition, info)
             if info.state == VersionState.READY:
                 return info
             await tx.versions.restore(info.id)
@@ -191,21 +196,21 @@ class Lifecycle:
 
         return await self._logged("version.restored", ref, work)
 
-    async def _hold(self, tx: Transaction, ref: VersionRef) -> ModelInfo:
-        """The version in whatever state, its row and its model's held."""
+    async def _lock(self, tx: Transaction, ref: VersionRef) -> ModelInfo:
+        """Lock the model and then the version, and return the version in any state."""
         await tx.models.lock(ref.model_name)
         taken = await tx.versions.taken(ref)
         if taken is None or await tx.versions.lock(taken.id) is None:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
         return await tx.versions.info_by_id(taken.id)
 
-    async def _hold_ready(self, tx: Transaction, ref: VersionRef, precondition: Precondition) -> ModelInfo:
-        info = await self._hold(tx, ref)
+    async def _lock_ready(self, tx: Transaction, ref: VersionRef, precondition: Precondition) -> ModelInfo:
+        info = await self._lock(tx, ref)
         if info.state.is_unfinished:
             raise VersionNotAvailable(ref.model_name, ref.version, info.state)
         if info.state != VersionState.READY:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
-        _check(precondition, info)
+        _ensure_unchanged(precondition, info)
         return info
 
     async def _logged(self, event: str, ref: VersionRef, work: Callable[[Transaction], Any]) -> ModelInfo:
@@ -214,7 +219,7 @@ class Lifecycle:
         return info
 
 
-def _check(precondition: Precondition, info: ModelInfo) -> None:
-    """Call it last: a precondition is for what would succeed without it (RFC 9110, section 13.2.1)."""
+def _ensure_unchanged(precondition: Precondition, info: ModelInfo) -> None:
+    """Call it last: a precondition applies to a request that would succeed without it (RFC 9110, section 13.2.1)."""
     if not precondition(info.etag):
         raise VersionChanged(info.model_name, info.version, info.etag)

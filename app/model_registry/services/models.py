@@ -1,4 +1,4 @@
-"""Models, the names that versions are kept under: make, find, describe, delete."""
+"""Models, the names under which versions are kept: create, find, edit and delete them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from model_registry.utils import JsonText, exact_json, merge_patch, to_json_text
 log = structlog.get_logger(__name__)
 
 _ALIASES_SHOWN = 1000
-_LARGE_PATCH = 16 * 1024
+_LARGE_PATCH_CHARS = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,13 @@ class DescribedModel:
 
     @property
     def etag(self) -> str:
-        """Of everything that is shown, so that nothing can be forgotten."""
+        """A hash of everything that clients see, so that no member can be forgotten."""
         return hashlib.sha256(repr((self.model, self.aliases)).encode()).hexdigest()[:32]
 
 
 class Models:
+    """Create, find, edit and delete models."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
@@ -46,20 +48,29 @@ class Models:
         limit: int = 100,
         actor: Actor,
     ) -> Page[RegisteredModel]:
-        """Models by name; `search` is a part of the name in any case, `tags` are values that theirs have."""
+        """Return models by name.
+
+        `search` is a part of the name, regardless of case. `tags` are tags that the models have, with these values.
+        """
         require(actor, Permission.READ, ANY_MODEL)
         async with self._database.reading() as tx:
             return await tx.models.page(search=search, tags=tags or {}, after=after, limit=limit)
 
     async def get(self, name: str, *, actor: Actor) -> DescribedModel:
-        """Raises `ModelNotFound`; a model that only an unfinished version has made is not there yet."""
+        """Return a model with its aliases.
+
+        Raises `ModelNotFound`, also if only an unfinished version has created the model.
+        """
         require(actor, Permission.READ, name)
         validate_model_name(name)
         async with self._database.reading() as tx:
             return await _described(tx, name)
 
     async def create(self, name: str, annotations: Annotations, *, actor: Actor) -> DescribedModel:
-        """Raises `ModelExists`, or `ModelNameTaken` for a name that differs in case alone."""
+        """Create a model without versions.
+
+        Raises `ModelExists`, or `ModelNameTaken` if another name differs only in case.
+        """
         require(actor, Permission.WRITE, name)
         validate_model_name(name, ("body", "name"))
 
@@ -77,9 +88,9 @@ class Models:
     async def update(
         self, name: str, patch: Mapping[str, Any], *, precondition: Precondition = unconditional, actor: Actor
     ) -> DescribedModel:
-        """Apply a merge patch of `description` and `tags`.
+        """Apply a merge patch (RFC 7396) of `description` and `tags`.
 
-        Raises `ModelNotFound`, `PreconditionFailed`, and `InvalidField` for tags against the rules.
+        Raises `ModelNotFound`, `ModelChanged` if the precondition is false, and `InvalidField` for invalid tags.
         """
         require(actor, Permission.WRITE, name)
         validate_model_name(name)
@@ -87,7 +98,7 @@ class Models:
         async def work(tx: Transaction) -> DescribedModel:
             await tx.models.lock(name)
             before = await _described(tx, name)
-            _check(precondition, before)
+            _ensure_unchanged(precondition, before)
             if not patch:
                 return before
             await tx.models.annotate(name, patched(Annotations(before.model.description, before.model.tags), patch))
@@ -97,7 +108,10 @@ class Models:
         return await self._database.run(work)
 
     async def delete(self, name: str, *, precondition: Precondition = unconditional, actor: Actor) -> None:
-        """Only a model that never had a version. Raises `ModelNotFound`, `ModelInUse`, `PreconditionFailed`."""
+        """Delete a model that never had a version.
+
+        Raises `ModelNotFound`, `ModelInUse`, or `ModelChanged` if the precondition is false.
+        """
         require(actor, Permission.REMOVE, name)
         validate_model_name(name)
 
@@ -106,7 +120,7 @@ class Models:
             described = await _described(tx, name)
             if not await tx.models.delete_unused(name):
                 raise ModelInUse(name)
-            _check(precondition, described)
+            _ensure_unchanged(precondition, described)
             await tx.events.record(Event(actor.name, "model.deleted", name))
 
         await self._database.run(work)
@@ -122,19 +136,19 @@ async def _described(tx: Transaction, name: str) -> DescribedModel:
     return DescribedModel(model, aliases.items)
 
 
-def _check(precondition: Precondition, described: DescribedModel) -> None:
+def _ensure_unchanged(precondition: Precondition, described: DescribedModel) -> None:
     if not precondition(described.etag):
         raise ModelChanged(described.model.name, described.etag)
 
 
 def patch_details(patch: Mapping[str, Any]) -> JsonText:
-    """What the log keeps of a patch: all of it, or of a long one which fields it has."""
+    """Return what an event stores of a patch: the patch itself, or only the names of its fields if it is large."""
     details = to_json_text({"patch": patch})
-    return details if len(details) <= _LARGE_PATCH else to_json_text({"fields": sorted(patch)})
+    return details if len(details) <= _LARGE_PATCH_CHARS else to_json_text({"fields": sorted(patch)})
 
 
 def patched(annotations: Annotations, patch: Mapping[str, Any]) -> Annotations:
-    """With the members of a merge patch (RFC 7396) that are annotations; raises `InvalidField`."""
+    """Apply the members of a merge patch (RFC 7396) that are annotations. Raises `InvalidField`."""
     tags = exact_json(annotations.tags)
     if "tags" in patch:
         tags = {} if patch["tags"] is None else merge_patch(tags, patch["tags"])

@@ -8,7 +8,7 @@ from model_registry.runtime.single_flight import SingleFlight
 
 
 class Search:
-    """Equal searches at the same time share one query."""
+    """Search versions. Equal searches at the same time share one query."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,8 +1,11 @@
-"""A version as one tar: deterministic, its exact length known before a byte is read, any range of it readable.
+"""A version as a tar archive.
 
-Members are sorted by path bytes, with mtime 0, owner 0 and mode 0644, in GNU format (GNU tar manual, "Basic Tar
-Format"): paths are UTF-8, with a header of their own where they are longer than 100 bytes; sizes from 8 GiB on are
-binary. Every reader knows it. BusyBox, the tar of small images, takes no size from the POSIX pax format's headers.
+The archive is deterministic. Its exact length is known before a byte is read, and any range of it can be read.
+
+Members are sorted by the bytes of their paths and have mtime 0, owner 0 and mode 0644. The format is GNU (GNU tar
+manual, "Basic Tar Format"), which every reader supports: paths are UTF-8, a path of more than 100 bytes has a header of
+its own, and sizes of 8 GiB and more are binary. POSIX pax is not an option, because BusyBox, the tar of small
+container images, ignores sizes in pax headers.
 """
 
 import tarfile
@@ -31,7 +34,7 @@ class _Member:
 
 
 class TarLayout:
-    """Where everything is in the archive; headers are made again when they are read, so little is kept."""
+    """Where each member is in the archive. Headers are built again when they are read, to use little memory."""
 
     def __init__(self, files: Sequence[StoredFile]) -> None:
         self._members: list[_Member] = []
@@ -44,7 +47,7 @@ class TarLayout:
         self.size_bytes = offset + 2 * _BLOCK
 
     def read(self, start: int, stop: int) -> Iterator[bytes | BlobRange]:
-        """What stands at `start` to `stop` (exclusive), in order: literal bytes, or where to get them."""
+        """Yield the content from `start` to `stop` (exclusive), in order: literal bytes, or ranges of blobs."""
         for member in self._members:
             body = member.offset + member.header_bytes
             end = body + _padded(member.file.blob.size_bytes)
@@ -65,7 +68,7 @@ class TarLayout:
 
 
 def archive_etag(manifest: Digest) -> str:
-    """Changes with the files, and with the way that this module writes them (the 2)."""
+    """Return the ETag of an archive. It depends on the files, and on the version of this module's format (the 2)."""
     return f"tar2-{manifest.hex}"
 
 

@@ -20,7 +20,7 @@ from model_registry.services.not_found import found, missing
 
 
 class Versions:
-    """Equal reads at the same time share one query."""
+    """Read versions. Equal reads at the same time share one query."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

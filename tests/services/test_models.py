@@ -635,7 +635,7 @@ async def test_tags_have_limits_that_many_patches_do_not_pass(client: httpx.Asyn
         for start in (1, 11, 21)
     ]
     assert [answer.status_code for answer in answers] == [200, 200, 422]
-    assert "in all" in wrong_field(answers[-1], "body", "tags")
+    assert "together" in wrong_field(answers[-1], "body", "tags")
 
 
 async def test_a_patch_is_json_or_a_merge_patch(client: httpx.AsyncClient) -> None:

@@ -7,7 +7,7 @@ name that clients match on, `members` are the facts that a protocol adds to its 
 import reprlib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 
 def shown(value: object) -> object:
@@ -27,15 +27,28 @@ def shown(value: object) -> object:
     return clipped.encode("utf-8", "backslashreplace").decode()
 
 
+_VERSION = {"model_name": "fraud-detector", "version": "2.4.0"}
+_ALIAS = {"model_name": "fraud-detector", "alias": "champion"}
+_DIGEST = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_OTHER_DIGEST = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
+
+
 class RegistryError(Exception):
     """Anything the registry refuses or cannot do."""
 
     slug: ClassVar[str] = "error"
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Arguments for an instance that documentation can show."""
+    retry_after_seconds: int | None = None
 
     def __init__(self, detail: str, **members: object) -> None:
         super().__init__(detail)
         self.detail = detail
         self.members = members
+
+    @classmethod
+    def as_example(cls) -> Self:
+        return cls(**cls.example)
 
 
 class Invalid(RegistryError):
@@ -75,6 +88,7 @@ class PreconditionFailed(RegistryError):
     """An If-Match or If-None-Match says no."""
 
     slug = "precondition-failed"
+    example: ClassVar = {"detail": "If-Match: this is another version than the one you hold.", "etag": '"1.1"'}
 
 
 class TooLarge(RegistryError):
@@ -87,6 +101,7 @@ class Stalled(RegistryError):
     """The caller stopped sending in the middle of a body."""
 
     slug = "request-timeout"
+    example: ClassVar = {"idle_seconds": 30}
 
     def __init__(self, idle_seconds: float) -> None:
         super().__init__(f"No byte of the body arrived for {idle_seconds:g} seconds; send the request again.")
@@ -112,6 +127,7 @@ class TooMany(RegistryError):
 
 class TooManyPending(TooMany):
     slug = "too-many-pending"
+    example: ClassVar = {"actor": "anonymous", "limit": 1000}
 
     def __init__(self, actor: str, limit: int) -> None:
         super().__init__(
@@ -125,6 +141,7 @@ class Unavailable(RegistryError):
     """Postgres or the object store is out of reach; a retry may help."""
 
     slug = "unavailable"
+    example: ClassVar = {"what": "PostgreSQL"}
 
     def __init__(self, what: str, *, detail: str | None = None, retry_after_seconds: int = 2) -> None:
         super().__init__(detail or f"{what} cannot be used at the moment; try again.", unavailable=what)
@@ -135,6 +152,7 @@ class Overloaded(Unavailable):
     """This process has as much to do as it may have; others may have less."""
 
     slug = "overloaded"
+    example: ClassVar = {"burden": "is answering 1000 requests"}
 
     def __init__(self, burden: str) -> None:
         super().__init__(
@@ -157,10 +175,12 @@ class InvalidForm(Invalid):
     """A multipart body that is not a well-formed form."""
 
     slug = "invalid-form"
+    example: ClassVar = {"detail": "The body is no well-formed multipart/form-data: it ends before its last boundary."}
 
 
 class IdempotencyKeyReused(Invalid):
     slug = "idempotency-key-reused"
+    example: ClassVar = {"key": "3f0c8a52-6f0e-4a51-9b6e-0a4f3a1f7c11"}
 
     def __init__(self, key: str) -> None:
         super().__init__(
@@ -195,6 +215,7 @@ class UnknownPosition(Invalid):
 
 class UploadTooLarge(TooLarge):
     slug = "upload-too-large"
+    example: ClassVar = {"limit_bytes": 200 * 1024**3}
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"The upload is larger than the limit of {limit_bytes} bytes.", limit_bytes=limit_bytes)
@@ -202,6 +223,7 @@ class UploadTooLarge(TooLarge):
 
 class BodyTooLarge(TooLarge):
     slug = "body-too-large"
+    example: ClassVar = {"limit_bytes": 32 * 1024**2}
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"This body has at most {limit_bytes} bytes.", limit_bytes=limit_bytes)
@@ -209,6 +231,7 @@ class BodyTooLarge(TooLarge):
 
 class ModelNotFound(NotFound):
     slug = "model-not-found"
+    example: ClassVar = {"model_name": "fraud-detector"}
 
     def __init__(self, model_name: str, existing: str | None = None) -> None:
         hint = f" There is {existing!r}: names are read with their exact case." if existing else ""
@@ -219,6 +242,7 @@ class ModelNotFound(NotFound):
 
 class AliasNotFound(NotFound):
     slug = "alias-not-found"
+    example: ClassVar = _ALIAS
 
     def __init__(self, model_name: str, alias: str) -> None:
         super().__init__(
@@ -232,6 +256,7 @@ class AliasPointedNowhere(NotFound):
     """At some time in the past."""
 
     slug = "alias-pointed-nowhere"
+    example: ClassVar = _ALIAS | {"at": "2020-01-31T12:00:00.000000Z"}
 
     def __init__(self, model_name: str, alias: str, at: str) -> None:
         super().__init__(
@@ -244,6 +269,7 @@ class AliasPointedNowhere(NotFound):
 
 class VersionNotFound(NotFound):
     slug = "version-not-found"
+    example: ClassVar = _VERSION
 
     def __init__(self, model_name: str, version: str) -> None:
         super().__init__(
@@ -255,6 +281,7 @@ class VersionNotFound(NotFound):
 
 class FileNotFound(NotFound):
     slug = "file-not-found"
+    example: ClassVar = _VERSION | {"path": "model.onnx"}
 
     def __init__(self, model_name: str, version: str, path: str | None) -> None:
         what = "no file" if path is None else f"no file {shown(path)!r}"
@@ -268,6 +295,7 @@ class FileNotFound(NotFound):
 
 class UploadUnknown(NotFound):
     slug = "upload-unknown"
+    example: ClassVar = {"upload_id": "6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52"}
 
     def __init__(self, upload_id: str) -> None:
         super().__init__(
@@ -279,6 +307,7 @@ class UploadUnknown(NotFound):
 
 class SizeMismatch(Invalid):
     slug = "size-mismatch"
+    example: ClassVar = {"path": "model.joblib", "declared_bytes": 1024, "found_bytes": 1000}
 
     def __init__(self, path: str, declared_bytes: int, found_bytes: int | None) -> None:
         found = "more" if found_bytes is None else str(found_bytes)
@@ -293,6 +322,7 @@ class SizeMismatch(Invalid):
 
 class DigestMismatch(Invalid):
     slug = "digest-mismatch"
+    example: ClassVar = {"path": "model.joblib", "declared": _DIGEST, "found": _OTHER_DIGEST}
 
     def __init__(self, path: str, declared: str, found: str) -> None:
         super().__init__(
@@ -308,6 +338,7 @@ class UploadIncomplete(Conflict):
     """Files that were declared and are not there yet; for those in parts, which parts."""
 
     slug = "upload-incomplete"
+    example: ClassVar = _VERSION | {"missing": {"model.joblib": range(1, 8)}}
 
     def __init__(self, model_name: str, version: str, missing: Mapping[str, Sequence[int]]) -> None:
         names = ", ".join(repr(shown(path)) for path in list(missing)[:10])
@@ -326,6 +357,7 @@ class PartsChanged(Unavailable):
     """A part was sent again while it was put together with the others."""
 
     slug = "parts-changed"
+    example: ClassVar = {"path": "model.joblib"}
 
     def __init__(self, path: str) -> None:
         super().__init__(
@@ -336,6 +368,7 @@ class PartsChanged(Unavailable):
 
 class CommitInProgress(Conflict):
     slug = "commit-in-progress"
+    example: ClassVar = _VERSION
 
     def __init__(self, model_name: str, version: str) -> None:
         super().__init__(
@@ -347,6 +380,7 @@ class CommitInProgress(Conflict):
 
 class ModelNameTaken(Conflict):
     slug = "model-name-taken"
+    example: ClassVar = {"model_name": "Fraud-Detector", "existing": "fraud-detector"}
 
     def __init__(self, model_name: str, existing: str) -> None:
         super().__init__(
@@ -358,6 +392,7 @@ class ModelNameTaken(Conflict):
 
 class FileDamaged(Conflict):
     slug = "file-damaged"
+    example: ClassVar = {"path": "model.joblib", "sha256": _DIGEST}
 
     def __init__(self, path: str, sha256: str) -> None:
         super().__init__(
@@ -370,6 +405,7 @@ class FileDamaged(Conflict):
 
 class ModelExists(Conflict):
     slug = "model-exists"
+    example: ClassVar = {"model_name": "fraud-detector"}
 
     def __init__(self, model_name: str) -> None:
         super().__init__(
@@ -379,6 +415,7 @@ class ModelExists(Conflict):
 
 class ModelInUse(Conflict):
     slug = "model-in-use"
+    example: ClassVar = {"model_name": "fraud-detector"}
 
     def __init__(self, model_name: str) -> None:
         super().__init__(
@@ -390,6 +427,7 @@ class ModelInUse(Conflict):
 
 class VersionPurged(Conflict):
     slug = "version-purged"
+    example: ClassVar = _VERSION
 
     def __init__(self, model_name: str, version: str) -> None:
         super().__init__(
@@ -401,6 +439,7 @@ class VersionPurged(Conflict):
 
 class VersionExists(Conflict):
     slug = "version-exists"
+    example: ClassVar = _VERSION | {"state": "ready", "digest": _DIGEST}
 
     def __init__(self, model_name: str, version: str, *, state: str, digest: str | None) -> None:
         held = {
@@ -419,6 +458,7 @@ class VersionExists(Conflict):
 
 class VersionAliased(Conflict):
     slug = "version-aliased"
+    example: ClassVar = _VERSION | {"aliases": ["champion"]}
 
     def __init__(self, model_name: str, version: str, aliases: list[str]) -> None:
         super().__init__(
@@ -434,6 +474,7 @@ class VersionNotAvailable(Conflict):
     """It is there, but not ready, and what was asked needs a version that is."""
 
     slug = "version-not-available"
+    example: ClassVar = _VERSION | {"state": "removed"}
 
     def __init__(self, model_name: str, version: str, state: str) -> None:
         held = {
@@ -446,6 +487,7 @@ class VersionNotAvailable(Conflict):
 
 class NoPreviousTarget(Conflict):
     slug = "no-previous-target"
+    example: ClassVar = _ALIAS | {"version": "2.4.0"}
 
     def __init__(self, model_name: str, alias: str, version: str) -> None:
         super().__init__(
@@ -460,6 +502,8 @@ class NoPreviousTarget(Conflict):
 class AliasChanged(PreconditionFailed):
     """The alias is not at the generation that the caller had in mind; without one it is not there."""
 
+    example: ClassVar = _ALIAS | {"generation": 17, "version": "2.4.0"}
+
     def __init__(self, model_name: str, alias: str, *, generation: int | None, version: str | None) -> None:
         now = "does not exist" if version is None else f"is at generation {generation} and points at {version!r}"
         super().__init__(
@@ -472,6 +516,8 @@ class AliasChanged(PreconditionFailed):
 
 
 class ModelChanged(PreconditionFailed):
+    example: ClassVar = {"model_name": "fraud-detector", "etag": "5f3c9a0e1b2d"}
+
     def __init__(self, model_name: str, etag: str) -> None:
         super().__init__(
             f"Model {model_name!r} is not as you know it any more; look whether you still mean to change it.",
@@ -481,6 +527,8 @@ class ModelChanged(PreconditionFailed):
 
 
 class VersionChanged(PreconditionFailed):
+    example: ClassVar = _VERSION | {"etag": "1.1"}
+
     def __init__(self, model_name: str, version: str, etag: str) -> None:
         super().__init__(
             f"Version {version!r} of {model_name!r} is not as you know it any more; look whether you still mean to "
@@ -493,6 +541,8 @@ class VersionChanged(PreconditionFailed):
 
 class AliasElsewhere(PreconditionFailed):
     """The alias does not point where the caller expects it to; nothing was moved."""
+
+    example: ClassVar = _ALIAS | {"expected": "2.3.1", "actual": "2.4.0"}
 
     def __init__(self, model_name: str, alias: str, *, expected: str | None, actual: str | None) -> None:
         wanted, found = ("at nothing" if version is None else f"at {version!r}" for version in (expected, actual))

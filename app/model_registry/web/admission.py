@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model_registry.errors import Overloaded
 from model_registry.web.middleware import PROBES
-from model_registry.web.problems import problem_of
+from model_registry.web.rendering import render
 
 _MEMORY = "held_for_body"
 
@@ -41,7 +41,7 @@ class Admission:
             return
         settings = scope["app"].state.services.settings
         if self._in_flight >= settings.max_requests_in_flight:
-            await problem_of(scope, Overloaded(f"is answering {self._in_flight} requests"))(scope, receive, send)
+            await render(scope, Overloaded(f"is answering {self._in_flight} requests"))(scope, receive, send)
             return
         memory = scope[_MEMORY] = Memory(self, settings.max_buffered_bytes)
         self._in_flight += 1

@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_registry.errors import Unavailable, shown
 from model_registry.runtime.observability import BYTES_IN, BYTES_OUT, IN_FLIGHT, REQUEST_SECONDS, REQUESTS
-from model_registry.web.problems import BadRequest, NoSuchRoute, internal_error, methods_at, problem_of
+from model_registry.web.http_errors import BadRequest, InternalError, NoSuchRoute
+from model_registry.web.rendering import methods_at, render
 
 log = structlog.get_logger(__name__)
 
@@ -67,8 +68,8 @@ class Observed:
             # The grace time of a shutdown is over.
             failed = True
             if status == 0:
-                answer = problem_of(scope, Unavailable("This process"))
-                await answer(scope, receive, counting_send)
+                response = render(scope, Unavailable("This process"))
+                await response(scope, receive, counting_send)
         except Exception as error:
             failed = True
             if isinstance(outage := error.__cause__, Unavailable):
@@ -77,7 +78,7 @@ class Observed:
             else:
                 log.exception("request.failed")
             if status == 0:
-                await internal_error(scope)(scope, receive, counting_send)
+                await render(scope, InternalError())(scope, receive, counting_send)
             # Otherwise the answer has begun: to return without its end makes the server cut the connection.
         finally:
             IN_FLIGHT.dec()
@@ -103,7 +104,7 @@ class Observed:
             )
 
 
-class EarlyAnswers:
+class EarlyResponses:
     """Lets a client read an answer that comes before the end of its body.
 
     A server that closes at once resets the connection, and the client sees the reset instead of the 409. So the
@@ -173,10 +174,10 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             if complaint := _complaint(scope):
-                await problem_of(scope, BadRequest(complaint))(scope, receive, send)
+                await render(scope, BadRequest(complaint))(scope, receive, send)
                 return
             if _names_another_path(scope):
-                await problem_of(scope, NoSuchRoute())(scope, receive, send)
+                await render(scope, NoSuchRoute())(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -11,7 +11,7 @@ from model_registry.settings import Settings
 from model_registry.utils import EMPTY_OBJECT, NOT_AN_OBJECT, JsonText, to_json_text
 from model_registry.web.admission import memory_of
 from model_registry.web.context import RequestContext
-from model_registry.web.problems import UnsupportedMediaType
+from model_registry.web.http_errors import UnsupportedMediaType
 from model_registry.web.requests.body import (
     JSON,
     body_chunks,
@@ -30,6 +30,7 @@ _MAX_NAME_BYTES = 4096
 _NO_SUCH_FIELD = f"no such field; a registration has {', '.join((*_NAMES, *_OBJECTS, _FILE))}"
 
 FORM = "multipart/form-data"
+NOT_A_REGISTRATION = f"Content-Type: {FORM} with a model_file, or {JSON} without one."
 
 
 async def register(request: Request, context: RequestContext, idempotency_key: str | None) -> Registered:
@@ -42,9 +43,7 @@ async def register(request: Request, context: RequestContext, idempotency_key: s
         elif media_type(request) == JSON:
             ref, details = await _read_json(request, settings)
         else:
-            raise UnsupportedMediaType(
-                f"Content-Type: {FORM} with a model_file, or {JSON} without one.", accepted=[FORM, JSON]
-            )
+            raise UnsupportedMediaType(NOT_A_REGISTRATION, accepted=[FORM, JSON])
         return await registration.publish(ref, details, lambda info: model_info_json(info).decode())
 
 

@@ -1,38 +1,34 @@
-"""The OpenAPI document, and Swagger UI and ReDoc with assets of our own: clusters have no internet."""
+"""The OpenAPI document: FastAPI's, completed."""
 
-import hashlib
-from collections.abc import Iterable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import fastapi_offline
-from fastapi import FastAPI, Request
-from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.staticfiles import StaticFiles
 
+from model_registry.web.openapi.operation import SCHEMAS, referenced
+from model_registry.web.problems import MEDIA_TYPE as PROBLEM
 from model_registry.web.requests.body import JSON
-from model_registry.web.requests.conditional import is_not_modified
 
-_SCHEMAS = "#/components/schemas/"
-_ASSETS = "/docs-assets"
-_FOLDER = Path(fastapi_offline.__file__).parent / "static"
-_REDOC = f"{_ASSETS}/redoc.standalone.js"
-# ReDoc loads this picture from its maker's host, and no option keeps it from that. It shows none where this fails.
-_REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
-# The pages' own scripts are inline. Nothing may be fetched from, or sent to, another host.
-_CSP = (
-    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; worker-src blob:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_HEADERS = {"Content-Security-Policy": _CSP, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
-_SWAGGER_UI = {"displayRequestDuration": True, "validatorUrl": None}
+TITLE = "Model Registry Service"
+DESCRIPTION = """\
+Stores, versions and hands out machine-learning models.
+
+* **A version never changes**, and its label never names other bytes, not even after removal.
+* **What you see is whole**: a version is visible once all of its bytes are stored and hashed, not before.
+* **Errors** are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem details: match on `type`, read `detail`.
+* Where a read takes a `{version}`, `latest` and `@alias` work too; `X-Model-Version` says which one it was.
+"""
+TAGS = [
+    {"name": "registry", "description": "Register, find, download and remove versions of models."},
+    {"name": "models", "description": "Names that versions are kept under."},
+    {"name": "versions", "description": "Push, read, describe, yank, remove and restore versions; search over all."},
+    {"name": "files", "description": "The bytes of a version: its manifest, single files, the whole as an archive."},
+    {"name": "aliases", "description": "Names such as `champion` that are moved from version to version."},
+    {"name": "events", "description": "The audit log."},
+    {"name": "operations", "description": "Health, readiness, metrics."},
+]
 
 
 def operation_id(route: APIRoute) -> str:
@@ -40,8 +36,8 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
-    """The document. `models` are the bodies that handlers read or write themselves, so that FastAPI cannot see them."""
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with what FastAPI does not see of the routes."""
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = get_openapi(
@@ -49,7 +45,7 @@ def openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     _, definitions = models_json_schema(
-        [(model, "validation") for model in models], ref_template=f"{_SCHEMAS}{{model}}"
+        [(model, "validation") for model in referenced], ref_template=f"{SCHEMAS}{{model}}"
     )
     schemas |= definitions["$defs"]
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -57,26 +53,39 @@ def openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     for schema in schemas.values():
         if "example" in schema:
             schema["example"] = _with_nulls(schema["example"], schema, schemas)
-    for operation in (operation for path in document["paths"].values() for operation in path.values()):
-        if JSON in operation["responses"].get("422", {}).get("content", {}):
-            # FastAPI's own, for any route with a parameter; those that can refuse one describe the problem.
-            del operation["responses"]["422"]
-        for parameter in operation.get("parameters", []):
-            parameter["schema"] = _without_null(parameter["schema"])
-        for response in operation["responses"].values():
-            for media in response.get("content", {}).values():
-                if "example" in media:
-                    media["example"] = _with_nulls(media["example"], media["schema"], schemas)
-                for example in media.get("examples", {}).values():
-                    example["value"] = _with_nulls(example["value"], media["schema"], schemas)
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            _complete(operation, path, schemas)
     app.openapi_schema = document
     return document
 
 
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter can be left out, and that is what `str | None` means of one: on the wire it is never null."""
+def _complete(operation: dict[str, Any], path: str, schemas: dict[str, Any]) -> None:
+    if JSON in operation["responses"].get("422", {}).get("content", {}):
+        # FastAPI's own, for any route with a parameter; those that can refuse one describe the problem.
+        del operation["responses"]["422"]
+    for parameter in operation.get("parameters", []):
+        parameter["schema"] = _as_sent(parameter["schema"])
+        if parameter["in"] == "path":
+            path = path.replace(f"{{{parameter['name']}}}", parameter["schema"]["example"])
+    for response in operation["responses"].values():
+        for media_type, media in response.get("content", {}).items():
+            for holder, key in _examples(media):
+                holder[key] = _with_nulls(holder[key], media["schema"], schemas)
+                if media_type == PROBLEM:
+                    holder[key]["instance"] = path
+
+
+def _examples(media: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    named = [(example, "value") for example in media.get("examples", {}).values()]
+    return [*named, (media, "example")] if "example" in media else named
+
+
+def _as_sent(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter as it is on the wire: it can be left out and is never null, and a header is one text,
+    of however many lines."""
     match schema:
-        case {"anyOf": [dict(stated), {"type": "null"}], **others}:
+        case {"anyOf": [{"type": "array", "items": dict(stated)} | dict(stated), {"type": "null"}], **others}:
             return stated | others
         case _:
             return schema
@@ -86,7 +95,7 @@ def _with_nulls(example: Any, schema: dict[str, Any], schemas: dict[str, Any]) -
     """FastAPI takes the nulls out of examples: what is required and is not there was one."""
     match schema, example:
         case {"$ref": str(reference)}, _:
-            return _with_nulls(example, schemas[reference.removeprefix(_SCHEMAS)], schemas)
+            return _with_nulls(example, schemas[reference.removeprefix(SCHEMAS)], schemas)
         case {"items": dict(inner)}, list():
             return [_with_nulls(item, inner, schemas) for item in example]
         case {"properties": dict(properties)}, dict():
@@ -98,56 +107,3 @@ def _with_nulls(example: Any, schema: dict[str, Any], schemas: dict[str, Any]) -
             return {name: _with_nulls(value, inner, schemas) for name, value in example.items()}
         case _:
             return example
-
-
-def install(app: FastAPI) -> None:
-    """Adds `/docs`, `/redoc` and their assets; the app itself must have been made with `docs_url=None`."""
-
-    @app.get("/", include_in_schema=False)
-    async def front_door(request: Request) -> RedirectResponse:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
-
-    @app.get("/docs", include_in_schema=False)
-    async def swagger_ui(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
-        page = get_swagger_ui_html(
-            openapi_url=f"{root}{app.openapi_url}",
-            title=f"{app.title} - Swagger UI",
-            swagger_js_url=f"{root}{_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}{_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{root}{_ASSETS}/favicon.png",
-            swagger_ui_parameters=_SWAGGER_UI,
-        )
-        page.headers.update(_HEADERS)
-        return page
-
-    @app.get("/redoc", include_in_schema=False)
-    async def redoc(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
-        page = get_redoc_html(
-            openapi_url=f"{root}{app.openapi_url}",
-            title=f"{app.title} - ReDoc",
-            redoc_js_url=f"{root}{_REDOC}",
-            redoc_favicon_url=f"{root}{_ASSETS}/favicon.png",
-            with_google_fonts=False,
-        )
-        page.headers.update(_HEADERS)
-        return page
-
-    @app.api_route(_REDOC, methods=["GET", "HEAD"], include_in_schema=False)
-    async def redoc_script(request: Request) -> Response:
-        script, etag = _redoc_script()
-        headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
-        if is_not_modified(request.headers, etag):
-            return Response(status_code=304, headers=headers)
-        return Response(script, headers=headers, media_type="text/javascript")
-
-    # After the route above, which takes one of its files.
-    app.mount(_ASSETS, StaticFiles(directory=_FOLDER), name="docs-assets")
-
-
-@cache
-def _redoc_script() -> tuple[bytes, str]:
-    """ReDoc without the one address of another host that it fetches, and an ETag."""
-    script = (_FOLDER / "redoc.standalone.js").read_bytes().replace(_REDOC_LOGO, b"data:,")
-    return script, hashlib.sha256(script).hexdigest()

@@ -1,25 +1,15 @@
-"""What the routes' descriptions share: parameters, headers, examples, and the problems of more than one route.
+"""What the descriptions of several operations share: parameters, headers, examples, responses and problems.
 
-All of it goes into the OpenAPI document, where a test holds it against real answers.
+All of it goes into the OpenAPI document, where a test holds it against real responses.
 """
 
 from typing import Annotated, Any, cast
 
-from fastapi import Header, Path, Query
+from fastapi import Path, Query
 
-from model_registry.domain.naming_rules import MODEL_NAME_RULE
-from model_registry.errors import (
-    AliasNotFound,
-    InvalidField,
-    InvalidPageToken,
-    ModelNotFound,
-    PreconditionFailed,
-    Stalled,
-    Unavailable,
-    VersionNotFound,
-)
-from model_registry.web.problems import InvalidRequest, UnsupportedMediaType
-from model_registry.web.requests.body import JSON, MERGE_PATCH
+from model_registry.domain.naming_rules import validate_model_name
+from model_registry.web.http_errors import InvalidRequest
+from model_registry.web.openapi.operation import Responses, header, refusal, response
 from model_registry.web.responses.schemas import DIGEST_EXAMPLE, ModelInfoOut
 
 # The `example` of a schema fills the form of Swagger UI; its `examples` do not.
@@ -37,16 +27,8 @@ ReadVersion = Annotated[
         json_schema_extra={"example": "2.4.0"},
     ),
 ]
-IfNoneMatch = Annotated[
-    str | None,
-    Header(alias="If-None-Match", description="An ETag that you hold: 304 while it is still right."),
-]
-IfMatch = Annotated[
-    str | None,
-    Header(alias="If-Match", description="The ETag of what you mean to change: 412 when it is not that any more."),
-]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
-PageToken = Annotated[str | None, Query(description="The `next_page_token` of the page before.")]
+PageToken = Annotated[str | None, Query(alias="page_token", description="The `next_page_token` of the page before.")]
 Redirect = Annotated[
     bool | None,
     Query(
@@ -55,17 +37,11 @@ Redirect = Annotated[
         json_schema_extra={"example": False},
     ),
 ]
-Range = Annotated[str | None, Header(alias="Range", description="One range, such as `bytes=0-99`: the answer is 206.")]
 
-BAD_NAME = InvalidField(
-    "model_name",
-    MODEL_NAME_RULE,
-    "fraud detector",
-)
+BAD_NAME = refusal(validate_model_name, "fraud detector")
 BAD_LIMIT = InvalidRequest(
     [{"loc": ["query", "limit"], "msg": "Input should be less than or equal to 1000", "value": "5000"}]
 )
-BAD_TOKEN = InvalidPageToken()
 
 
 def bad_flag(name: str) -> InvalidRequest:
@@ -74,39 +50,8 @@ def bad_flag(name: str) -> InvalidRequest:
     return InvalidRequest([{"loc": ["query", name], "msg": rule, "value": "perhaps"}])
 
 
-BAD_BODY_TYPE = UnsupportedMediaType(f"Content-Type: the body is {JSON}.", accepted=[JSON])
-BAD_PATCH_TYPE = UnsupportedMediaType(
-    f"Content-Type: the body is {MERGE_PATCH} or {JSON}.", accepted=[MERGE_PATCH, JSON]
-)
-NO_MODEL = ModelNotFound("fraud-detector")
-NO_VERSION = VersionNotFound("fraud-detector", "2.4.0")
-NO_ALIAS = AliasNotFound("fraud-detector", "champion")
-NO_MATCH = PreconditionFailed("If-Match: this is another version than the one you hold.", etag='"1.1"')
-STALLED = Stalled(30)
-UNAVAILABLE = Unavailable("PostgreSQL")
-
-
-def header(description: str, example: str | int) -> dict[str, Any]:
-    schema = {"type": "integer" if isinstance(example, int) else "string"}
-    return {"description": description, "schema": schema, "example": example}
-
-
-def example(value: object) -> dict[str, Any]:
-    return {JSON: {"example": value}}
-
-
-def described_body(model: type, value: object, media_types: tuple[str, ...] = (JSON,), *, required: bool = True) -> Any:
-    """`openapi_extra` for a handler that reads its body itself; list the model in the router's `REQUEST_MODELS`."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    content = {media_type: {"schema": schema, "example": value} for media_type in media_types}
-    return {"requestBody": {"required": required, "content": content}}
-
-
 ETAG = {"ETag": header("Strong.", '"1.1"')}
 MODEL_VERSION = {"X-Model-Version": header("The label that the answer is about.", "2.4.0")}
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "What you hold is still right.", "headers": ETAG | MODEL_VERSION}
-}
 INFO_EXAMPLE = cast(dict[str, Any], ModelInfoOut.model_config["json_schema_extra"])["example"]
 REMOVED_EXAMPLE = INFO_EXAMPLE | {
     "aliases": [],
@@ -115,14 +60,9 @@ REMOVED_EXAMPLE = INFO_EXAMPLE | {
     "purge_after": "2026-03-07T12:00:00.000000Z",
     "download_url": None,
 }
-MODEL_INFO = {
-    "description": "The version.",
-    "model": ModelInfoOut,
-    "content": example(INFO_EXAMPLE),
-    "headers": ETAG | MODEL_VERSION,
-}
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}
+FILE_EXAMPLE = INFO_EXAMPLE["files"][0]
+MODEL_INFO = response("The version.", ModelInfoOut, INFO_EXAMPLE, ETAG | MODEL_VERSION)
+OCTETS = {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}
 VALIDATORS = MODEL_VERSION | {
     "ETag": header("Strong; of a single file its sha256.", f'"{DIGEST_EXAMPLE.removeprefix("sha256:")}"'),
     "Last-Modified": header(
@@ -132,39 +72,33 @@ VALIDATORS = MODEL_VERSION | {
 REPR_DIGEST = {
     "Repr-Digest": header("RFC 9530; of a single file.", "sha-256=:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=:")
 }
-REDIRECTED = {
-    "description": "Only with `redirect`: to a presigned URL, which needs no credentials.",
-    "headers": {"Location": header("Where the bytes are.", "https://s3.example.org/models/blobs/0d9c2b5e?…")},
-}
+REDIRECTED = response(
+    "Only with `redirect`: to a presigned URL, which needs no credentials.",
+    headers={"Location": header("Where the bytes are.", "https://s3.example.org/models/blobs/0d9c2b5e?…")},
+)
 
 
-def bytes_answers(
+def not_modified(headers: dict[str, Any]) -> dict[str, Any]:
+    return response("What you hold is still right.", headers=headers)
+
+
+def bytes_responses(
     description: str, media_types: tuple[str, ...], headers: dict[str, Any], filename: str
-) -> dict[int | str, dict[str, Any]]:
-    """200, 206 and 304 of a route that answers with bytes."""
-    whole = {
-        "description": description,
-        "content": dict.fromkeys(media_types, _BINARY),
-        "headers": VALIDATORS
+) -> Responses:
+    """200, 206 and 304 of a route that sends bytes."""
+    headers = (
+        VALIDATORS
         | {
             "Content-Length": header("Known beforehand, of archives too.", 1024),
             "Content-Disposition": header("RFC 6266.", f'attachment; filename="{filename}"'),
             "Accept-Ranges": header("Ranges are taken.", "bytes"),
         }
-        | headers,
-    }
-    part = whole | {
-        "description": "The range that was asked for.",
-        "headers": cast(dict[str, Any], whole["headers"])
-        | {"Content-Range": header("Which part this is.", "bytes 0-99/1024")},
-    }
-    return {200: whole, 206: part, 304: {"description": "What you hold is still right.", "headers": VALIDATORS}}
-
-
-def without_bodies(answers: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    """The same answers to HEAD: none has a body, whatever its status."""
+        | headers
+    )
+    content = {"content": dict.fromkeys(media_types, OCTETS)}
+    of_part = headers | {"Content-Range": header("Which part this is.", "bytes 0-99/1024")}
     return {
-        status: {key: value for key, value in answer.items() if key not in {"content", "model"}}
-        for status, answer in answers.items()
-        if status not in {206, 307, 416}
+        200: response(description, headers=headers) | content,
+        206: response("The range that was asked for.", headers=of_part) | content,
+        304: not_modified(VALIDATORS),
     }

@@ -13,10 +13,11 @@ from model_registry.runtime.offload import ITEM_BYTES, offload
 from model_registry.settings import Settings
 from model_registry.utils import Loc, parse_json_object
 from model_registry.web.admission import memory_of
-from model_registry.web.problems import BadRequest, UnsupportedMediaType
+from model_registry.web.http_errors import BadRequest, UnsupportedMediaType
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
+ENCODED_BODY = "Content-Encoding: bodies are taken as they are; send this one without an encoding."
 
 
 async def body_chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
@@ -27,7 +28,7 @@ async def body_chunks(request: Request, settings: Settings) -> AsyncIterator[byt
     ends early.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("Content-Encoding: bodies are taken as they are; send this one without an encoding.")
+        raise UnsupportedMediaType(ENCODED_BODY)
     idle_timeout_seconds, bytes_per_second = settings.body_idle_timeout_seconds, settings.min_upload_bytes_per_second
     stream = request.stream()
     waited_seconds, received_bytes = 0.0, 0
@@ -88,7 +89,7 @@ async def json_body(
     if not body:
         return {}
     if media_type(request) not in accepted:
-        raise UnsupportedMediaType(f"Content-Type: the body is {' or '.join(accepted)}.", accepted=list(accepted))
+        raise UnsupportedMediaType.instead_of(accepted)
     return await parsed_object(body, ("body",), max_bytes or settings.max_metadata_bytes, depth=0)
 
 

@@ -1,15 +1,18 @@
-"""Conditional requests and ranges, as RFC 9110 (sections 13 and 14) has them. Pure: headers in, decisions out."""
+"""Conditional requests and ranges, as RFC 9110 (sections 13 and 14) has them.
+
+Each header is declared once, where it is read: the dependencies at the end document it and give its value.
+"""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
+from typing import Annotated
 
-from starlette.datastructures import Headers
+from fastapi import Depends, Header
 
 from model_registry.errors import InvalidField, PreconditionFailed
-from model_registry.web.problems import RangeNotSatisfiable
+from model_registry.web.http_errors import RangeNotSatisfiable
 
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,19})-(\d{0,19})[ \t]*", re.IGNORECASE)
@@ -23,87 +26,96 @@ class ByteRange:
     stop: int
 
 
-def is_not_modified(headers: Headers, etag: str, last_modified: datetime | None = None) -> bool:
-    """Whether a GET or HEAD is answered 304; raises `PreconditionFailed` where the answer is 412.
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a read depends on."""
 
-    `etag` is an opaque strong tag, without quotes. The order is that of RFC 9110, section 13.2.2.
-    """
-    if (if_match := _joined(headers, "if-match")) is not None:
-        if not _matches(if_match, etag, strongly=True):
-            raise PreconditionFailed("If-Match: this is another version than the one you hold.", etag=f'"{etag}"')
-    elif (moment := _date(headers, "if-unmodified-since")) and last_modified and _whole_seconds(last_modified) > moment:
-        raise PreconditionFailed("If-Unmodified-Since: it was modified later.", etag=f'"{etag}"')
-    if (if_none_match := _joined(headers, "if-none-match")) is not None:
-        return _matches(if_none_match, etag, strongly=False)
-    moment = _date(headers, "if-modified-since")
-    return bool(moment and last_modified and _whole_seconds(last_modified) <= moment)
+    if_match: str | None = None
+    if_none_match: str | None = None
+    if_modified_since: str | None = None
+    if_unmodified_since: str | None = None
+
+    def not_modified(self, etag: str, last_modified: datetime | None = None) -> bool:
+        """Whether the response is 304. Raises `PreconditionFailed` if it is 412.
+
+        `etag` is an opaque strong tag, without quotes. The order is that of RFC 9110, section 13.2.2.
+        """
+        if self.if_match is not None:
+            if not _matches(self.if_match, etag, strongly=True):
+                raise PreconditionFailed("If-Match: this is another version than the one you hold.", etag=f'"{etag}"')
+        elif _is_later(last_modified, self.if_unmodified_since):
+            raise PreconditionFailed("If-Unmodified-Since: it was modified later.", etag=f'"{etag}"')
+        if self.if_none_match is not None:
+            return _matches(self.if_none_match, etag, strongly=False)
+        moment = _date(self.if_modified_since)
+        return bool(moment and last_modified and _whole_seconds(last_modified) <= moment)
 
 
-def precondition(headers: Headers) -> Callable[[str | None], bool]:
-    """Whether If-Match and If-None-Match let a change be made, by the ETag of what is there, `None` for nothing.
+class Precondition:
+    """Whether a change may be made, given the ETag of what is there (`None` for nothing).
 
     Raises `InvalidField` for a header that is neither `*` nor a list of entity tags (RFC 9110, sections 13.1.1 and
     13.1.2): a change that was meant to be conditional must not be made without its condition.
     """
-    if_match, if_none_match = _entity_tags(headers, "if-match"), _entity_tags(headers, "if-none-match")
 
-    def holds(etag: str | None) -> bool:
+    def __init__(self, if_match: str | None = None, if_none_match: str | None = None) -> None:
+        self._if_match = _entity_tags("If-Match", if_match)
+        self._if_none_match = _entity_tags("If-None-Match", if_none_match)
+
+    def __call__(self, etag: str | None) -> bool:
         here = set() if etag is None else {"*", f'"{etag}"'}
         # A weak tag is none of ours, so If-Match, which compares strongly, fails with it.
-        is_matched = if_match is None or bool(if_match & here)
-        return is_matched and (if_none_match is None or not {tag.removeprefix("W/") for tag in if_none_match} & here)
-
-    return holds
-
-
-def _entity_tags(headers: Headers, name: str) -> set[str] | None:
-    value = _joined(headers, name)
-    if value is None:
-        return None
-    tags = {tag for part in value.split(",") if (tag := part.strip(" \t"))}
-    if tags != {"*"} and not (tags and all(_ENTITY_TAG.fullmatch(tag) for tag in tags)):
-        rule = 'an ETag with its quotes, such as "17", several of them, or *'
-        raise InvalidField(("header", name.title()), rule, value)
-    return tags
+        if self._if_match is not None and not self._if_match & here:
+            return False
+        return self._if_none_match is None or not {tag.removeprefix("W/") for tag in self._if_none_match} & here
 
 
-def requested_range(headers: Headers, etag: str, size_bytes: int) -> ByteRange | None:
-    """The single range to answer with 206, or `None` for the whole.
+@dataclass(frozen=True, slots=True)
+class RequestedRange:
+    """The part of a file that a GET asks for."""
 
-    Several ranges, other units and nonsense are answered with the whole, which the RFC allows; so is an If-Range
-    that names another state. Raises `RangeNotSatisfiable` for 416.
-    """
-    wanted = _joined(headers, "range")
-    if wanted is None or (parsed := _RANGE.fullmatch(wanted)) is None:
-        return None
-    if_range = headers.get("if-range")
-    # One tag, compared strongly. A date is no strong validator here (one-second steps), so it never matches.
-    if if_range is not None and if_range.strip(" \t") != f'"{etag}"':
-        return None
-    first, last = parsed.groups()
-    if not first:
-        if not last:
+    range: str | None = None
+    if_range: str | None = None
+
+    def within(self, etag: str, size_bytes: int) -> ByteRange | None:
+        """The single range to send with 206, or `None` for the whole.
+
+        Several ranges, other units and nonsense get the whole, which the RFC allows; so does an If-Range that names
+        another state. Raises `RangeNotSatisfiable` for 416.
+        """
+        if self.range is None or (parsed := _RANGE.fullmatch(self.range)) is None:
             return None
-        length = min(int(last), size_bytes)
-        if length == 0:
+        # One tag, compared strongly. A date is no strong validator here (one-second steps), so it never matches.
+        if self.if_range is not None and self.if_range.strip(" \t") != f'"{etag}"':
+            return None
+        first, last = parsed.groups()
+        if not first:
+            if not last:
+                return None
+            length = min(int(last), size_bytes)
+            if length == 0:
+                raise RangeNotSatisfiable(size_bytes)
+            return ByteRange(size_bytes - length, size_bytes)
+        start = int(first)
+        if last and int(last) < start:
+            return None  # not a valid range at all, and those are ignored
+        if start >= size_bytes:
             raise RangeNotSatisfiable(size_bytes)
-        return ByteRange(size_bytes - length, size_bytes)
-    start = int(first)
-    if last and int(last) < start:
-        return None  # not a valid range at all, and those are ignored
-    if start >= size_bytes:
-        raise RangeNotSatisfiable(size_bytes)
-    return ByteRange(start, min(int(last) + 1, size_bytes) if last else size_bytes)
+        return ByteRange(start, min(int(last) + 1, size_bytes) if last else size_bytes)
 
 
 def http_date(moment: datetime) -> str:
     return format_datetime(_whole_seconds(moment), usegmt=True)
 
 
-def _joined(headers: Headers, name: str) -> str | None:
-    """Repeated list headers are one list."""
-    values = headers.getlist(name)
-    return ", ".join(values) if values else None
+def _entity_tags(name: str, value: str | None) -> set[str] | None:
+    if value is None:
+        return None
+    tags = {tag for part in value.split(",") if (tag := part.strip(" \t"))}
+    if tags != {"*"} and not (tags and all(_ENTITY_TAG.fullmatch(tag) for tag in tags)):
+        rule = 'an ETag with its quotes, such as "17", several of them, or *'
+        raise InvalidField(("header", name), rule, value)
+    return tags
 
 
 def _matches(tags: str, etag: str, *, strongly: bool) -> bool:
@@ -112,13 +124,72 @@ def _matches(tags: str, etag: str, *, strongly: bool) -> bool:
     return any(value == etag and not (strongly and weak) for weak, value in _ENTITY_TAG.findall(tags))
 
 
-def _date(headers: Headers, name: str) -> datetime | None:
+def _is_later(moment: datetime | None, date: str | None) -> bool:
+    limit = _date(date)
+    return bool(limit and moment and _whole_seconds(moment) > limit)
+
+
+def _date(value: str | None) -> datetime | None:
+    if value is None:
+        return None
     try:
-        parsed = parsedate_to_datetime(headers[name])
+        parsed = parsedate_to_datetime(value)
         return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
-    except (KeyError, ValueError, IndexError, OverflowError):
+    except (ValueError, IndexError, OverflowError):
         return None  # a date that is none is ignored
 
 
 def _whole_seconds(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(microsecond=0)
+
+
+def _joined(lines: list[str] | None) -> str | None:
+    """A header that comes several times is one list (RFC 9110, section 5.3)."""
+    return ", ".join(lines) if lines else None
+
+
+_Lines = list[str] | None
+_HIDDEN = Header(include_in_schema=False)
+_IfMatch = Annotated[
+    _Lines,
+    Header(alias="If-Match", description="The ETag of what you mean to change: 412 when it is not that any more."),
+]
+_IfNoneMatch = Annotated[
+    _Lines, Header(alias="If-None-Match", description="An ETag that you hold: 304 while it is still right.")
+]
+_IfAbsent = Annotated[
+    _Lines,
+    Header(alias="If-None-Match", description="`*`: only if there is no such alias yet, and otherwise 412."),
+]
+_Range = Annotated[_Lines, Header(alias="Range", description="One range, such as `bytes=0-99`: the answer is 206.")]
+
+
+async def _conditions(
+    if_match: Annotated[_Lines, _HIDDEN] = None,
+    if_none_match: _IfNoneMatch = None,
+    if_modified_since: Annotated[str | None, _HIDDEN] = None,
+    if_unmodified_since: Annotated[str | None, _HIDDEN] = None,
+) -> Conditions:
+    return Conditions(_joined(if_match), _joined(if_none_match), if_modified_since, if_unmodified_since)
+
+
+async def _change(if_match: _IfMatch = None, if_none_match: Annotated[_Lines, _HIDDEN] = None) -> Precondition:
+    return Precondition(_joined(if_match), _joined(if_none_match))
+
+
+async def _change_or_creation(if_match: _IfMatch = None, if_none_match: _IfAbsent = None) -> Precondition:
+    return Precondition(_joined(if_match), _joined(if_none_match))
+
+
+async def _range(range_: _Range = None, if_range: Annotated[str | None, _HIDDEN] = None) -> RequestedRange:
+    return RequestedRange(_joined(range_), if_range)
+
+
+IfUnread = Annotated[Conditions, Depends(_conditions)]
+"""Of a read: 304 if the client has it already, 412 if it is not what the client expects."""
+IfUnchanged = Annotated[Precondition, Depends(_change)]
+"""Of a change: 412 unless it is as the client knows it."""
+IfUnchangedOrAbsent = Annotated[Precondition, Depends(_change_or_creation)]
+"""The same of a change that can also create."""
+OneRange = Annotated[RequestedRange, Depends(_range)]
+"""Of a download."""

@@ -6,13 +6,12 @@ from collections.abc import AsyncGenerator
 from urllib.parse import quote
 
 import structlog
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from model_registry.services.downloads import Download
 from model_registry.web.context import RequestContext
-from model_registry.web.requests.conditional import http_date, is_not_modified, requested_range
+from model_registry.web.requests.conditional import Conditions, RequestedRange, http_date
 
 log = structlog.get_logger(__name__)
 
@@ -28,13 +27,51 @@ OCTET_STREAM = "application/octet-stream"
 TAR = "application/x-tar"
 
 
-async def answer(
-    request: Request, context: RequestContext, download: Download, *, redirect: bool | None = None
+async def file_response(
+    context: RequestContext,
+    download: Download,
+    wanted: RequestedRange,
+    conditions: Conditions,
+    *,
+    redirect: bool | None = None,
 ) -> Response:
-    """The response to a GET or HEAD of a file or an archive; `redirect` is what the client asked for, if it did."""
-    downloads, settings = context.downloads, context.settings
-    may_redirect = redirect if redirect is not None else settings.download_mode == "redirect"
-    disposition = content_disposition(download.filename)
+    """The response to a GET of a file or an archive; `redirect` is what the client asked for, if it did."""
+    settings = context.settings
+    if conditions.not_modified(download.etag, download.last_modified):
+        return _not_modified(download)
+    if redirect if redirect is not None else settings.download_mode == "redirect":
+        url = await context.downloads.presign(
+            download,
+            disposition=content_disposition(download.filename),
+            expires_in_seconds=settings.presign_expiry_seconds,
+        )
+        if url is not None:
+            return Response(status_code=307, headers=_validators(download) | SECRET | {"Location": url})
+    part = wanted.within(download.etag, download.size_bytes)
+    start, stop = (part.start, part.stop) if part else (0, download.size_bytes)
+    headers = _content_headers(download, stop - start)
+    if part:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{download.size_bytes}"
+    return ByteStream(
+        context.downloads.read(download, start, stop),
+        status_code=206 if part else 200,
+        headers=headers,
+        idle_timeout_seconds=settings.body_idle_timeout_seconds,
+    )
+
+
+def file_headers(download: Download, conditions: Conditions) -> Response:
+    """The response to a HEAD, which is never a part (RFC 9110, section 14.2) and never a redirect."""
+    if conditions.not_modified(download.etag, download.last_modified):
+        return _not_modified(download)
+    return Response(headers=_content_headers(download, download.size_bytes))
+
+
+def _not_modified(download: Download) -> Response:
+    return Response(status_code=304, headers=_validators(download) | _INERT)
+
+
+def _validators(download: Download) -> dict[str, str]:
     headers = {
         "ETag": f'"{download.etag}"',
         "Cache-Control": "no-cache",
@@ -42,34 +79,23 @@ async def answer(
     }
     if download.last_modified is not None:
         headers["Last-Modified"] = http_date(download.last_modified)
-    if is_not_modified(request.headers, download.etag, download.last_modified):
-        return Response(status_code=304, headers=headers | _INERT)
-    if may_redirect and request.method == "GET":
-        expiry_seconds = settings.presign_expiry_seconds
-        url = await downloads.presign(download, disposition=disposition, expires_in_seconds=expiry_seconds)
-        if url is not None:
-            return Response(status_code=307, headers=headers | SECRET | {"Location": url})
-    headers |= _INERT | {
-        "Accept-Ranges": "bytes",
-        "Content-Disposition": disposition,
-        "Content-Type": TAR if download.is_archive else OCTET_STREAM,
-    }
+    return headers
+
+
+def _content_headers(download: Download, size_bytes: int) -> dict[str, str]:
+    headers = (
+        _validators(download)
+        | _INERT
+        | {
+            "Accept-Ranges": "bytes",
+            "Content-Disposition": content_disposition(download.filename),
+            "Content-Type": TAR if download.is_archive else OCTET_STREAM,
+            "Content-Length": str(size_bytes),
+        }
+    )
     if download.sha256 is not None:
         headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(download.sha256.raw).decode()}:"
-    # Range is defined for GET alone (RFC 9110, section 14.2).
-    wanted = requested_range(request.headers, download.etag, download.size_bytes) if request.method == "GET" else None
-    start, stop = (wanted.start, wanted.stop) if wanted else (0, download.size_bytes)
-    headers["Content-Length"] = str(stop - start)
-    if wanted:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{download.size_bytes}"
-    if request.method == "HEAD":
-        return Response(headers=headers)
-    return ByteStream(
-        downloads.read(download, start, stop),
-        status_code=206 if wanted else 200,
-        headers=headers,
-        idle_timeout_seconds=settings.body_idle_timeout_seconds,
-    )
+    return headers
 
 
 def content_disposition(filename: str) -> str:

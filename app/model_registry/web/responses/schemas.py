@@ -14,14 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model_registry.domain.entities import (
     DOCUMENT_MEMBERS,
-    Alias,
-    AliasMove,
     Digest,
     FileEntry,
     ListedVersion,
     ModelInfo,
     ModelSummary,
-    RecordedEvent,
     VersionState,
 )
 from model_registry.utils import JsonText, rfc3339
@@ -112,6 +109,11 @@ class ModelInfoOut(BaseModel):
     )
 
 
+class ModelInfoPageOut(BaseModel):
+    items: list[ModelInfoOut]
+    next_page_token: str | None
+
+
 class ModelSummaryOut(BaseModel):
     """A row of the list."""
 
@@ -121,29 +123,6 @@ class ModelSummaryOut(BaseModel):
     size_bytes: int
     digest: str = Field(examples=[DIGEST_EXAMPLE])
     created_at: str = Field(examples=[TIME_EXAMPLE])
-
-
-class RegisterModelIn(BaseModel):
-    """A version without a file."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "model_name": "fraud-detector",
-                "version": "2.4.0",
-                "standardization_params": {"mean": [5.8, 3.1], "scale": [0.8, 0.4]},
-                "model_params": {"C": 1.0, "penalty": "l2"},
-                "additional_metadata": {"metrics": {"auc": 0.97}},
-            }
-        },
-    )
-
-    model_name: str
-    version: str
-    standardization_params: dict[str, Any] = {}
-    model_params: dict[str, Any] = {}
-    additional_metadata: dict[str, Any] = {}
 
 
 def model_info_json(info: ModelInfo) -> bytes:
@@ -209,120 +188,3 @@ _WRITERS: dict[type, Callable[[Any], Any]] = {
 
 def file_json(file: FileEntry) -> bytes:
     return orjson.dumps(file_members(file))
-
-
-class AliasOut(BaseModel):
-    """A name that points at a version."""
-
-    alias: str = Field(examples=["champion"])
-    version: str = Field(examples=["2.4.0"])
-    generation: int = Field(description="Another one after each move, and never the same again; also the ETag.")
-    updated_at: str = Field(examples=[TIME_EXAMPLE])
-    updated_by: str = Field(examples=["anonymous"])
-
-
-class AliasPageOut(BaseModel):
-    items: list[AliasOut]
-    next_page_token: str | None = Field(description="null on the last page.")
-
-
-class AliasMoveOut(BaseModel):
-    """What an alias pointed at from `at` on."""
-
-    version: str | None = Field(description="null where the alias was dropped.", examples=["2.4.0"])
-    generation: int
-    at: str = Field(examples=[TIME_EXAMPLE])
-    by: str = Field(examples=["anonymous"])
-
-
-class AliasHistoryOut(BaseModel):
-    items: list[AliasMoveOut]
-    next_page_token: str | None = Field(description="null on the last page.")
-
-
-class AliasIn(BaseModel):
-    """Where an alias is to point."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    version: str = Field(description="A label; neither `latest` nor another alias.")
-
-
-class PlannedMoveIn(BaseModel):
-    """One move of a swap."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    alias: str
-    version: str
-    expected_version: str | None = Field(
-        None,
-        description="Where it must point now; null: nowhere, as a new alias does. Left out: wherever it may point.",
-    )
-
-
-class SwapIn(BaseModel):
-    """Moves that are made together, or not at all."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    moves: list[PlannedMoveIn] = Field(min_length=1, max_length=100, description="No alias twice.")
-
-
-class EventOut(BaseModel):
-    """Something that happened."""
-
-    id: int
-    time: str = Field(examples=[TIME_EXAMPLE])
-    actor: str = Field(examples=["anonymous"])
-    action: str = Field(description="What happened, such as `version.registered`.", examples=["alias.moved"])
-    model: str = Field(examples=["fraud-detector"])
-    version: str | None = Field(examples=["2.4.0"])
-    details: dict[str, Any] = Field(description="What else there is to say; each action has members of its own.")
-
-
-class EventPageOut(BaseModel):
-    items: list[EventOut] = Field(description="None when there is nothing new yet.")
-    next_page_token: str = Field(description="Where to go on as `after`; never null.")
-
-
-def alias_json(alias: Alias) -> bytes:
-    return orjson.dumps(alias_members(alias))
-
-
-def alias_page_json(items: Sequence[Alias], next_page_token: str | None) -> bytes:
-    return orjson.dumps({"items": [alias_members(alias) for alias in items], "next_page_token": next_page_token})
-
-
-def alias_history_json(items: Sequence[AliasMove], next_page_token: str | None) -> bytes:
-    moves = [
-        {"version": move.version, "generation": move.generation, "at": rfc3339(move.at), "by": move.by}
-        for move in items
-    ]
-    return orjson.dumps({"items": moves, "next_page_token": next_page_token})
-
-
-def event_page_json(items: Sequence[RecordedEvent], next_page_token: str) -> bytes:
-    events = [
-        {
-            "id": item.position.id,
-            "time": rfc3339(item.at),
-            "actor": item.event.actor,
-            "action": item.event.action,
-            "model": item.event.model_name,
-            "version": item.event.version,
-            "details": orjson.Fragment(item.event.details.encode()),
-        }
-        for item in items
-    ]
-    return orjson.dumps({"items": events, "next_page_token": next_page_token})
-
-
-def alias_members(alias: Alias) -> dict[str, Any]:
-    return {
-        "alias": alias.alias,
-        "version": alias.version,
-        "generation": alias.generation,
-        "updated_at": rfc3339(alias.updated_at),
-        "updated_by": alias.updated_by,
-    }

@@ -1,0 +1,130 @@
+"""What the document says of one operation, as data: `@router.get("/path", **GET_THING)`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from model_registry.errors import Overloaded, RegistryError, Stalled, Unavailable
+from model_registry.web.http_errors import BadRequest, InternalError, UnsupportedMediaType, headers_of, status_of
+from model_registry.web.problems import MEDIA_TYPE, Problem, problem_members, problem_title
+from model_registry.web.requests.body import JSON
+
+Responses = dict[int | str, dict[str, Any]]
+Problems = Sequence[RegistryError | type[RegistryError]]
+
+SCHEMAS = "#/components/schemas/"
+referenced: set[type[BaseModel]] = set()
+"""Models of bodies that handlers read or write themselves, so that FastAPI does not see them."""
+
+_HEADERS = {"Retry-After": "Seconds to wait.", "Content-Range": "How many bytes there are."}
+
+
+@dataclass(frozen=True)
+class Body:
+    """The body of a request, and the problem of one of another media type."""
+
+    content: dict[str, Any]
+    other_type: UnsupportedMediaType
+    is_required: bool = True
+
+
+def operation(
+    summary: str,
+    responses: Responses,
+    *problems: RegistryError | type[RegistryError],
+    description: str | None = None,
+    body: Body | None = None,
+    samples: Sequence[dict[str, str]] = (),
+) -> dict[str, Any]:
+    """The arguments of FastAPI's route decorators. Without a `description` the handler's docstring is shown.
+
+    The first of `responses` is the usual one. `problems` are classes, shown by their examples, or examples of their
+    own; what any route may answer, and any route with a body, is added here.
+    """
+    extra: dict[str, Any] = {}
+    if body is not None:
+        problems = (*problems, body.other_type, Stalled)
+        extra["requestBody"] = {"required": body.is_required, "content": body.content}
+    if samples:
+        extra["x-codeSamples"] = list(samples)
+    return {
+        "summary": summary,
+        "description": description,
+        "status_code": next(iter(responses)),
+        # Handlers write their bodies themselves.
+        "response_class": Response,
+        "responses": responses | problem_responses((*problems, BadRequest, InternalError)),
+        "openapi_extra": extra or None,
+    }
+
+
+def head_of(get: dict[str, Any], summary: str) -> dict[str, Any]:
+    """The same responses to HEAD: none has a body, whatever its status, and none is a part or a redirect."""
+    responses = {
+        status: {key: value for key, value in response.items() if key not in {"content", "model"}}
+        for status, response in get["responses"].items()
+        if status not in {206, 307, 416}
+    }
+    return get | {"summary": summary, "description": None, "responses": responses}
+
+
+def response(
+    description: str, model: object = None, example: object = None, headers: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One response; with a `model` its body is JSON."""
+    said: dict[str, Any] = {"description": description}
+    if model is not None:
+        said |= {"model": model, "content": {JSON: {"example": example}}}
+    if headers is not None:
+        said["headers"] = headers
+    return said
+
+
+def header(description: str, example: str | int) -> dict[str, Any]:
+    schema = {"type": "integer" if isinstance(example, int) else "string"}
+    return {"description": description, "schema": schema, "example": example}
+
+
+def json_body(
+    model: type[BaseModel], example: object, media_types: tuple[str, ...] = (JSON,), *, is_required: bool = True
+) -> Body:
+    """A body that the handler reads itself; `model` describes it."""
+    content = {media_type: {"schema": reference(model), "example": example} for media_type in media_types}
+    return Body(content, UnsupportedMediaType.instead_of(media_types), is_required)
+
+
+def reference(model: type[BaseModel]) -> dict[str, str]:
+    referenced.add(model)
+    return {"$ref": f"{SCHEMAS}{model.__name__}"}
+
+
+def refusal(check: Callable[[str], object], value: str) -> RegistryError:
+    """The error that `check` raises for a value, in its own words."""
+    try:
+        check(value)
+    except RegistryError as error:
+        return error
+    raise AssertionError(value)
+
+
+def problem_responses(problems: Problems) -> Responses:
+    """One response for each status, with an example for each error. The document adds the path of its operation."""
+    if Unavailable in problems:
+        # Whatever needs PostgreSQL or the store is work, and of that a process takes on so much and no more.
+        problems = (*problems, Overloaded)
+    responses: Responses = {}
+    for each in problems:
+        error = each if isinstance(each, RegistryError) else each.as_example()
+        content: dict[str, Any] = {"schema": reference(Problem), "examples": {}}
+        entry = responses.setdefault(status_of(error), {"description": "", "content": {MEDIA_TYPE: content}})
+        entry["description"] += (", " if entry["description"] else "") + f"`{error.slug}`"
+        entry["content"][MEDIA_TYPE]["examples"][error.slug] = {
+            "summary": problem_title(error),
+            "value": problem_members(error, instance="", request_id="9f86d081884c7d65"),
+        }
+        if headers := headers_of(error):
+            entry["headers"] = {name: header(_HEADERS[name], value) for name, value in headers.items()}
+    return responses

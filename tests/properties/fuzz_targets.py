@@ -25,7 +25,6 @@ with (
     atheris.instrument_imports(include=["model_registry", "multipart", "lark"]) if atheris else contextlib.nullcontext()
 ):
     from multipart import PushMultipartParser  # noqa: F401 - so that the fuzzer sees its branches
-    from starlette.datastructures import Headers
 
     from model_registry.domain.entities import ListPosition
     from model_registry.domain.naming_rules import validate_alias, validate_model_name, validate_path
@@ -33,8 +32,8 @@ with (
     from model_registry.domain.version_labels import precedence, validate_version
     from model_registry.errors import InvalidField, PreconditionFailed, RegistryError
     from model_registry.utils import canonical_json, exact_json, parse_json_object, to_json_text
-    from model_registry.web.problems import RangeNotSatisfiable
-    from model_registry.web.requests.conditional import is_not_modified, precondition, requested_range
+    from model_registry.web.http_errors import RangeNotSatisfiable
+    from model_registry.web.requests.conditional import Conditions, Precondition, RequestedRange
     from model_registry.web.requests.multipart import boundary_of, form_parts
     from model_registry.web.requests.paging import bigint, list_position, page_position, page_token
 
@@ -112,14 +111,15 @@ def fuzz_json(data: bytes) -> None:
 
 
 def fuzz_headers(data: bytes) -> None:
-    names = (b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since")
-    headers = Headers(raw=[(names[line[0] % 6], line[1:]) for line in data.split(b"\n") if line])
+    names = ("range", "if_range", "if_match", "if_none_match", "if_modified_since", "if_unmodified_since")
+    lines = {names[line[0] % 6]: line[1:].decode("latin-1") for line in data.split(b"\n") if line}
+    ranges = {name: lines.pop(name) for name in names[:2] if name in lines}
     with contextlib.suppress(RangeNotSatisfiable, PreconditionFailed):
-        found = requested_range(headers, "ab12", 100)
+        found = RequestedRange(**ranges).within("ab12", 100)
         assert found is None or 0 <= found.start < found.stop <= 100
-        is_not_modified(headers, "ab12")
+        Conditions(**lines).not_modified("ab12")
     with contextlib.suppress(InvalidField):
-        precondition(headers)(None)
+        Precondition(lines.get("if_match"), lines.get("if_none_match"))(None)
 
 
 def fuzz_tokens(data: bytes) -> None:

@@ -7,7 +7,9 @@ from urllib.parse import quote
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_registry.services.push.reservation import Instruction, Method, Reserved, SignedPart, UploadStatus
+from model_registry.services.push.instructions import Instruction, Method
+from model_registry.services.push.parts import SignedPart, UploadStatus
+from model_registry.services.push.reservation import Reserved
 from model_registry.utils import rfc3339
 from model_registry.web.responses.schemas import ModelInfoOut, model_info_members
 

@@ -30,7 +30,7 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
     """Declare a version with all of its files, then send what `uploads` asks for, then commit."""
     tree = await json_body(request, context.settings, max_bytes=MAX_BODY_BYTES)
     push = await offload(lambda: push_of(name, tree, context.settings.max_metadata_bytes), _entries(request))
-    reserved = await context.pushes.reserve(push, actor=context.actor)
+    reserved = await context.reservations.reserve(push, actor=context.actor)
     base_url = (context.settings.public_url or str(request.base_url)).rstrip("/")
     body = await offload(lambda: push_json(reserved, base_url), len(push.files))
     headers = {"Location": f"/v1/models/{reserved.info.model_name}/versions/{reserved.info.version}", **SECRET}
@@ -63,7 +63,7 @@ async def put_file(
     storage themselves; it works for every file, whatever its `method` says."""
     chunks = body_chunks(request, context.settings)
     ref = VersionRef(name, version)
-    entry = await context.pushes.put_file(ref, path, chunks, size_bytes=size_bytes, actor=context.actor)
+    entry = await context.proxied_uploads.put_file(ref, path, chunks, size_bytes=size_bytes, actor=context.actor)
     return Response(file_json(entry), 201, media_type=JSON)
 
 
@@ -72,14 +72,14 @@ async def sign_parts(request: Request, context: Context, upload_id: UploadId) ->
     """Fresh URLs, as often as they are needed; each takes exactly one part of the right size. A part may be sent again;
     after one with other bytes the commit lists the parts, because some stores keep both."""
     numbers = part_numbers_of(await json_body(request, context.settings))
-    parts = await context.pushes.sign_parts(upload_id_of(upload_id), numbers, actor=context.actor)
+    parts = await context.upload_parts.sign(upload_id_of(upload_id), numbers, actor=context.actor)
     return Response(signed_parts_json(parts), headers=SECRET, media_type=JSON)
 
 
 @router.get("/uploads/{upload_id}", tags=["versions"], **UPLOAD_STATUS)
 async def upload_status(context: Context, upload_id: UploadId) -> Response:
     """For a client that lost its place: the parts that are not listed are those to send."""
-    status = await context.pushes.status(upload_id_of(upload_id), actor=context.actor)
+    status = await context.upload_parts.status(upload_id_of(upload_id), actor=context.actor)
     return Response(upload_status_json(status), headers={"Cache-Control": "no-store"}, media_type=JSON)
 
 

@@ -58,7 +58,7 @@ class Services:
     registry: ModelRegistry
     versions: Versions
     search: Search
-    catalog: Models
+    models: Models
     lifecycle: Lifecycle
     reservations: Reservations
     upload_parts: UploadParts
@@ -68,7 +68,7 @@ class Services:
     aliases: Aliases
     events: Events
     collector: Collector
-    verifier: Scrubber
+    scrubber: Scrubber
 
 
 def blob_store(settings: Settings) -> S3BlobStore:
@@ -145,7 +145,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 ),
                 versions=versions,
                 search=Search(database),
-                catalog=Models(database),
+                models=Models(database),
                 lifecycle=lifecycle,
                 reservations=Reservations(
                     database=database, blobs=blobs, upload_limits=limits, push_limits=push_limits
@@ -171,7 +171,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 aliases=Aliases(database),
                 events=Events(database),
                 collector=Collector(database=database, blobs=blobs, grace_seconds=settings.gc_grace_seconds),
-                verifier=Scrubber(database=database, blobs=blobs),
+                scrubber=Scrubber(database=database, blobs=blobs),
             )
             await background_tasks.settle(_SETTLE_SECONDS)
     finally:

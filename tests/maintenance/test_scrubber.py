@@ -27,7 +27,7 @@ async def key_of(client: httpx.AsyncClient, name: str = "fraud", version: str = 
 
 async def verify(service: RunningService, model_name: str | None = None) -> list[str]:
     """The digests that are damaged."""
-    verified = await service.services.verifier.verify(model_name, progress=lambda _: None)
+    verified = await service.services.scrubber.verify(model_name, progress=lambda _: None)
     return [str(damage.sha256) for damage in verified.damages]
 
 
@@ -115,10 +115,10 @@ async def test_verify_reads_what_one_model_is_made_of_or_everything(
 ) -> None:
     await register(client, FRAUD, {"a": b"shared", "b": b"only fraud"})
     await register(client, {"model_name": "churn", "version": "1"}, {"a": b"shared", "c": b"only churn"})
-    verifier = service.services.verifier
+    scrubber = service.services.scrubber
 
-    of_one = await verifier.verify("churn", progress=lambda _: None)
-    of_all = await verifier.verify(progress=lambda _: None)
+    of_one = await scrubber.verify("churn", progress=lambda _: None)
+    of_all = await scrubber.verify(progress=lambda _: None)
 
     assert (of_one.blobs, of_one.size_bytes) == (2, len(b"shared" + b"only churn"))
     assert of_all.blobs == 3

@@ -41,9 +41,9 @@ def verify(settings: Settings, model_name: str | None, say: Callable[[str], None
 
     async def run() -> tuple[Verified, list[UnknownObject]]:
         async with open_services(settings) as services:
-            verified = await services.verifier.verify(model_name, progress=progress)
+            verified = await services.scrubber.verify(model_name, progress=progress)
             # An unknown object belongs to no model.
-            unknown = [] if model_name else [each async for each in services.verifier.unknown_objects()]
+            unknown = [] if model_name else [each async for each in services.scrubber.unknown_objects()]
             return verified, unknown
 
     verified, unknown = asyncio.run(run())

@@ -44,8 +44,8 @@ class RequestContext:
         return self.services.search
 
     @property
-    def catalog(self) -> Models:
-        return self.services.catalog
+    def models(self) -> Models:
+        return self.services.models
 
     @property
     def lifecycle(self) -> Lifecycle:

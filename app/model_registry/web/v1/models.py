@@ -41,7 +41,7 @@ async def find_models(
     tags = _tags(request)
     query = ["models", search, sorted(tags.items())]
     after = page_position(token or None, query, lambda name: validate_model_name(name))
-    page = await context.catalog.page(search=search, tags=tags, after=after, limit=limit, actor=context.actor)
+    page = await context.models.page(search=search, tags=tags, after=after, limit=limit, actor=context.actor)
     next_token = page_token(query, page.items[-1].name) if page.has_more else None
     return Response(model_page_json(page.items, next_token), media_type=JSON)
 
@@ -50,14 +50,14 @@ async def find_models(
 async def create_model(request: Request, context: Context) -> Response:
     """A model of its own accord; registering or pushing a first version makes one too."""
     body = Fields(await json_body(request, context.settings), ("name", "description", "tags"))
-    described = await context.catalog.create(body.text("name"), annotations_of(body), actor=context.actor)
+    described = await context.models.create(body.text("name"), annotations_of(body), actor=context.actor)
     return _model_response(described, 201, {"Location": f"/v1/models/{described.model.name}"})
 
 
 @router.get("/{name}", **GET_MODEL)
 async def get_model_resource(context: Context, name: ModelName, conditions: IfUnread) -> Response:
     """A model: how it is described, what its latest version is, and its aliases."""
-    described = await context.catalog.get(name, actor=context.actor)
+    described = await context.models.get(name, actor=context.actor)
     headers = {"ETag": f'"{described.etag}"', "Cache-Control": "no-cache"}
     if conditions.not_modified(described.etag):
         return Response(status_code=304, headers=headers)
@@ -69,14 +69,14 @@ async def update_model(request: Request, context: Context, name: ModelName, prec
     """Change `description` and `tags` by a merge patch: what is left out stays, null takes away."""
     patch = await json_body(request, context.settings, accepted=(MERGE_PATCH, JSON))
     check_patch(patch, ("description", "tags"))
-    described = await context.catalog.update(name, patch, precondition=precondition, actor=context.actor)
+    described = await context.models.update(name, patch, precondition=precondition, actor=context.actor)
     return _model_response(described)
 
 
 @router.delete("/{name}", **DELETE_MODEL)
 async def delete_model(context: Context, name: ModelName, precondition: IfUnchanged) -> Response:
     """Only what never had a version: otherwise a label could come to name other bytes."""
-    await context.catalog.delete(name, precondition=precondition, actor=context.actor)
+    await context.models.delete(name, precondition=precondition, actor=context.actor)
     return Response(status_code=204)
 
 

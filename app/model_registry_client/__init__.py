@@ -1,4 +1,4 @@
-"""The client of the model registry: one line to push, one line to pull.
+"""The client of the model registry. One line pushes a model, one line pulls it.
 
     from model_registry_client import Registry
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from model_registry_client.local_files import FileChanged
     from model_registry_client.progress import Progress, Silent
     from model_registry_client.registry import Registry
+    from model_registry_client.retries import RetryPolicy
     from model_registry_client.settings import Settings
-    from model_registry_client.transport import RetryPolicy
     from model_registry_client.types import (
         Alias,
         AliasMove,
@@ -82,11 +82,11 @@ __all__ = [
     "Version",
 ]
 
-_MODULES = ("errors", "types", "local_files", "progress", "settings", "transport", "async_registry", "registry")
+_MODULES = ("errors", "types", "local_files", "progress", "settings", "retries", "async_registry", "registry")
 
 
 def __getattr__(name: str) -> object:
-    """Imported when it is first used: a pytest that has our plugin, or a shell that completes, needs no HTTP."""
+    """Import a name when it is first used. Shell completion, and pytest with our plugin, do not need HTTP."""
     if name in __all__:
         for module in _MODULES:
             found = getattr(import_module(f"{__name__}.{module}"), name, None)

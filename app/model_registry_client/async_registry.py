@@ -1,4 +1,7 @@
-"""The registry, asynchronously: everything that the service can do, one method each."""
+"""The registry for asynchronous code: one method for each operation of the service.
+
+`Registry` in registry.py is generated from `AsyncRegistry` by `make format`.
+"""
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -14,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 from model_registry_client.errors import Conflict, NotFound, PreconditionFailed, UsageError
 from model_registry_client.json_values import dumps
 from model_registry_client.progress import Progress, Silent
+from model_registry_client.retries import RetryPolicy
 from model_registry_client.settings import Settings
-from model_registry_client.transport import Params, RetryPolicy, Transport, url_path
+from model_registry_client.transport import Params, Transport
 from model_registry_client.types import (
     LATEST,
     Alias,
@@ -30,6 +34,7 @@ from model_registry_client.types import (
     Transfer,
     Version,
 )
+from model_registry_client.urls import url_path
 
 T = TypeVar("T")
 V = TypeVar("V", bound=BaseModel)
@@ -38,7 +43,7 @@ MERGE_PATCH = "application/merge-patch+json"
 
 
 class Unset(Enum):
-    """What was not given: `None` takes a value away."""
+    """The value of an argument that was not given. `None` removes a value."""
 
     UNSET = "unset"
 
@@ -47,7 +52,7 @@ UNSET: Final = Unset.UNSET
 
 
 class Pages(AsyncIterator[T]):
-    """The items of a list that comes in pages, once; a page is fetched when its first item is wanted."""
+    """Iterates once over the items of a list. Each page is fetched when its first item is needed."""
 
     def __init__(self, fetch: Callable[[str | None], Awaitable[tuple[Sequence[T], str | None]]]) -> None:
         self._fetch = fetch
@@ -66,7 +71,7 @@ class Pages(AsyncIterator[T]):
         return self._left.popleft()
 
     async def next_page(self) -> Sequence[T]:
-        """What one more request brings; nothing after the last page. Not to be mixed with iteration by items."""
+        """Fetch the next page; empty after the last one. Do not mix this with iteration over the items."""
         if self._is_over:
             return ()
         items, self._token = await self._fetch(self._token)
@@ -75,15 +80,15 @@ class Pages(AsyncIterator[T]):
 
     @property
     def is_over(self) -> bool:
-        """Whether the last page was fetched."""
+        """Whether the last page has been fetched."""
         return self._is_over
 
 
 class AsyncRegistry:
-    """A registry at `url`, or where the settings say. Use it in `async with`, or call `aclose` in the end.
+    """A client of the registry at `url`, or at the URL in the settings. Use it in `async with`, or call `aclose`.
 
-    Every method raises `Unreachable` where nobody answers, and otherwise the `ServerError` that goes with the answer.
-    A `ref` is a `Ref` or its text: `fraud`, `fraud:2.4.0`, `fraud@champion`. What changes a version needs its label.
+    Every method raises `Unreachable` if there is no response, and a `ServerError` if the response is an error.
+    A `ref` is a `Ref` or its text: `fraud`, `fraud:2.4.0`, `fraud@champion`. To change a version, name its label.
     """
 
     def __init__(
@@ -94,7 +99,7 @@ class AsyncRegistry:
 
     @property
     def base_url(self) -> str:
-        """Of the registry itself, without a slash at the end."""
+        """The URL of the registry, without a slash at the end."""
         return self.transport.url
 
     async def __aenter__(self) -> Self:
@@ -111,17 +116,18 @@ class AsyncRegistry:
     def models(
         self, search: str | None = None, tags: Mapping[str, object] | None = None, *, page_size: int = 1000
     ) -> Pages[Model]:
-        """Models by name; `search` is part of the name in any case, and a model has all of the `tags`."""
-        asked = {f"tag.{key}": _tag(value) for key, value in (tags or {}).items()}
-        return self._pages(lambda: _done("/v1/models"), Model, {"search": search, "limit": page_size, **asked})
+        """List models by name. `search` is a part of the name, in any case; a model must have all `tags`."""
+        with_tags = {f"tag.{key}": _tag(value) for key, value in (tags or {}).items()}
+        return self._pages(lambda: _done("/v1/models"), Model, {"search": search, "limit": page_size, **with_tags})
 
     async def model(self, name: str) -> Model:
+        """Return a model."""
         return self._read(Model, await self.transport.request("GET", _model(name)))
 
     async def create_model(
         self, name: str, *, description: str | None = None, tags: Mapping[str, object] | None = None
     ) -> Model:
-        """A model without versions; the first push would make one, too. Raises `Conflict` where there is one."""
+        """Create a model without versions. The first push also creates it. Raises `Conflict` if it exists."""
         body = {"name": name, "description": description, "tags": dict(tags or {})}
         try:
             return self._read(Model, await self.transport.request("POST", "/v1/models", json=body))
@@ -140,18 +146,21 @@ class AsyncRegistry:
         tags: Mapping[str, object] | Unset = UNSET,
         if_match: str | None = None,
     ) -> Model:
-        """Change what is given and nothing else; a tag that is `None` goes. `if_match` is the `etag` that you saw."""
+        """Edit a model. Only the given arguments change; a tag that is `None` is removed.
+
+        With `if_match`, an `etag` that you read, the edit raises `PreconditionFailed` if the model has changed since.
+        """
         patch = _given(description=description, tags=tags)
         return self._read(Model, await self._patch(_model(name), patch, if_match))
 
     async def delete_model(self, name: str) -> None:
-        """Only one that never had a version; raises `Conflict` for another."""
-        await self._gone(_model(name), "model-not-found")
+        """Delete a model that never had a version. Raises `Conflict` for any other model."""
+        await self._delete(_model(name), "model-not-found")
 
     def versions(
         self, name: str, state: str = "ready", order: str = "precedence", *, page_size: int = 100
     ) -> Pages[Version]:
-        """Versions of a model, the newest first: by `precedence` of their labels, or as they were `created`."""
+        """List the versions of a model, newest first: by `precedence` of their labels, or as they were `created`."""
         params: Params = {"state": state, "order": order, "limit": page_size}
         return self._pages(lambda: _done(f"{_model(name)}/versions"), Version, params)
 
@@ -162,12 +171,15 @@ class AsyncRegistry:
         *,
         page_size: int = 100,
     ) -> Pages[Version]:
-        """Versions of all models: `additional_metadata.metrics.auc >= 0.9 AND tags.team = 'risk'` is a filter."""
+        """Search the versions of all models. An example of a filter:
+
+        `additional_metadata.metrics.auc >= 0.9 AND tags.team = 'risk'`
+        """
         params: Params = {"filter": filter, "order_by": order_by, "limit": page_size}
         return self._pages(lambda: _done("/v1/versions"), Version, params)
 
     async def version(self, ref: Ref | str) -> Version:
-        """By its label also one that is still being pushed; `state` says how far it is."""
+        """Return a version. A label also finds a version that is still being pushed; see its `state`."""
         return self._read(Version, await self.transport.request("GET", _version(Ref.of(ref))))
 
     async def update(
@@ -179,33 +191,42 @@ class AsyncRegistry:
         additional_metadata: Mapping[str, object] | Unset = UNSET,
         if_match: str | None = None,
     ) -> Version:
-        """Change what is given, member by member; what is `None`, or NaN, goes. The rest of a version is frozen."""
+        """Edit a version. Only the given members change; a member that is `None` or NaN is removed.
+
+        All other fields of a version are frozen. With `if_match`, an `etag` that you read, the edit raises
+        `PreconditionFailed` if the version has changed since.
+        """
         patch = _given(description=description, tags=tags, additional_metadata=additional_metadata)
         return self._read(Version, await self._patch(_label(ref), patch, if_match))
 
     async def yank(self, ref: Ref | str, reason: str | None = None) -> Version:
-        """Never the latest any more, but still there for whoever names it."""
+        """Yank a version. It is no longer the latest, but you can still use it by name."""
         return await self._act(_label(ref), "yank", {"reason": reason})
 
     async def unyank(self, ref: Ref | str) -> Version:
+        """Undo a yank. The version can be the latest again."""
         return await self._act(_label(ref), "unyank")
 
     async def restore(self, ref: Ref | str) -> Version:
-        """Show a removed version again; raises `Conflict` once it is purged."""
+        """Restore a removed version. Raises `Conflict` if it is purged."""
         return await self._act(_label(ref), "restore")
 
     async def remove(self, ref: Ref | str, purge: bool = False, force: bool = False) -> Version:
-        """Hide a version. `purge` gives up its bytes for good, `force` drops the aliases that point at it, which are a
-        `Conflict` otherwise."""
+        """Remove a version.
+
+        `purge` deletes its bytes for ever. `force` also removes the aliases that point at it; without it they raise
+        `Conflict`.
+        """
         path = _label(ref)
-        answer = await self.transport.request("DELETE", path, params={"purge": _flag(purge), "force": _flag(force)})
-        return self._read(Version, answer)
+        params = {"purge": _flag(purge), "force": _flag(force)}
+        return self._read(Version, await self.transport.request("DELETE", path, params=params))
 
     def aliases(self, name: str, *, page_size: int = 1000) -> Pages[Alias]:
+        """List the aliases of a model."""
         return self._pages(lambda: _done(f"{_model(name)}/aliases"), Alias, {"limit": page_size})
 
     async def alias(self, name: str, alias: str, *, at: str | None = None) -> Alias:
-        """Where it points, or pointed `at` an RFC 3339 time."""
+        """Return an alias as it is now, or as it was `at` an RFC 3339 time."""
         return self._read(Alias, await self.transport.request("GET", _alias(name, alias), params={"at": at}))
 
     async def alias_set(
@@ -217,33 +238,33 @@ class AsyncRegistry:
         expected_generation: int | None = None,
         create_only: bool = False,
     ) -> Alias:
-        """Make an alias or move it, to the version with this label.
+        """Create an alias, or move it, to the version with this label.
 
-        With `expected_generation` only if nobody moved it since, with `create_only` only if there is none;
-        otherwise it raises `PreconditionFailed`, whose `problem` says where the alias points now. Without either the
-        last one wins.
+        With `expected_generation` the alias must not have moved since; with `create_only` it must not exist. Otherwise
+        the call raises `PreconditionFailed`, and its `problem` says where the alias points. Without either, the last
+        call wins.
         """
         headers = _if_generation(expected_generation) | ({"If-None-Match": "*"} if create_only else {})
         try:
-            answer = await self.transport.request(
+            response = await self.transport.request(
                 "PUT", _alias(name, alias), json={"version": version}, headers=headers
             )
         except PreconditionFailed as error:
-            # The lost answer may have been the one to our own move, which the condition then holds against us.
+            # An attempt whose response was lost may have moved the alias. Then the condition fails because of it.
             if error.after_lost_answer and (now := await self.alias(name, alias)).version == version:
                 return now
             raise
-        return self._read(Alias, answer)
+        return self._read(Alias, response)
 
     async def alias_remove(self, name: str, alias: str, *, expected_generation: int | None = None) -> None:
-        """Drop an alias; its version and its history stay."""
-        await self._gone(_alias(name, alias), "alias-not-found", _if_generation(expected_generation))
+        """Remove an alias. Its version and its history stay."""
+        await self._delete(_alias(name, alias), "alias-not-found", _if_generation(expected_generation))
 
     async def alias_rollback(self, name: str, alias: str, *, expected_generation: int | None = None) -> Alias:
-        """Point an alias at the version that it pointed at before. Again undoes it.
+        """Move an alias back to its previous version. A second rollback undoes the first.
 
-        It goes back from where it points now, or from `expected_generation`, and only from there, so that a request
-        that is repeated after a lost answer does not undo itself.
+        The alias moves only from its present generation, or from `expected_generation`. So a request that is repeated
+        after a lost response does not undo itself.
         """
         generation = expected_generation or (await self.alias(name, alias)).generation
         headers = _if_generation(generation)
@@ -252,23 +273,26 @@ class AsyncRegistry:
         )
 
     def alias_history(self, name: str, alias: str, *, page_size: int = 1000) -> Pages[AliasMove]:
-        """Every move, the newest first; also of an alias that is gone."""
+        """List the moves of an alias, newest first. This also works for an alias that was removed."""
         return self._pages(lambda: _done(f"{_alias(name, alias)}/history"), AliasMove, {"limit": page_size})
 
     async def swap(self, name: str, moves: Iterable[Mapping[str, str | None]]) -> list[Alias]:
-        """Move several aliases together or none: `{"alias", "version"}` each, and `"expected_version"` (`None` for an
-        alias that must not exist) where the move is to be made only from there."""
+        """Move several aliases in one step: all of them or none.
+
+        A move is `{"alias": …, "version": …}`. With `"expected_version"` the alias must point there before the move;
+        `None` means that it must not exist.
+        """
         body = {"moves": [dict(move) for move in moves]}
-        answer = await self.transport.request("POST", f"{_model(name)}/aliases:swap", json=body)
-        aliases, _ = self._page(Alias, self.transport.json_of(answer))
+        response = await self.transport.request("POST", f"{_model(name)}/aliases:swap", json=body)
+        aliases, _ = self._page(Alias, self.transport.json_of(response))
         return aliases
 
     def files(self, ref: Ref | str, *, presign: bool = False, page_size: int = 1000) -> Pages[File]:
-        """All files of a version, by path; with `presign` each has a `url` that is good without credentials."""
+        """List all files of a version, by path. With `presign` each has a `url` that needs no credentials."""
 
         async def path() -> str:
             wanted = Ref.of(ref)
-            # An alias may move between two pages; the version that it names now does not.
+            # Resolve an alias once: it may move between two pages.
             is_label = wanted.selector != LATEST and not wanted.selector.startswith("@")
             return f"{_version(wanted if is_label else (await self.version(wanted)).ref)}/files"
 
@@ -277,25 +301,25 @@ class AsyncRegistry:
     async def download_url(
         self, ref: Ref | str, path: str | None = None, expires_in_seconds: int | None = None
     ) -> DownloadUrl:
-        """A URL of one file, good without credentials; `path` may be left out where there is one file."""
+        """Return a URL of one file, which needs no credentials. If the version has one file, you can omit `path`."""
         body = {"path": path, "expires_in_seconds": expires_in_seconds}
-        answer = await self.transport.request("POST", f"{_version(Ref.of(ref))}/download_url", json=body)
-        return self._read(DownloadUrl, answer)
+        response = await self.transport.request("POST", f"{_version(Ref.of(ref))}/download_url", json=body)
+        return self._read(DownloadUrl, response)
 
     def url(self, ref: Ref | str, path: str | None = None) -> str:
-        """Where the registry itself has a version, or one file of it; nothing is asked."""
+        """Return the URL of a version in the registry, or of one of its files. Sends no request."""
         where = f"{self.base_url}{_version(Ref.of(ref))}"
         return where if path is None else f"{where}/files{url_path(*path.split('/'))}"
 
     def events(self, after: str | None = None, *, model: str | None = None, page_size: int = 1000) -> Pages[Event]:
-        """What happened, in the order of the log, up to now; `after` is the `resume_after` of an event."""
+        """List the events up to now, in the order of the log. `after` is the `resume_after` of an event."""
 
         async def fetch(token: str | None) -> tuple[list[Event], str | None]:
             params: Params = {"after": token or after, "model": model, "limit": page_size}
             items, next_token = self._page(Event, await self.transport.get_json("/v1/events", params))
             if not items:
                 return [], None
-            # There is always a token, also where the log ends; one more request finds that out.
+            # There is a token even at the end of the log; the next page is empty then.
             items[-1] = items[-1].model_copy(update={"resume_after": next_token})
             return items, next_token
 
@@ -317,13 +341,16 @@ class AsyncRegistry:
         include_all: bool = False,
         progress: Progress | None = None,
     ) -> Pushed:
-        """Publish a file or a folder as a version; without a label it gets the next number. See `push.push`."""
+        """Publish a file or a folder as a version.
+
+        The version is visible when all its files are stored and verified. Without a label it gets the next number. You
+        can repeat a push: files that have arrived are not sent again. See `model_registry_client.push.push` for the
+        parameters.
+        """
         from model_registry_client import push
 
         if isinstance(ref, str) and ref.endswith(f":{LATEST}"):
-            raise UsageError(
-                f"{ref}: no version is called that; NAME:VERSION is expected, or NAME for the next number."
-            )
+            raise UsageError(f"{ref}: a version cannot be named latest. Use NAME:VERSION, or NAME for the next number.")
         return await push.push(
             self.transport,
             Path(path),
@@ -351,7 +378,10 @@ class AsyncRegistry:
         parallel: int = 8,
         progress: Progress | None = None,
     ) -> Pulled:
-        """Bring a version into a folder, verified; what is there already is not fetched again. See `pull.pull`."""
+        """Download a version into a folder, and verify every file.
+
+        Files that are in the folder are not downloaded again. See `model_registry_client.pull.pull` for the parameters.
+        """
         from model_registry_client import pull
         from model_registry_client.cache import Cache
 
@@ -368,8 +398,10 @@ class AsyncRegistry:
         )
 
     async def open(self, ref: Ref | str, path: str | None = None) -> BufferedReader:
-        """A file of a version to read and seek in, which fetches what is read; `path` may be left out where there is
-        one file. What is read from it blocks, so do that in a thread."""
+        """Open a file of a version. It can seek, and downloads only what you read.
+
+        If the version has one file, you can omit `path`. Reading blocks, so read in a thread.
+        """
         from model_registry_client.remote_file import RemoteFile
 
         return BufferedReader(RemoteFile(self.transport, await self.version(ref), path))
@@ -391,7 +423,7 @@ class AsyncRegistry:
     async def _act(self, path: str, action: str, body: dict[str, Any] | None = None) -> Version:
         return self._read(Version, await self.transport.request("POST", f"{path}/{action}", json=body))
 
-    async def _gone(self, path: str, slug: str, headers: Mapping[str, str] | None = None) -> None:
+    async def _delete(self, path: str, slug: str, headers: Mapping[str, str] | None = None) -> None:
         try:
             await self.transport.request("DELETE", path, headers=headers)
         except NotFound as error:
@@ -402,15 +434,15 @@ class AsyncRegistry:
         try:
             return [kind.model_validate(item) for item in page["items"]], page["next_page_token"]
         except (ValidationError, TypeError, KeyError):
-            raise self.transport.no_registry() from None
+            raise self.transport.not_a_registry() from None
 
     def _read(self, kind: type[V], response: httpx.Response) -> V:
-        """The one value that an answer has, with its ETag."""
+        """Return the value in a response, with its ETag."""
         try:
             etag = {"etag": response.headers.get("etag")} if "etag" in kind.model_fields else {}
             return kind.model_validate({**self.transport.json_of(response), **etag})
         except (ValidationError, TypeError):
-            raise self.transport.no_registry() from None
+            raise self.transport.not_a_registry() from None
 
 
 def _policy(settings: Settings) -> RetryPolicy:
@@ -451,5 +483,5 @@ def _flag(value: bool) -> str:
 
 
 def _tag(value: object) -> str:
-    """A tag's value as the query has it; JSON's own spelling for what is no text."""
+    """Return a tag's value as the query has it. Values that are not text are written as JSON."""
     return value if isinstance(value, str) else dumps(value)

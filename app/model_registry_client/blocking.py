@@ -13,8 +13,8 @@ from typing import Any, Self, TypeVar
 
 from model_registry_client.async_registry import AsyncRegistry, Pages
 from model_registry_client.errors import UsageError
+from model_registry_client.retries import RetryPolicy
 from model_registry_client.settings import Settings
-from model_registry_client.transport import RetryPolicy
 
 T = TypeVar("T")
 

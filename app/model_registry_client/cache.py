@@ -1,7 +1,7 @@
-"""Files that were pulled before, by their digest, for every folder and process of this user.
+"""The files that were pulled before, by digest. All processes of a user share them.
 
-A cache is never trusted: what it gives is hashed on the way out, and an entry that is not what its name says is
-dropped. So nothing here is synced to disk, and losing any of it costs a download and nothing else.
+The cache is not trusted: bytes are hashed when they are copied, and an entry with the wrong digest is dropped. So
+nothing is synced to disk. A lost entry costs one download.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ _FICLONE = 0x40049409
 
 
 class Cache:
-    """Entries are `blobs/sha256/ab/cdef…` below `root`, whose mtime says when they were last of use.
+    """Entries are `blobs/sha256/ab/cdef…` below `root`. The mtime of an entry is the time of its last use.
 
-    Any number of processes may share it: an entry appears whole, by a rename, and the oldest ones go where they are
-    more than `limit_bytes` in all, but never one that somebody is reading.
+    Any number of processes may share a cache. An entry appears complete, by a rename. When the entries are larger than
+    `limit_bytes` together, the least recently used ones are deleted, but never one that a process is reading.
     """
 
     def __init__(self, root: Path, limit_bytes: int) -> None:
@@ -39,10 +39,10 @@ class Cache:
         self._added_bytes = 0
 
     def copy(self, sha256: str, size_bytes: int, target: int) -> bool | None:
-        """Write the file `target` from its start, and say whether that was possible.
+        """Copy an entry to the file descriptor `target`, from its start. Returns whether `target` has the bytes.
 
-        What is wrong is dropped, and then `target` is empty (`False`); without an entry it is as it was (`None`).
-        Raises `OSError` where `target` cannot be written.
+        `False` means that the entry was damaged: it is dropped, and `target` is empty. `None` means that there is no
+        entry; `target` is unchanged. Raises `OSError` if `target` cannot be written.
         """
         hex_digest = _hex(sha256)
         try:
@@ -63,7 +63,7 @@ class Cache:
         return False
 
     def add(self, sha256: str, size_bytes: int, source: int) -> None:
-        """Keep the bytes of the file descriptor `source`, which somebody has verified. Raises `OSError`."""
+        """Add the bytes of the file descriptor `source`, which the caller has verified. Raises `OSError`."""
         hex_digest = _hex(sha256)
         if size_bytes > self.limit_bytes:
             return
@@ -85,13 +85,14 @@ class Cache:
             self.trim()
 
     def drop(self, sha256: str) -> None:
-        """Forget an entry."""
+        """Delete an entry."""
         with contextlib.suppress(OSError):
             self._path(_hex(sha256)).unlink()
 
     def trim(self) -> None:
-        """Let the entries go that were not of use for longest, until the rest is within the limit, but for the newest;
-        and what writers left behind that are no more. Where another process is at it, that is enough.
+        """Delete the least recently used entries until the rest is within the limit. The newest entry always stays.
+
+        Also deletes the temporary files of writers that have died. Does nothing while another process trims.
 
         Raises `OSError`.
         """
@@ -102,7 +103,7 @@ class Cache:
             if not lock(guard, wait=False):
                 return
             for mtime_ns, _, path in _files(self._temporary_folder):
-                # A writer that lives has its lock by then.
+                # By this age a running writer has locked its file.
                 if time.time_ns() - mtime_ns > _DEAD_NANOSECONDS:
                     _remove_unless_in_use(path)
             entries = sorted(_entries(self.root / "blobs" / "sha256"))
@@ -124,7 +125,7 @@ class Cache:
 
 
 def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
-    """Lock a file until it is closed (flock(2)), and say whether it is ours; where there are no locks, it is."""
+    """Lock a file until it is closed (flock(2)). Returns whether it is locked; `True` on systems without locks."""
     if sys.platform == "win32":
         return True
     try:
@@ -138,7 +139,7 @@ def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
 
 
 def digest_of(descriptor: int) -> str:
-    """The sha256 of a whole file, as hex digits."""
+    """Return the sha256 of a whole file as hex digits."""
     digest = hashlib.sha256()
     os.lseek(descriptor, 0, os.SEEK_SET)
     while piece := os.read(descriptor, _COPY_BYTES):
@@ -147,7 +148,7 @@ def digest_of(descriptor: int) -> str:
 
 
 def _copied(source: int, target: int) -> str:
-    """Copy a whole file, and give the sha256 of what was copied."""
+    """Copy a whole file, and return the sha256 of the copied bytes."""
     if _is_cloned(source, target):
         return digest_of(target)
     digest = hashlib.sha256()
@@ -172,12 +173,12 @@ def _is_cloned(source: int, target: int) -> bool:
 def _hex(sha256: str) -> str:
     match = _DIGEST.fullmatch(sha256)
     if match is None:
-        raise ValueError(f"{sha256!r} is no sha256")
+        raise ValueError(f"{sha256!r} is not a sha256")
     return match[1]
 
 
 def _entries(parent: Path) -> Iterator[tuple[int, int, str]]:
-    """The mtime (in nanoseconds), size and path of each."""
+    """Yield the mtime in nanoseconds, the size and the path of each entry."""
     with contextlib.suppress(FileNotFoundError), os.scandir(parent) as folders:
         for folder in folders:
             yield from _files(folder.path)

@@ -1,4 +1,4 @@
-"""Digests of files, read in threads so that nothing else waits."""
+"""Digests of files and versions. Files are read in threads, so that the event loop does not wait."""
 
 import asyncio
 import hashlib
@@ -10,9 +10,9 @@ _PIECE = 1024**2
 
 
 def version_digest(files: Iterable[tuple[str, int, str]]) -> str:
-    """A version's, from path, size and `sha256:<hex>` of its files.
+    """Return the digest of a version, from path, size and `sha256:<hex>` of its files.
 
-    It is that of the lines `<hex>  <size>  <path>`, sorted by the bytes of the path.
+    It is the sha256 of the lines `<hex>  <size>  <path>`, sorted by the bytes of the path.
     """
     digest = hashlib.sha256()
     for path, size_bytes, sha256 in sorted(files, key=lambda file: file[0].encode()):
@@ -21,13 +21,13 @@ def version_digest(files: Iterable[tuple[str, int, str]]) -> str:
 
 
 async def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
-    """The digest of a file as the registry writes it, `sha256:<hex>`.
+    """Return the digest of a file as the registry writes it: `sha256:<hex>`.
 
     Parameters
     ----------
     on_bytes
-        Told, in the event loop, how many bytes were read since the last call. What was counted before a failure stays
-        counted.
+        Called in the event loop with the number of bytes read since the last call. Bytes that were counted before a
+        failure stay counted.
 
     Raises
     ------
@@ -50,5 +50,5 @@ async def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> s
     try:
         return await asyncio.to_thread(work)
     finally:
-        # A thread cannot be cancelled, and a process does not end before its threads do.
+        # A thread cannot be cancelled, and a process waits for its threads when it ends.
         is_given_up.set()

@@ -1,4 +1,4 @@
-"""The bytes of a version's files, from storage or through the service, into unfinished files until they are right."""
+"""Downloads the files of a version from storage or through the service, until their digests are right."""
 
 import asyncio
 import hashlib
@@ -6,36 +6,35 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
 
 import httpx
 
+from model_registry_client.concurrency import cancelled, for_each, in_thread
 from model_registry_client.errors import Damaged, RegistryError, ServerError, Unreachable, UsageError
 from model_registry_client.folder import Part
 from model_registry_client.progress import Progress
-from model_registry_client.transport import RetryPolicy, Transport, url_path
+from model_registry_client.retries import RetryPolicy
+from model_registry_client.transport import Transport
 from model_registry_client.types import File
+from model_registry_client.urls import url_path
 
 _WRITE_BYTES = 1024**2
 _IN_THREAD_BYTES = 256 * 1024
-"""Less is written, or hashed, before a thread would have begun to."""
+"""Writing or hashing less takes less time than starting a thread."""
 _HASH_BYTES = 8 * 1024**2
 _ATTEMPTS = 3
-"""How often a whole file is fetched whose bytes were wrong, the last time through the service."""
+"""Attempts at a file whose bytes are wrong. The last one goes through the service."""
 _RENEWALS = 2
-"""How often a URL is renewed that has never worked."""
+"""Renewals of a URL that has never worked."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
+class Downloader:
+    """Downloads files of one version with at most `parallel` requests at a time.
 
-class Fetcher:
-    """Fetches files of one version; at most `parallel` requests are under way at any time.
-
-    `transfer` is "direct" for storage alone, "proxied" for the service alone, or "auto": from storage, for as long as
-    that works.
+    `transfer` is "direct" (only from storage), "proxied" (only through the service) or "auto" (from storage while that
+    works).
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Fetcher:
         self._transport = transport
         self._version_path = version_path
         self.is_direct = transfer != "proxied"
-        self._may_change = transfer == "auto"
+        self._may_switch = transfer == "auto"
         self._slots = asyncio.Semaphore(parallel)
         self._parallel = parallel
         self._progress = progress
@@ -54,28 +53,28 @@ class Fetcher:
         self._renewing = asyncio.Lock()
 
     async def fill(self, file: File, part: Part) -> None:
-        """Fetch what is missing, and make sure that the whole is what its digest says.
+        """Download what is missing, and verify the digest of the whole file.
 
-        Raises `Damaged` (and then nothing is left of it), `Unreachable`, `ServerError`, `OSError`.
+        Raises `Damaged` (then the unfinished file is deleted), `Unreachable`, `ServerError`, `OSError`.
         """
         for attempt in range(1, _ATTEMPTS + 1):
-            through_the_service = self._may_change and attempt == _ATTEMPTS
-            if await _Filling(self, file, part, through_the_service=through_the_service).is_right():
+            through_the_service = self._may_switch and attempt == _ATTEMPTS
+            if await _FileDownload(self, file, part, through_the_service=through_the_service).is_right():
                 return
             part.restart()
         part.discard()
-        raise Damaged(f"{file.path}: what arrives, however often, does not hash to {file.sha256}.")
+        raise Damaged(f"{file.path}: the bytes that arrive do not hash to {file.sha256}, in {_ATTEMPTS} attempts.")
 
     async def receive(self, file: File, wanted: range, take: "_Taker", *, through_the_service: bool) -> bool:
-        """One request for one range. Says whether there is a reason to ask again at once, as another way was found.
+        """Request one range. Returns whether to request it again at once, because there is a new URL or another way.
 
-        What breaks in the middle is an `httpx.TransportError`, and what has been taken until then is there.
+        Raises `httpx.TransportError` if the connection breaks. The bytes that arrived before are kept.
         """
         headers = {} if len(wanted) == file.size_bytes else {"Range": f"bytes={wanted.start}-{wanted.stop - 1}"}
         async with self._slots:
             if through_the_service or not self.is_direct:
                 path = f"{self._version_path}/files{url_path(*file.path.split('/'))}"
-                # A stream, whatever the service does by default.
+                # The service may redirect by default.
                 params = {"redirect": "false"}
                 async with self._transport.stream("GET", path, params=params, headers=headers, read=False) as response:
                     await take(response)
@@ -93,7 +92,7 @@ class Fetcher:
                     self._working.add(url)
                     await take(response)
                     return False
-                refused = f"it answered {response.status_code}"
+                refused = f"it responded with {response.status_code}"
         except (Unreachable, ServerError, UsageError) as error:
             self.leave_storage(str(error), error)
             return True
@@ -107,7 +106,7 @@ class Fetcher:
         return True
 
     async def _renew(self, file: File, used: str | None) -> None:
-        """Get a fresh URL, once for all who find the old one expired."""
+        """Get a new URL, once for all requests that find the old one expired."""
         async with self._renewing:
             if self._urls.get(file.path, file.url) != used:
                 return
@@ -117,12 +116,12 @@ class Fetcher:
             self._renewals[file.path] += 1
 
     def leave_storage(self, reason: str, error: RegistryError | None) -> None:
-        """Go through the service from now on, or raise where that was not wanted."""
-        if not self._may_change:
+        """Use the service from now on. Raises if only storage may be used."""
+        if not self._may_switch:
             raise error or Unreachable(f"Storage cannot be read: {reason}.")
         if self.is_direct:
             self.is_direct = False
-            self._progress.say(f"Storage cannot be read from here, so files come through the service ({reason}).")
+            self._progress.say(f"Storage cannot be read from here ({reason}). Downloading through the service instead.")
 
     @property
     def policy(self) -> RetryPolicy:
@@ -139,15 +138,15 @@ class Fetcher:
 _Taker = Callable[[httpx.Response], Awaitable[None]]
 
 
-class _WrongAnswer(Exception):
-    """An answer that cannot be these bytes."""
+class _WrongResponse(Exception):
+    """A response that cannot have the bytes of this file."""
 
 
-class _Filling:
-    """One attempt at one file: pieces arrive in any order, and the hash follows from the beginning on."""
+class _FileDownload:
+    """One attempt at one file. Pieces arrive in any order; the hash follows from the beginning."""
 
-    def __init__(self, fetcher: Fetcher, file: File, part: Part, *, through_the_service: bool) -> None:
-        self._fetcher = fetcher
+    def __init__(self, downloader: Downloader, file: File, part: Part, *, through_the_service: bool) -> None:
+        self._downloader = downloader
         self._file = file
         self._part = part
         self._through_the_service = through_the_service
@@ -157,12 +156,12 @@ class _Filling:
         hashing = asyncio.create_task(self._digest())
         try:
             indices = [index for index in range(len(self._part.pieces)) if self._part.missing(index)]
-            await for_each(indices, self._fetch, parallel=min(self._fetcher.parallel, len(indices)))
+            await for_each(indices, self._download, parallel=min(self._downloader.parallel, len(indices)))
             return await hashing == self._file.sha256.removeprefix("sha256:")
-        except _WrongAnswer:
+        except _WrongResponse:
             return False
         finally:
-            await _ended([hashing])
+            await cancelled([hashing])
 
     async def _digest(self) -> str:
         digest, hashed = hashlib.sha256(), 0
@@ -178,9 +177,9 @@ class _Filling:
             hashed = stop
         return digest.hexdigest()
 
-    async def _fetch(self, index: int) -> None:
-        """One piece, with as many requests as it takes."""
-        patience = _Patience(self._fetcher.policy)
+    async def _download(self, index: int) -> None:
+        """Download one piece, with as many requests as necessary."""
+        patience = _Patience(self._downloader.policy)
         while missing := self._part.missing(index):
 
             async def take(response: httpx.Response, missing: range = missing) -> None:
@@ -188,23 +187,23 @@ class _Filling:
 
             why: Exception | None = None
             again = False
-            is_direct = self._fetcher.is_direct and not self._through_the_service
+            is_direct = self._downloader.is_direct and not self._through_the_service
             try:
-                again = await self._fetcher.receive(
+                again = await self._downloader.receive(
                     self._file, missing, take, through_the_service=self._through_the_service
                 )
             except httpx.TransportError as error:
                 why = error
             if self._part.missing(index) != missing:
-                patience = _Patience(self._fetcher.policy)
+                patience = _Patience(self._downloader.policy)
             elif not again:
                 try:
                     await patience.wait(self._file.path, why)
                 except Unreachable as error:
                     if not is_direct:
                         raise
-                    self._fetcher.leave_storage(str(error), error)
-                    patience = _Patience(self._fetcher.policy)
+                    self._downloader.leave_storage(str(error), error)
+                    patience = _Patience(self._downloader.policy)
 
     async def _take(self, response: httpx.Response, index: int, missing: range) -> None:
         skipped_bytes = self._offset(response, missing)
@@ -213,11 +212,11 @@ class _Filling:
         try:
             async for chunk in response.aiter_raw():
                 if not room_bytes:
-                    break  # there is more than was asked for
+                    break  # there is more than the request asked for
                 data = chunk[skipped_bytes:][:room_bytes]
                 skipped_bytes = max(0, skipped_bytes - len(chunk))
                 room_bytes -= len(data)
-                self._fetcher.received(len(data))
+                self._downloader.received(len(data))
                 if not buffer and len(data) >= _IN_THREAD_BYTES:
                     await in_thread(self._part.write, index, data)
                     self._arrived.set()
@@ -228,26 +227,26 @@ class _Filling:
                     await in_thread(self._part.write, index, data)
                     self._arrived.set()
         finally:
-            # Also where the connection breaks, or we are told to stop: the next request goes on behind it.
+            # Also if the connection breaks or the task is cancelled: the next request continues after these bytes.
             if buffer:
                 self._part.write(index, bytes(buffer))
                 self._arrived.set()
 
     def _offset(self, response: httpx.Response, missing: range) -> int:
-        """How much of the body is not wanted; raises `_WrongAnswer` for what is no part of this file."""
+        """Return how many bytes to skip. Raises `_WrongResponse` if the response is not a part of this file."""
         size_bytes = self._file.size_bytes
         if response.status_code == 206:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
             if match is None or int(match[1]) != missing.start or match[2] not in {"*", str(size_bytes)}:
-                raise _WrongAnswer
+                raise _WrongResponse
             return 0
         if response.status_code != 200 or "content-encoding" in response.headers:
-            raise _WrongAnswer
+            raise _WrongResponse
         return missing.start
 
 
 class _Patience:
-    """How long to go on without a single byte."""
+    """Limits the retries during which not a single byte arrives."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -258,40 +257,6 @@ class _Patience:
         ceiling = min(self._policy.max_delay_seconds, self._policy.base_delay_seconds * 2**self._attempts)
         self._attempts += 1
         if time.monotonic() - self._started + ceiling > self._policy.retry_seconds:
-            reason = (str(why) or type(why).__name__) if why else "answers end before their end"
-            raise Unreachable(f"{path} does not arrive: {reason}. Pull again to go on where it stopped.")
-        await asyncio.sleep(random.uniform(0, ceiling))  # noqa: S311 - no secret
-
-
-async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, parallel: int) -> None:
-    """Do `work` for each, so many at a time; the first failure ends the others, and is raised when they have ended."""
-    waiting = iter(items)
-
-    async def worker() -> None:
-        for item in waiting:
-            await work(item)
-
-    tasks = [asyncio.create_task(worker()) for _ in range(parallel)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        await _ended(tasks)
-
-
-async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """As `asyncio.to_thread`, but a cancellation waits for the thread: nothing is closed that it still uses."""
-    task = asyncio.create_task(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()
-        raise
-
-
-async def _ended(tasks: list[asyncio.Task[T]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+            reason = (str(why) or type(why).__name__) if why else "responses are incomplete"
+            raise Unreachable(f"{path} does not arrive: {reason}. Pull again to continue where it stopped.")
+        await asyncio.sleep(random.uniform(0, ceiling))  # noqa: S311 - not a secret

@@ -1,15 +1,15 @@
-"""What can go wrong, one class for each thing that a caller would do differently about."""
+"""The errors of the client: one class for each kind that a caller handles differently."""
 
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 _TYPE_PREFIX = "urn:model-registry:problem:"
-_PERHAPS_DONE = " An earlier attempt had no answer and may have done it: look before you ask again."
+_PERHAPS_DONE = " An earlier attempt got no response and may have done it. Check before you retry."
 
 
 class FieldError(BaseModel):
-    """One value that breaks a rule, and where it stands in the request."""
+    """A value that breaks a rule, and its location in the request."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -19,7 +19,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """What a server said went wrong (RFC 9457); members beyond these name the thing, such as `digest` or `version`."""
+    """The problem in a response (RFC 9457). More members name what it is about, such as `digest` or `version`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -33,43 +33,43 @@ class Problem(BaseModel):
 
     @property
     def slug(self) -> str:
-        """The stable name of the problem, such as `version-exists`; empty where it is none of the registry's."""
+        """The stable name of the problem, such as `version-exists`. Empty if it is not from a registry."""
         return self.type.removeprefix(_TYPE_PREFIX) if self.type.startswith(_TYPE_PREFIX) else ""
 
 
 class RegistryError(Exception):
-    """Something failed; the message says what, and what to do."""
+    """Something failed. The message says what, and what you can do."""
 
     exit_code: ClassVar[int] = 1
 
 
 class UsageError(RegistryError):
-    """What was asked for can never work as written."""
+    """The request cannot work as written."""
 
     exit_code = 2
 
 
 class Unreachable(RegistryError):
-    """Nobody answered, however often it was asked. A change may have been made all the same."""
+    """There was no response to any attempt. A change may have been made nevertheless."""
 
     exit_code = 5
 
 
 class Damaged(RegistryError):
-    """Bytes do not hash to the digest that was declared for them."""
+    """Bytes do not have the declared digest."""
 
 
 class UnsafePath(RegistryError):
-    """A path would lead out of the folder that it belongs in."""
+    """A path leads out of its folder."""
 
 
 class ServerError(RegistryError):
-    """A server answered, and the answer is no."""
+    """The response of a server is an error."""
 
     def __init__(self, problem: Problem, *, after_lost_answer: bool = False) -> None:
         self.problem = problem
         self.after_lost_answer = after_lost_answer
-        """An earlier attempt at the same request had no answer, so it may have done what this one could not."""
+        """An earlier attempt at the same request got no response. It may have done what this one could not."""
         super().__init__(_message(problem) + (_PERHAPS_DONE if after_lost_answer and problem.status < 500 else ""))
 
     @property
@@ -82,34 +82,34 @@ class ServerError(RegistryError):
 
     @classmethod
     def of(cls, problem: Problem, *, after_lost_answer: bool = False) -> "ServerError":
-        """As the class that goes with the problem's status."""
+        """Return an error of the class for the status of the problem."""
         return _CLASSES.get(problem.status, ServerError)(problem, after_lost_answer=after_lost_answer)
 
 
 class NotFound(ServerError):
-    """There is no such thing, or not any more."""
+    """It does not exist, or no longer exists."""
 
     exit_code = 3
 
 
 class Conflict(ServerError):
-    """It could be done, but not in the present state."""
+    """It is not possible in the present state."""
 
     exit_code = 4
 
 
 class PreconditionFailed(Conflict):
-    """Somebody else was faster: what is there is not what was expected."""
+    """It has changed since you read it."""
 
 
 class Invalid(ServerError):
-    """What was sent breaks a rule; `problem.errors` says which, and where."""
+    """The request breaks a rule. `problem.errors` says which one, and where."""
 
     exit_code = 2
 
 
 class Busy(ServerError):
-    """The service, or what it needs, is overloaded or away, and was so for as long as we retried."""
+    """The service is overloaded or unavailable, and all retries failed."""
 
     exit_code = 5
 
@@ -131,5 +131,5 @@ _CLASSES: dict[int, type[ServerError]] = {
 
 
 def _message(problem: Problem) -> str:
-    said = problem.detail or problem.title or f"The answer was {problem.status}."
+    said = problem.detail or problem.title or f"The response was {problem.status}."
     return f"{said} (request {problem.request_id})" if problem.status >= 500 and problem.request_id else said

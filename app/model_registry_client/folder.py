@@ -1,7 +1,7 @@
-"""A folder that files are written into and never past: each is whole or not there under its name.
+"""Writes files into a folder and never outside it. A file appears under its name only when it is complete.
 
-A manifest is somebody else's text, and folders may change while we write. So paths are opened segment by segment
-without following symbolic links, and every file is made and renamed below the folder that was opened.
+Paths come from the registry, and folders may change during a pull. So paths are opened segment by segment without
+following symbolic links, and files are created and renamed below the opened folder.
 """
 
 import errno
@@ -19,30 +19,32 @@ from model_registry_client.cache import Cache, digest_of, lock
 from model_registry_client.errors import UnsafePath, UsageError
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]|(?:^|/)(?:\.{0,2}|.:[^/]*)(?:/|$)")
-"""Control characters, backslashes, what is no text; segments that are empty or dots, or begin as a drive does."""
+"""Control characters, backslashes, surrogates; segments that are empty, dots, or begin like a drive of Windows."""
 _COUNT = struct.Struct("<Q")
 _LARGEST_NAME_BYTES = 200
 _READ_BYTES = 256 * 1024
 
 
 class Folder:
-    """Where a version is pulled to."""
+    """The folder that a version is pulled into."""
 
     def __init__(self, root: Path) -> None:
         if sys.platform == "win32":
-            raise UsageError("Pulling into a folder needs Linux or macOS; archive.tar of a version is for any system.")
+            raise UsageError(
+                "Pulling into a folder needs Linux or macOS. On other systems, download archive.tar of the version."
+            )
         if root.is_file():
-            raise UsageError(f"{root} is a file: name a folder.")
+            raise UsageError(f"{root} is a file. Name a folder.")
         self.root = root
 
-    def make(self) -> None:
+    def create(self) -> None:
         """Raises `OSError`."""
         self.root.mkdir(parents=True, exist_ok=True)
 
     def holds(self, path: str, size_bytes: int, sha256: str) -> bool:
-        """Whether this file is there and has these bytes.
+        """Return whether this file exists and has these bytes.
 
-        Raises `UnsafePath` and `UsageError` where it could not be written to, `OSError` where it cannot be read.
+        Raises `UnsafePath` or `UsageError` if it could not be written, `OSError` if it cannot be read.
         """
         try:
             with self._parent(path, create=False) as (parent, name):
@@ -50,7 +52,7 @@ class Folder:
                 try:
                     status = os.fstat(descriptor)
                     if not stat.S_ISREG(status.st_mode):
-                        raise UsageError(f"{self.root / path} is no file: move it away, or pull to another folder.")
+                        raise UsageError(f"{self.root / path} is not a file. Move it, or pull into another folder.")
                     return status.st_size == size_bytes and digest_of(descriptor) == sha256
                 finally:
                     os.close(descriptor)
@@ -58,12 +60,12 @@ class Folder:
             return False
 
     def part(self, path: str, sha256: str, pieces: Sequence[range]) -> "Part | None":
-        """The unfinished file, as far as it is there; `None` while another process is at it. Raises as `holds` does."""
+        """Open the unfinished file. `None` while another process uses it. Raises the same errors as `holds`."""
         with self._parent(path, create=True) as (parent, name):
             return Part.opened(os.dup(parent), name, sha256, pieces)
 
     def _opened(self, path: str, name: str, parent: int) -> int:
-        # A named pipe would otherwise wait for its other end.
+        # O_NONBLOCK, because opening a named pipe would wait for its other end.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             return os.open(name, flags, dir_fd=parent)
@@ -74,7 +76,7 @@ class Folder:
 
     @contextmanager
     def _parent(self, path: str, *, create: bool) -> Iterator[tuple[int, str]]:
-        """The folder that a file belongs in, opened, and the file's name there."""
+        """Open the folder of a file. Yields its descriptor and the name of the file in it."""
         *folders, name = checked_path(path).split("/")
         descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -99,17 +101,17 @@ class Folder:
             if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 raise UnsafePath(self._is_a_link(path)) from None
             raise UsageError(
-                f"{self.root / path} is a file, where the version has a folder: move it away, or pull elsewhere."
+                f"{self.root / path} is a file, but the version has a folder there. Move it, or pull elsewhere."
             ) from None
 
     def _is_a_link(self, path: str) -> str:
-        return f"{self.root / path} is a symbolic link, which is not written through: remove it, or pull elsewhere."
+        return f"{self.root / path} is a symbolic link, which a pull does not follow. Remove it, or pull elsewhere."
 
 
 class Part:
-    """An unfinished file beside its target: its bytes, and behind them how many of each piece are there.
+    """An unfinished file beside its target. After the bytes it has a count of the bytes of each piece that arrived.
 
-    What it says of itself may be wrong after a power cut, so the whole is hashed before it is finished.
+    The counts may be wrong after a power failure, so the whole file is hashed before it is finished.
     """
 
     def __init__(self, parent: int, name: str, target: str, descriptor: int, pieces: Sequence[range]) -> None:
@@ -123,7 +125,7 @@ class Part:
 
     @classmethod
     def opened(cls, parent: int, target: str, sha256: str, pieces: Sequence[range]) -> "Part | None":
-        """Of the file `target` in the folder `parent`, which is closed with it."""
+        """Open the unfinished file of `target` in the folder `parent`. Closing it closes `parent`."""
         begin = target.encode()[:_LARGEST_NAME_BYTES].decode(errors="ignore")
         name = f".{begin}.{sha256[:16]}.part"
         try:
@@ -148,7 +150,7 @@ class Part:
 
     @property
     def ready_bytes(self) -> int:
-        """How many are there from the beginning on without a gap."""
+        """The number of bytes from the beginning without a gap."""
         ready = 0
         for piece, done in zip(self.pieces, self._done, strict=True):
             ready += done
@@ -157,24 +159,24 @@ class Part:
         return ready
 
     def missing(self, index: int) -> range:
-        """What is not there of one piece."""
+        """The bytes of one piece that have not arrived."""
         return self.pieces[index][self._done[index] :]
 
     def write(self, index: int, data: bytes | memoryview) -> None:
-        """The next bytes of one piece."""
+        """Write the next bytes of one piece."""
         _write(self.descriptor, data, self.missing(index).start)
         self._done[index] += len(data)
         _write(self.descriptor, _COUNT.pack(self._done[index]), self._counts_at + _COUNT.size * (1 + index))
 
     def hash(self, digest: "hashlib._Hash", start: int, stop: int) -> None:
-        """Update a digest with these bytes; fewer where the file has become shorter."""
+        """Update a digest with these bytes. If the file has become shorter, with fewer."""
         buffer = memoryview(bytearray(min(_READ_BYTES, stop - start)))
         while start < stop and (count := os.preadv(self.descriptor, [buffer[: stop - start]], start)):
             digest.update(buffer[:count])
             start += count
 
     def reload(self) -> None:
-        """Go on from what is in the file, or begin anew where that is nothing of ours."""
+        """Continue with the bytes in the file, or start again if they are not from a pull of this file."""
         length = _COUNT.size * (1 + len(self.pieces))
         if os.fstat(self.descriptor).st_size == self._counts_at + length:
             piece_bytes, *done = struct.unpack(
@@ -187,25 +189,25 @@ class Part:
         self.restart()
 
     def restart(self) -> None:
-        """Forget every byte."""
+        """Discard all bytes."""
         self._done = [0] * len(self.pieces)
         os.ftruncate(self.descriptor, 0)
         counts = _COUNT.pack(self._piece_bytes) + bytes(_COUNT.size * len(self.pieces))
         _write(self.descriptor, counts, self._counts_at)
 
     def keep_in(self, cache: Cache, sha256: str) -> None:
-        """Put the bytes, which are verified, into a cache. Raises `OSError`."""
+        """Add the verified bytes to a cache. Raises `OSError`."""
         os.ftruncate(self.descriptor, self._size_bytes)
         cache.add(sha256, self._size_bytes, self.descriptor)
 
     def finish(self) -> None:
-        """Become the target, whose bytes these are: synced first, so that a power cut leaves no half of it there."""
+        """Rename the file to its target. It is synced first, so that a power failure leaves no incomplete target."""
         os.ftruncate(self.descriptor, self._size_bytes)
         os.fsync(self.descriptor)
         os.rename(self._name, self._target, src_dir_fd=self._parent, dst_dir_fd=self._parent)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Delete the unfinished file."""
         with suppress(FileNotFoundError):
             os.unlink(self._name, dir_fd=self._parent)
 
@@ -223,14 +225,14 @@ class Part:
 
 
 def checked_path(path: str) -> str:
-    """A path that stays below the folder it is joined to, on any disk; raises `UnsafePath`."""
+    """Return the path if it stays below any folder it is joined to, on any disk. Raises `UnsafePath`."""
     if _UNSAFE.search(path):
-        raise UnsafePath(f"The registry has a file called {path!r}, which leads elsewhere: nothing was pulled.")
+        raise UnsafePath(f"The registry has a file named {path!r}, which leads out of the folder. Nothing was pulled.")
     return path
 
 
 def _locked(name: str, parent: int) -> int | None:
-    """The file of this name, which nobody else has; `None` where somebody has it."""
+    """Open and lock the file of this name. `None` if another process has locked it."""
     while True:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -253,8 +255,10 @@ def _locked(name: str, parent: int) -> int | None:
 
 
 def _is_named(descriptor: int, name: str, parent: int) -> bool:
-    """Whether this is still the file of that name, and an ordinary one with no other name: else writing to it would
-    change something else."""
+    """Return whether this is still the file of that name, a regular one without a second name.
+
+    Writing to any other file would change something else.
+    """
     status = os.fstat(descriptor)
     try:
         if not os.path.samestat(os.stat(name, dir_fd=parent, follow_symlinks=False), status):

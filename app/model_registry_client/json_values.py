@@ -1,4 +1,4 @@
-"""Python values as JSON and back, every number exact."""
+"""Converts Python values to JSON and back, with exact numbers."""
 
 import json
 import math
@@ -16,18 +16,18 @@ _MAX_DEPTH = 100
 
 
 def to_json(value: Any, place: str = "") -> Any:
-    """`value` as plain JSON values: `dict` with text keys, `list`, `str`, `int`, `float`, `Decimal`, `bool`, `None`.
+    """Convert `value` to plain JSON values: `dict`, `list`, `str`, `int`, `float`, `Decimal`, `bool` and `None`.
 
-    NumPy scalars and arrays, and whatever else has `tolist`, become numbers and lists; NaN, the infinities and what
-    stands for no time become `None`; times are RFC 3339, in UTC where they name no zone. Raises `UsageError`, with the
-    place, for what has no meaning in JSON.
+    NumPy scalars and arrays, and other values with `tolist`, become numbers and lists. NaN, infinities and missing
+    times become `None`. Times are RFC 3339; a time without a zone is UTC. Raises `UsageError` with the place of a value
+    that JSON cannot represent.
     """
     return _plain(value, place, 0)
 
 
 def _plain(value: Any, place: str, depth: int) -> Any:
     if depth > _MAX_DEPTH:
-        raise UsageError(f"{place[:80]}… is nested deeper than JSON of a registry may be, or holds itself.")
+        raise UsageError(f"{place.lstrip('.')[:80]}… is nested more than {_MAX_DEPTH} levels deep, or contains itself.")
     match value:
         case Enum():
             return _plain(value.value, place, depth)
@@ -42,7 +42,7 @@ def _plain(value: Any, place: str, depth: int) -> Any:
         case Decimal():
             return value if value.is_finite() else None
         case datetime():
-            # pandas' NaT is a datetime, and like NaN unequal to itself.
+            # pandas' NaT is a datetime that, like NaN, is not equal to itself.
             return _rfc3339(value) if value == value else None
         case date() | time():
             return value.isoformat()
@@ -62,7 +62,9 @@ def _members(value: Mapping[Any, Any], place: str) -> Iterator[tuple[str, Any]]:
     for key, item in value.items():
         text = key if isinstance(key, str) else _key(_plain(key, place, 0))
         if text in seen:
-            raise UsageError(f"{place}.{text}".lstrip(".") + f": the keys {seen[text]!r} and {key!r} are one in JSON.")
+            raise UsageError(
+                f"{place}.{text}".lstrip(".") + f": the keys {seen[text]!r} and {key!r} are the same in JSON."
+            )
         seen[text] = key
         yield text, item
 
@@ -74,10 +76,10 @@ def _key(plain: Any) -> str:
 def _without_numpy(value: Any, place: str) -> Any:
     kind = getattr(getattr(value, "dtype", None), "kind", None)
     if kind == "M":
-        # Python's own times end at microseconds; of finer ones NumPy would give mere integers.
+        # Python's times have microseconds. NumPy converts more precise ones to integers.
         value = value.astype("datetime64[us]")
     elif kind == "f" and value.dtype.itemsize > 8:
-        # NumPy gives a long double as itself; its text has every digit.
+        # NumPy does not convert a long double to a Python number. Its text has all digits.
         return list(value) if getattr(value, "ndim", 0) else Decimal(str(value))
     convert = getattr(value, "tolist", None)
     if callable(convert) and kind not in {"c", "m"}:
@@ -85,7 +87,7 @@ def _without_numpy(value: Any, place: str) -> Any:
     if type(value).__name__ == "NAType":
         return None
     where = place.lstrip(".") or "The value"
-    raise UsageError(f"{where}: {type(value).__name__!r} has no meaning in JSON.")
+    raise UsageError(f"{where}: JSON cannot represent {type(value).__name__!r}.")
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -94,9 +96,9 @@ def _rfc3339(moment: datetime) -> str:
 
 
 def dumps(value: Any) -> str:
-    """JSON text of `to_json(value)`."""
+    """Return `to_json(value)` as JSON text."""
     try:
-        # What is plain already, such as a manifest of 100,000 files, takes the short way.
+        # The fast path for plain values, such as a manifest of 100,000 files.
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):
         return "".join(_written(to_json(value)))
@@ -123,13 +125,13 @@ def _written(plain: Any) -> Iterator[str]:
 
 
 def loads(text: str) -> Any:
-    """What `text` says; a number that a float would not hold exactly is a `Decimal`."""
+    """Parse JSON text. A number that is not exact as a float becomes a `Decimal`."""
     return json.loads(text, parse_float=_number)
 
 
 def _number(written: str) -> float | Decimal:
     number = float(written)
-    # A double holds any 15 digits.
+    # A double holds any 15 digits exactly.
     if len(written) < 17 and "e" not in written.lower():
         return number
     return number if Decimal(repr(number)) == (exact := Decimal(written)) else exact

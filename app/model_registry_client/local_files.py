@@ -1,4 +1,4 @@
-"""The files that a push takes from disk, which must stay as they are until it is over."""
+"""The files that a push reads from disk. They must not change until it has ended."""
 
 import asyncio
 import os
@@ -13,23 +13,25 @@ from pathlib import Path
 from model_registry_client.digests import sha256
 from model_registry_client.errors import RegistryError, UsageError
 
-LEFT_OUT = frozenset({".git", "__pycache__", ".DS_Store"})
+IGNORED = frozenset({".git", "__pycache__", ".DS_Store"})
 _UNFINISHED = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
-"""What an interrupted pull leaves: see `folder.Part`."""
+"""The unfinished files of an interrupted pull. See `folder.Part`."""
 _PIECE = 1024**2
 
 
 class FileChanged(RegistryError):
-    """A file is not what it was when the push began."""
+    """A file has changed since the push began."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        super().__init__(f"{path} changed while it was pushed, so nothing was published; push again once it is whole.")
+        super().__init__(
+            f"{path} changed during the push, so nothing was published. Push again when the file is complete."
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What tells one state of a file from another without reading it."""
+    """Distinguishes two states of a file without reading it."""
 
     device: int
     inode: int
@@ -43,7 +45,7 @@ class _Stamp:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file as it was found: where it will be in the version, and where it is on disk."""
+    """A file as it was found: its path in the version, and where it is on disk."""
 
     path: str
     source: Path
@@ -54,23 +56,23 @@ class LocalFile:
         return self.stamp.size_bytes
 
     def check(self) -> None:
-        """Raises `FileChanged` if it is another one, longer, shorter, newer or gone."""
+        """Raises `FileChanged` if the file was replaced, edited or deleted."""
         with _explained(self.source):
             status = self.source.stat()
         if _Stamp.of(status) != self.stamp:
             raise FileChanged(self.source)
 
     async def digest(self, on_bytes: Callable[[int], None] | None = None) -> str:
-        """The `sha256:<hex>` of what it was and still is; raises `FileChanged`."""
+        """Return the `sha256:<hex>` of the file. Raises `FileChanged`."""
         with _explained(self.source):
             digest = await sha256(self.source, on_bytes)
         self.check()
         return digest
 
     async def pieces(self, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
-        """So many bytes from `offset` on, in pieces of at most 1 MiB; raises `FileChanged`.
+        """Yield `size_bytes` bytes from `offset` on, in pieces of at most 1 MiB. Raises `FileChanged`.
 
-        The file is open only while a piece is read, so whoever stops in the middle leaves nothing open.
+        The file is open only while a piece is read, so an interrupted iteration leaves nothing open.
         """
         end = offset + size_bytes
         while offset < end:
@@ -99,16 +101,16 @@ def _explained(source: Path) -> Iterator[None]:
 
 
 def scan(source: Path, *, include_all: bool = False) -> list[LocalFile]:
-    """A file by itself, or all files below a folder, by path; links are followed.
+    """Find a single file, or all files below a folder, sorted by path. Follows links.
 
-    Hidden files belong to it; `.git`, `__pycache__`, `.DS_Store` and what a pull has not finished only with
+    Includes hidden files, but `.git`, `__pycache__`, `.DS_Store` and unfinished files of a pull only with
     `include_all`.
 
     Raises
     ------
     UsageError
-        There is nothing, or something that is no file: a link that leads nowhere or in a circle, a pipe, a name that is
-        no Unicode, two names that are equal regardless of case.
+        There are no files, or something that cannot be pushed: a link that is broken or circular, a pipe, a name that
+        is not Unicode, two names that differ only in case.
     """
     try:
         if source.is_dir():
@@ -124,7 +126,7 @@ def scan(source: Path, *, include_all: bool = False) -> list[LocalFile]:
 
 
 def check_all(files: Iterable[LocalFile]) -> None:
-    """Raises `FileChanged` for the first that is not as it was found."""
+    """Raises `FileChanged` for the first file that has changed."""
     for file in files:
         file.check()
 
@@ -134,9 +136,9 @@ def _below(
 ) -> Iterator[LocalFile]:
     status = folder.stat()
     if (identity := (status.st_dev, status.st_ino)) in above:
-        raise UsageError(f"{folder} is a link to a folder that it is in itself: nothing could be pushed completely.")
+        raise UsageError(f"{folder} is a link to a folder that contains it. Remove the link.")
     for child in folder.iterdir():
-        if not include_all and (child.name in LEFT_OUT or _UNFINISHED.fullmatch(child.name)):
+        if not include_all and (child.name in IGNORED or _UNFINISHED.fullmatch(child.name)):
             continue
         inside = (*steps, child.name)
         if child.is_dir():
@@ -149,7 +151,7 @@ def _local_file(source: Path, path: str) -> LocalFile:
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{os.fsencode(source)!r} has a name that is not UTF-8; rename it.") from None
+        raise UsageError(f"The name {os.fsencode(source)!r} is not UTF-8. Rename it.") from None
     status = source.stat()
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{source} is neither a file nor a folder.")
@@ -160,4 +162,4 @@ def _check_distinct(files: Iterable[LocalFile]) -> None:
     seen: dict[str, Path] = {}
     for file in files:
         if (twin := seen.setdefault(file.path.casefold(), file.source)) is not file.source:
-            raise UsageError(f"{twin} and {file.source} are one file where case does not count; rename one of them.")
+            raise UsageError(f"The names {twin} and {file.source} differ only in case. Rename one of them.")

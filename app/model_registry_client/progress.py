@@ -1,41 +1,41 @@
-"""How whoever waits hears of a transfer: the client itself prints nothing."""
+"""How the caller follows a transfer. The client itself prints nothing."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told what happens while it happens, from the event loop's thread; amounts are bytes since the last call."""
+    """Receives the events of a transfer, in the thread of the event loop. Amounts are bytes since the last call."""
 
     def begin(self, label: str, total_bytes: int, files: int) -> None:
-        """A transfer begins; `label` is for people."""
+        """A transfer begins. `label` is text for people."""
 
     def hashed(self, size_bytes: int) -> None:
-        """So much was read from disk to know its digest."""
+        """Bytes were read from disk and hashed."""
 
     def sent(self, size_bytes: int) -> None:
-        """So much went out."""
+        """Bytes were sent."""
 
     def received(self, size_bytes: int) -> None:
-        """So much came in."""
+        """Bytes were received."""
 
     def saved(self, size_bytes: int) -> None:
-        """So much was there already, and need not move."""
+        """Bytes need no transfer, because they are there already."""
 
     def file_done(self, path: str) -> None:
-        """A file is where it should be, and verified."""
+        """A file is in place and verified."""
 
     def publishing(self) -> None:
-        """All bytes of a push are there, and the registry is asked to show the version."""
+        """All bytes of a push have arrived, and the registry publishes the version."""
 
     def say(self, text: str) -> None:
-        """Something that a person would want to know, such as another way being taken."""
+        """A message for people, for example that a transfer goes through the service now."""
 
     def end(self) -> None:
-        """The transfer is over, whether well or badly."""
+        """The transfer has ended, successfully or not."""
 
 
 class Silent:
-    """Tells nobody."""
+    """Ignores all events."""
 
     def begin(self, label: str, total_bytes: int, files: int) -> None: ...
 

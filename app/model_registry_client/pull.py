@@ -1,4 +1,4 @@
-"""Pulling a version into a folder: what is missing is fetched, verified, and only then called by its name."""
+"""Pulls a version into a folder: downloads the missing files, verifies them, and then gives them their names."""
 
 import asyncio
 import re
@@ -12,20 +12,22 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from model_registry_client.cache import Cache
+from model_registry_client.concurrency import for_each, in_thread
 from model_registry_client.digests import version_digest
-from model_registry_client.download import Fetcher, for_each, in_thread
-from model_registry_client.errors import Damaged, NotFound, Problem, RegistryError, UnsafePath, UsageError
+from model_registry_client.download import Downloader
+from model_registry_client.errors import Damaged, NotFound, Problem, RegistryError, UnsafePath
 from model_registry_client.folder import Folder, Part, checked_path
 from model_registry_client.progress import Progress, Silent
-from model_registry_client.transport import Transport, telling, url_path
-from model_registry_client.types import File, Pulled, Ref, Version
+from model_registry_client.retries import reporting_outages
+from model_registry_client.transport import Transport
+from model_registry_client.types import File, Pulled, Ref, Version, check_transfer_options
+from model_registry_client.urls import url_path
 
 LARGE_BYTES = 64 * 1024**2
-"""Files over this arrive in pieces, several at a time."""
+"""Larger files are downloaded in pieces, several at a time."""
 PIECE_BYTES = 16 * 1024**2
 _PAGE = 1000
-_TRANSFERS = ("auto", "direct", "proxied")
-_OTHERS_SECONDS = 0.2
+_OTHER_PULL_SECONDS = 0.2
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -48,46 +50,43 @@ async def pull(
     progress: Progress | None = None,
     transfer: str = "auto",
 ) -> Pulled:
-    """Bring the files of a version into a folder, byte for byte.
+    """Download the files of a version into a folder.
 
-    What is there with the right bytes is left alone, so pulling again transfers nothing; what was interrupted goes on
-    where it stopped. A file has its name only when it is whole and hashes to its digest. Files of the folder that the
-    version does not have stay. An alias, or `latest`, is looked up once: all files are of one version.
+    Files that are in the folder with the right bytes are not downloaded again, and an interrupted pull continues where
+    it stopped. A file gets its name only when it is complete and its digest is right. Other files in the folder stay.
+    An alias or `latest` is resolved once, so that all files are of one version.
 
     Parameters
     ----------
     directory
-        Made where it is not there. Nothing is written outside of it, whatever the registry or a symbolic link in it
-        says. `None` is a folder of the model's name in the working directory.
+        Created if it does not exist. Nothing is written outside it, whatever the registry or a symbolic link in it
+        says. The default is a folder with the model's name in the working directory.
     include
-        Patterns, of which a file's path must match one: `*.json`, where `*` stands for any characters, `/` too; or the
-        path of a folder, for all that is in it. None means all files.
+        Patterns; a file is pulled if its path matches one of them. In `*.json`, `*` matches any characters, also `/`.
+        The path of a folder matches all files in it. Without patterns, all files are pulled.
     cache
-        Where to take files from that were pulled before, and to keep those that arrive.
+        Files that were pulled before are copied from here, and files that arrive are added.
     parallel
-        Requests under way at any time.
+        Maximum number of parallel requests.
     transfer
-        "direct" reads from storage, "proxied" through the service, and "auto" from storage for as long as that works.
+        "direct" downloads from storage, "proxied" through the service, and "auto" from storage while that works.
 
     Raises
     ------
     NotFound
-        No such version, or it was removed meanwhile; or it has no file that matches.
+        The version does not exist, was removed during the pull, or has no file that matches.
     Damaged, UnsafePath, UsageError
-        Storage has other bytes than the version's digest; a path that would lead outside; something in the way.
+        Storage has different bytes than the digest says; a path leads out of the folder; something is in the way.
     Unreachable, ServerError
-        As `Transport` does.
+        As in `Transport`.
     RegistryError
-        A file cannot be read or written; the message names it.
+        A file cannot be read or written. The message names it.
     """
     ref = Ref.of(ref)
-    if parallel < 1:
-        raise UsageError("At least one request must be under way: parallel is 1 or more.")
-    if transfer not in _TRANSFERS:
-        raise UsageError(f"{transfer!r} is no way to transfer files: there are {', '.join(_TRANSFERS)}.")
+    check_transfer_options(transfer, parallel)
     folder = Folder(Path(directory if directory is not None else ref.model))
     progress = progress or Silent()
-    with telling(progress.say):
+    with reporting_outages(progress.say):
         return await _pull(transport, ref, folder, include, cache, parallel, progress, transfer)
 
 
@@ -104,27 +103,27 @@ async def _pull(
     version = await _version(transport, ref)
     version_path = url_path("v1", "models", ref.model, "versions", version.version)
     manifest = [file async for file in _manifest(transport, version_path, presign=transfer != "proxied")]
-    _check(version, manifest)
+    _check_manifest(version, manifest)
     files = [file for file in manifest if _is_included(file.path, include)]
     if include and not files:
         said = f"{version.ref} has no file that matches {' or '.join(include)}."
         raise NotFound(Problem(status=404, title="Not Found", detail=said))
     progress.begin(str(version.ref), sum(file.size_bytes for file in files), len(files))
     try:
-        fetcher = Fetcher(transport, version_path, transfer=transfer, parallel=parallel, progress=progress)
-        puller = _Puller(folder, cache, fetcher, progress)
+        downloader = Downloader(transport, version_path, transfer=transfer, parallel=parallel, progress=progress)
+        puller = _Puller(folder, cache, downloader, progress)
         return await puller.pull(version, files, parallel)
     finally:
         progress.end()
 
 
 class _Puller:
-    """One pull, once it is known what there is."""
+    """Pulls the files of one version that is known."""
 
-    def __init__(self, folder: Folder, cache: Cache | None, fetcher: Fetcher, progress: Progress) -> None:
+    def __init__(self, folder: Folder, cache: Cache | None, downloader: Downloader, progress: Progress) -> None:
         self._folder = folder
         self._cache = cache
-        self._fetcher = fetcher
+        self._downloader = downloader
         self._progress = progress
         self._downloaded_bytes = 0
         self._cached_bytes = 0
@@ -133,17 +132,17 @@ class _Puller:
     async def pull(self, version: Version, files: Sequence[File], parallel: int) -> Pulled:
         missing: list[File] = []
 
-        async def look(file: File) -> None:
+        async def check(file: File) -> None:
             if not await self._is_there(file):
                 missing.append(file)
 
-        # Everything is looked at before anything is written, so that what is in the way is known beforehand.
-        await for_each(files, look, parallel=parallel)
-        with self._named(""):
-            await in_thread(self._folder.make)
+        # All files are checked before the first one is written, so that a pull fails early if something is in the way.
+        await for_each(files, check, parallel=parallel)
+        with self._naming(""):
+            await in_thread(self._folder.create)
         await for_each(missing, self._obtain, parallel=parallel)
         if self._cache is not None:
-            await self._tell(self._cache, self._cache.trim)
+            await self._change_cache(self._cache, self._cache.trim)
         return Pulled(
             version=version,
             path=self._folder.root,
@@ -153,7 +152,7 @@ class _Puller:
         )
 
     async def _is_there(self, file: File) -> bool:
-        with self._named(file.path):
+        with self._naming(file.path):
             is_there = await in_thread(self._folder.holds, file.path, file.size_bytes, _hex(file))
         if is_there:
             self._progress.saved(file.size_bytes)
@@ -161,13 +160,13 @@ class _Puller:
         return is_there
 
     async def _obtain(self, file: File) -> None:
-        with self._named(file.path):
+        with self._naming(file.path):
             part = await self._part(file)
             try:
-                if await self._is_there(file):  # the other one had just finished it
+                if await self._is_there(file):  # another pull has just finished it
                     part.discard()
                     return
-                if not await self._take_from_cache(file, part):
+                if not await self._copy_from_cache(file, part):
                     await self._download(file, part)
                 await in_thread(part.finish)
             except BaseException:
@@ -179,15 +178,15 @@ class _Puller:
         self._progress.file_done(file.path)
 
     async def _part(self, file: File) -> Part:
-        """The unfinished file, once no other pull is at it."""
+        """Open the unfinished file. Waits while another pull uses it."""
         pieces = _pieces(file.size_bytes)
         while True:
             part = await in_thread(self._folder.part, file.path, _hex(file), pieces)
             if part is not None:
                 return part
-            await asyncio.sleep(_OTHERS_SECONDS)
+            await asyncio.sleep(_OTHER_PULL_SECONDS)
 
-    async def _take_from_cache(self, file: File, part: Part) -> bool:
+    async def _copy_from_cache(self, file: File, part: Part) -> bool:
         if self._cache is None:
             return False
         if not (is_right := await in_thread(self._cache.copy, file.sha256, file.size_bytes, part.descriptor)):
@@ -202,23 +201,23 @@ class _Puller:
     async def _download(self, file: File, part: Part) -> None:
         resumed_bytes = part.arrived_bytes
         self._progress.saved(resumed_bytes)
-        await self._fetcher.fill(file, part)
+        await self._downloader.fill(file, part)
         self._downloaded_bytes += file.size_bytes - resumed_bytes
         if file.path in self._damaged:
-            self._progress.say(f"The cached copy of {file.path} was damaged and was fetched again.")
+            self._progress.say(f"The cached copy of {file.path} was damaged. The file was downloaded again.")
         if self._cache is not None:
-            await self._tell(self._cache, partial(part.keep_in, self._cache, file.sha256))
+            await self._change_cache(self._cache, partial(part.keep_in, self._cache, file.sha256))
 
     @contextmanager
-    def _named(self, path: str) -> Iterator[None]:
-        """What the disk says, with the path that it says it of."""
+    def _naming(self, path: str) -> Iterator[None]:
+        """Turn an error of the disk into a `RegistryError` that names the path."""
         try:
             yield
         except OSError as error:
             raise RegistryError(f"{self._folder.root / path}: {error.strerror or error}.") from error
 
-    async def _tell(self, cache: Cache, change: Callable[[], None]) -> None:
-        """Change the cache. One that cannot be written is worth a word and no failure, and is not asked again."""
+    async def _change_cache(self, cache: Cache, change: Callable[[], None]) -> None:
+        """Change the cache. If it cannot be written, report that and continue without it."""
         try:
             await in_thread(change)
         except OSError as error:
@@ -229,14 +228,14 @@ class _Puller:
 
 async def _version(transport: Transport, ref: Ref) -> Version:
     response = await transport.request("GET", url_path("v1", "models", ref.model, "versions", ref.selector))
-    return _understood(transport, Version, transport.json_of(response))
+    return _validated(transport, Version, transport.json_of(response))
 
 
 async def _manifest(transport: Transport, version_path: str, *, presign: bool) -> AsyncIterator[File]:
     token = None
     while True:
         params = {"limit": _PAGE, "presign": presign, "page_token": token}
-        page = _understood(transport, _Page, await transport.get_json(f"{version_path}/files", params=params))
+        page = _validated(transport, _Page, await transport.get_json(f"{version_path}/files", params=params))
         for file in page.items:
             yield file
         token = page.next_page_token
@@ -244,27 +243,27 @@ async def _manifest(transport: Transport, version_path: str, *, presign: bool) -
             return
 
 
-def _understood(transport: Transport, kind: type[M], answer: object) -> M:
+def _validated(transport: Transport, kind: type[M], document: object) -> M:
     try:
-        return kind.model_validate(answer)
+        return kind.model_validate(document)
     except ValidationError:
-        raise transport.no_registry() from None
+        raise transport.not_a_registry() from None
 
 
-def _check(version: Version, files: Sequence[File]) -> None:
-    """That these files are what the version's digest says, and can all be laid out in one folder."""
+def _check_manifest(version: Version, files: Sequence[File]) -> None:
+    """Check that these files have the version's digest, and that one folder can hold all of them."""
     places: dict[str, bool] = {}
     for file in files:
         place = checked_path(file.path).casefold()
         folders = [place[:end] for end, char in enumerate(place) if char == "/"]
         if place in places or any(places.get(folder) for folder in folders):
-            raise UnsafePath(f"The registry has two files that would both be {file.path}: nothing was pulled.")
+            raise UnsafePath(f"The registry has two files that would both be {file.path}. Nothing was pulled.")
         places |= dict.fromkeys(folders, False) | {place: True}
         if not _DIGEST.fullmatch(file.sha256) or file.size_bytes < 0:
-            raise Damaged(f"What the registry says of {file.path} is no digest and no size.")
+            raise Damaged(f"The registry lists {file.path} with an invalid digest or size.")
     digest = version_digest((file.path, file.size_bytes, file.sha256) for file in files)
     if version.digest is not None and version.digest != digest:
-        raise Damaged(f"The files that the registry lists are not those of {version.ref}: its digest is another one.")
+        raise Damaged(f"The registry lists files that do not have the digest of {version.ref}.")
 
 
 def _is_included(path: str, include: Sequence[str]) -> bool:
@@ -274,7 +273,7 @@ def _is_included(path: str, include: Sequence[str]) -> bool:
 
 
 def _pieces(size_bytes: int) -> list[range]:
-    """One for all, or many of the same size for what is large."""
+    """One piece, or pieces of the same size for a large file."""
     step = PIECE_BYTES if size_bytes > LARGE_BYTES else max(1, size_bytes)
     return [range(start, min(start + step, size_bytes)) for start in range(0, size_bytes, step)]
 

@@ -1,53 +1,26 @@
-"""One call that pushes a folder: hash it, reserve the version, send what storage lacks, commit."""
+"""Pushes a file or a folder: hash the files, reserve the version, send what storage does not have, commit."""
 
 import asyncio
-import math
 import os
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import httpx
-
+from model_registry_client.concurrency import cancelled, for_each
 from model_registry_client.digests import version_digest
-from model_registry_client.errors import (
-    Conflict,
-    Damaged,
-    Invalid,
-    NotFound,
-    RegistryError,
-    ServerError,
-    Unreachable,
-    UsageError,
-)
+from model_registry_client.errors import Conflict, Invalid, NotFound, RegistryError, ServerError
 from model_registry_client.json_values import to_json
 from model_registry_client.local_files import FileChanged, LocalFile, check_all, scan
 from model_registry_client.progress import Progress, Silent
-from model_registry_client.transport import Content, Transport, telling, url_path
-from model_registry_client.types import LATEST, Pushed, Ref, Upload, Version
+from model_registry_client.retries import reporting_outages
+from model_registry_client.transport import Transport
+from model_registry_client.types import LATEST, Pushed, Ref, Upload, Version, check_transfer_options
+from model_registry_client.upload import MAX_ATTEMPTS, RESERVE_AGAIN, OutgoingFile, Uploader
+from model_registry_client.urls import url_path
 
-_Item = TypeVar("_Item")
-
-_TRANSFERS = ("auto", "direct", "proxied")
 _RENEW_SECONDS = 240
-"""To reserve again keeps the version ours, and the URLs good; the service gives either up after 900 s."""
-_PARTS_SIGNED_AT_ONCE = 4
-_TRIES = 3
-_REFUSED_BYTES = frozenset({"digest-mismatch", "size-mismatch"})
-_ASK_AGAIN = _REFUSED_BYTES | {
-    "commit-in-progress",
-    "lease-lost",
-    "upload-incomplete",
-    "upload-unknown",
-    "version-exists",
-    "version-not-available",
-    "version-not-found",
-}
-"""Problems after which to reserve again tells what to do, or why nothing can be done."""
+"""A new reservation extends the lease of the version and its URLs, which the service ends after 900 s."""
 
 
 async def push(
@@ -66,50 +39,47 @@ async def push(
     include_all: bool = False,
     progress: Progress | None = None,
 ) -> Pushed:
-    """Make a file or a folder a version, which nobody sees before it is whole and verified.
+    """Publish a file or a folder as a version. The version is visible when all its files are stored and verified.
 
-    To push again is safe: what has arrived is not sent again, and a version that is ready with the same files and
-    parameters is left as it is. Cancelled or killed in the middle, it leaves a reservation that the service gives up in
-    time, and that the same call goes on with. Memory is bounded: 1 MiB for each transfer at a time.
+    You can repeat a push. Files that have arrived are not sent again, and a version that is ready with the same files
+    and parameters stays as it is. A push that is cancelled or killed leaves a reservation, which the same call
+    continues; otherwise the service deletes it in time. Memory is bounded: 1 MiB for each parallel transfer.
 
     Parameters
     ----------
     ref
-        Without a version, the next number.
+        Without a version, the push takes the next number.
     params, standardization_params
-        Frozen with the files; `metadata`, `description` and `tags` can be changed later, and are not looked at where
-        the version is ready already.
+        Frozen with the files. You can change `metadata`, `description` and `tags` later; they are ignored if the
+        version is ready already.
     alias
-        Points at the version once it is ready.
+        Points at the version when it is ready.
     transfer
-        `direct`: to storage itself, by presigned URLs. `proxied`: through the service. `auto`: direct, unless storage
-        can never be reached from here or does not take what is sent.
+        `direct` sends to storage with presigned URLs, `proxied` through the service. `auto` is direct, unless storage
+        cannot be reached from here or does not take the files.
     parallel
-        How many transfers there are at a time.
+        Maximum number of parallel transfers.
     include_all
-        Takes `.git`, `__pycache__`, `.DS_Store` and what a pull has not finished along, too.
+        Also pushes `.git`, `__pycache__`, `.DS_Store` and unfinished files of a pull.
 
     Raises
     ------
     UsageError
-        There is nothing to push, or something that can never be a file of a version.
+        There are no files to push, or something that cannot be a file of a version.
     Conflict
-        The version is there with other files or parameters, of which the message says which; `problem.digest` is that
-        of what is there.
+        The version exists with different files or parameters; the message says which. `problem.digest` is the digest
+        of the existing version.
     FileChanged
-        A file is not what it was when the push began. Nothing is published.
+        A file has changed since the push began. Nothing is published.
     Damaged
-        Bytes did not arrive as they are on disk, however often they were sent.
+        Files arrived with different bytes in every attempt.
     Unreachable, Busy, Invalid
     """
-    if transfer not in _TRANSFERS:
-        raise UsageError(f"{transfer!r} is no way to transfer; there are {', '.join(_TRANSFERS)}.")
-    if parallel < 1:
-        raise UsageError("A push needs at least one transfer at a time.")
+    check_transfer_options(transfer, parallel)
     model, label = _target(ref)
     progress = progress or Silent()
     files = await asyncio.to_thread(scan, source, include_all=include_all)
-    with telling(progress.say):
+    with reporting_outages(progress.say):
         if alias is not None:
             await _check_alias(transport, model, alias)
         total_bytes = sum(file.size_bytes for file in files)
@@ -127,17 +97,18 @@ async def push(
                 "tags": to_json(tags or {}, "tags"),
                 "description": description,
             }
-            running = _Push(transport, model, label, body, outgoing, transfer, parallel, progress)
+            uploader = Uploader(transport, outgoing, may_switch=transfer == "auto", parallel=parallel)
+            running = _Push(transport, model, label, body, outgoing, uploader, progress, transfer=transfer)
             version, was_ready = await running.run()
             if alias is not None and alias not in version.aliases:
-                version = await running.point(alias)
+                version = await running.set_alias(alias)
         finally:
             progress.end()
     return Pushed(
         version=version,
-        sent_bytes=running.sent_bytes,
-        saved_bytes=max(0, total_bytes - running.sent_bytes),
-        sent_files=running.sent_files,
+        sent_bytes=uploader.sent_bytes,
+        saved_bytes=max(0, total_bytes - uploader.sent_bytes),
+        sent_files=uploader.sent_files,
         was_ready=was_ready,
     )
 
@@ -149,52 +120,25 @@ def _target(ref: Ref | tuple[str, str | None]) -> tuple[str, str | None]:
 
 
 async def _check_alias(transport: Transport, model: str, alias: str) -> None:
-    """Raises `Invalid` for one that could not be set in the end; whether it is there does not matter."""
+    """Raises `Invalid` for a name that cannot be an alias. Whether the alias exists does not matter."""
     with suppress(NotFound):
         await transport.request("GET", url_path("v1", "models", model, "aliases", alias))
 
 
-@dataclass
-class _Outgoing:
-    """A file, and how far it is. `shown` says of each offset where a transfer began how much was told to the progress,
-    which hears of bytes that are sent twice only once."""
-
-    file: LocalFile
-    sha256: str
-    is_settled: bool = False
-    was_sent: bool = False
-    shown: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def path(self) -> str:
-        return self.file.path
-
-    @property
-    def size_bytes(self) -> int:
-        return self.file.size_bytes
-
-    async def check_content(self) -> None:
-        """Raises `FileChanged` where the bytes are others by now, whatever size and time say."""
-        if await self.file.digest() != self.sha256:
-            raise FileChanged(self.file.source)
-
-
-async def _hashed(files: Sequence[LocalFile], progress: Progress) -> dict[str, _Outgoing]:
-    outgoing: dict[str, _Outgoing] = {}
+async def _hashed(files: Sequence[LocalFile], progress: Progress) -> dict[str, OutgoingFile]:
+    outgoing: dict[str, OutgoingFile] = {}
 
     async def hash_one(file: LocalFile) -> None:
-        outgoing[file.path] = _Outgoing(file, await file.digest(progress.hashed))
+        outgoing[file.path] = OutgoingFile(file, await file.digest(progress.hashed), progress)
 
-    await _each(files, hash_one, at_once=os.cpu_count() or 1)
+    await for_each(files, hash_one, parallel=os.cpu_count() or 1)
     return outgoing
 
 
 class _Push:
-    """Goes in rounds, each of which reserves, sends what is still missing, and commits if nothing was put aside.
+    """Works in rounds. Each round reserves, sends the missing files, and commits if all of them were taken.
 
-    Whatever goes wrong with a file that a fresh reservation may mend (a URL that has expired, damaged bytes, an upload
-    that was given up) puts that file aside. After three rounds in a row that got nothing done, the push takes the other
-    way, or fails.
+    After three rounds without progress the push goes through the service instead of to storage, or fails.
     """
 
     def __init__(
@@ -203,10 +147,11 @@ class _Push:
         model: str,
         label: str | None,
         body: dict[str, Any],
-        files: Mapping[str, _Outgoing],
-        transfer: str,
-        parallel: int,
+        files: Mapping[str, OutgoingFile],
+        uploader: Uploader,
         progress: Progress,
+        *,
+        transfer: str,
     ) -> None:
         self._transport = transport
         self._model = model
@@ -214,38 +159,29 @@ class _Push:
         self._is_numbered = label is None
         self._body = body
         self._files = files
-        self._may_change_way = transfer == "auto"
-        self._is_proxied = transfer == "proxied"
-        self._parallel = parallel
+        self._uploader = uploader
         self._progress = progress
-        self._turns = asyncio.Semaphore(parallel)
+        self._may_switch = transfer == "auto"
+        self._is_proxied = transfer == "proxied"
         self._is_ours = False
-        self._uploads: dict[str, Upload] = {}
-        self._etags: dict[str, dict[int, str]] = {}
-        self._trouble: RegistryError | None = None
-        self._are_urls_stale = False
-        self._is_storage_away = False
-        self._accepted = 0
-        self.sent_bytes = 0
-        self.sent_files = 0
 
     async def run(self) -> tuple[Version, bool]:
-        """The version, and whether it was ready before anything was done."""
+        """Return the version, and whether it was ready from the beginning."""
         try:
             return await self._run()
         except FileChanged:
             if self._is_ours:
-                # Its files will never be complete, and its label must be free for what they are now.
+                # The declared files will never be complete, and the label must be free for the new files.
                 with suppress(RegistryError):
                     await self._transport.request("DELETE", self._path)
             raise
         except BaseException:
             if self._is_numbered and self._label is not None:
-                self._progress.say(f"Push to {self._model}:{self._label} to go on where this stopped.")
+                self._progress.say(f"To continue this push, push to {self._model}:{self._label}.")
             raise
 
-    async def point(self, alias: str) -> Version:
-        """Let the alias point at the version, and return that as it is then."""
+    async def set_alias(self, alias: str) -> Version:
+        """Point the alias at the version, and return the version as it is then."""
         path = url_path("v1", "models", self._model, "aliases", alias)
         await self._transport.request("PUT", path, json={"version": self._label})
         return Version.model_validate(await self._transport.get_json(self._path))
@@ -256,117 +192,95 @@ class _Push:
 
     @property
     def _path(self) -> str:
-        assert self._label is not None  # noqa: S101 - known from the first reservation on
+        assert self._label is not None  # noqa: S101 - known after the first reservation
         return self._versions + url_path(self._label)
-
-    # Rounds
 
     async def _run(self) -> tuple[Version, bool]:
         is_first = True
         failed_commits = fruitless = 0
         while True:
-            accepted, self._trouble = self._accepted, None
+            accepted, self._uploader.trouble = self._uploader.accepted, None
             version = await self._reserve()
             if version.state == "ready":
                 return version, is_first
             is_first = False
             if version.state == "pending":
-                await self._send_all()
-            if self._trouble is None:
+                async with self._renewing():
+                    await self._uploader.send_all()
+            if (trouble := self._uploader.trouble) is None:
                 self._progress.publishing()
                 await asyncio.to_thread(check_all, [each.file for each in self._files.values()])
                 try:
                     version = await self._commit()
                 except ServerError as error:
                     failed_commits += 1
-                    if error.slug not in _ASK_AGAIN or failed_commits == _TRIES:
-                        raise await self._explained(error) from error
-                    await self._explained(error)
+                    explained = await self._uploader.explained(error)
+                    if error.slug not in RESERVE_AGAIN or failed_commits == MAX_ATTEMPTS:
+                        raise explained from error
                     if error.slug == "commit-in-progress":
                         await asyncio.sleep(1)
                 else:
                     for each in self._files.values():
-                        self._settle(each)
+                        each.settle()
                     return version, False
             else:
-                fruitless = fruitless + 1 if accepted == self._accepted else 0
-                if self._is_storage_away or fruitless == _TRIES:
-                    self._change_way(self._trouble)
+                fruitless = fruitless + 1 if accepted == self._uploader.accepted else 0
+                if self._uploader.is_storage_unreachable or fruitless == MAX_ATTEMPTS:
+                    self._switch_to_service(trouble)
                     fruitless = 0
 
-    def _change_way(self, trouble: RegistryError) -> None:
-        if self._is_proxied or not self._may_change_way:
+    def _switch_to_service(self, trouble: RegistryError) -> None:
+        if self._is_proxied or not self._may_switch:
             raise trouble
         self._progress.say(f"{trouble} Sending through the registry instead.")
         self._is_proxied = True
-        self._is_storage_away = False
+        self._uploader.is_storage_unreachable = False
 
     async def _reserve(self) -> Version:
-        """Reserve, for the first time or again; what there is to send is in `_uploads` then."""
+        """Reserve the version, or renew the reservation. The uploader follows the new instructions."""
         body = self._body | {"version": self._label, "transfer": "proxied" if self._is_proxied else "direct"}
         try:
             response = await self._transport.request("POST", self._versions, json=body)
         except (Conflict, Invalid) as error:
             raise type(error)(
-                error.problem.model_copy(update={"detail": self._in_words_of_here(error)}),
+                error.problem.model_copy(update={"detail": self._detail(error)}),
                 after_lost_answer=error.after_lost_answer,
             ) from error
-        answer = self._transport.json_of(response)
-        uploads = [Upload.model_validate(upload) for upload in answer.pop("uploads")]
-        version = Version.model_validate(answer)
-        self._are_urls_stale = False
+        reserved = self._transport.json_of(response)
+        uploads = [Upload.model_validate(upload) for upload in reserved.pop("uploads")]
+        version = Version.model_validate(reserved)
         self._label = version.version
         self._is_ours |= response.status_code == 201
-        self._uploads = {upload.path: upload for upload in uploads if not upload.already_stored}
-        for path, each in self._files.items():
-            if path not in self._uploads:
-                self._settle(each)
+        self._uploader.follow(self._path, uploads)
         return version
 
-    async def _send_all(self) -> None:
-        async with self._kept():
-            await _each(list(self._uploads), self._send, at_once=self._parallel)
-
     @asynccontextmanager
-    async def _kept(self) -> AsyncIterator[None]:
-        """While bytes go to storage, the service hears nothing of it, and would take the push for abandoned."""
+    async def _renewing(self) -> AsyncIterator[None]:
+        """Renew the reservation from time to time: the service does not see bytes that go to storage."""
 
-        async def keep() -> None:
+        async def renew() -> None:
             while True:
                 await asyncio.sleep(_RENEW_SECONDS)
                 with suppress(RegistryError):
                     await self._reserve()
 
-        keeping = asyncio.create_task(keep())
+        renewing = asyncio.create_task(renew())
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.wait({keeping})
+            await cancelled([renewing])
 
     async def _commit(self) -> Version:
-        # Named one by one, because some stores keep every part that was ever sent.
-        parts = {
-            upload.upload_id: [{"part_number": number, "etag": etag} for number, etag in sorted(etags.items())]
-            for upload in self._uploads.values()
-            if upload.upload_id is not None and (etags := self._etags.get(upload.upload_id))
-        }
         while True:
-            response = await self._transport.request("POST", f"{self._path}/commit", json={"parts": parts})
+            response = await self._transport.request(
+                "POST", f"{self._path}/commit", json={"parts": self._uploader.parts()}
+            )
             if response.status_code != 202:
                 return Version.model_validate(self._transport.json_of(response))
             await asyncio.sleep(1)
 
-    async def _explained(self, error: ServerError) -> RegistryError:
-        """What an answer means here; raises `FileChanged` where the file that it names is to blame."""
-        each = self._files.get(str(getattr(error.problem, "path", "")))
-        if error.slug not in _REFUSED_BYTES or each is None:
-            return error
-        await each.check_content()
-        return Damaged(f"{each.file.source} does not arrive as it is: {error}")
-
-    def _in_words_of_here(self, error: Conflict | Invalid) -> str:
-        """Why nothing could be reserved, as far as only the one who pushes can say it."""
+    def _detail(self, error: Conflict | Invalid) -> str:
+        """Say why the version cannot be reserved, with what only this client knows."""
         problem = error.problem
         if isinstance(error, Invalid):
             said = problem.detail
@@ -379,186 +293,18 @@ class _Push:
         match getattr(problem, "state", None):
             case "pending":
                 return (
-                    f"An unfinished push of {ref} has other files or parameters. If it was given up: "
-                    f"`model-registry rm {ref}`, and push again."
+                    f"An unfinished push of {ref} has different files or parameters. To replace it, run "
+                    f"`model-registry rm {ref}` and push again."
                 )
             case "ready" if problem.slug == "version-exists":
                 ours = version_digest((each.path, each.size_bytes, each.sha256) for each in self._files.values())
                 if getattr(problem, "digest", None) == ours:
                     return (
-                        f"{problem.detail} The files are the same, the parameters differ: `model-registry info {ref}`."
+                        f"{problem.detail} The files are the same, but the parameters differ. See them with "
+                        f"`model-registry info {ref}`."
                     )
-                return f"{problem.detail} The files differ: push another version, and `model-registry diff` shows how."
+                return (
+                    f"{problem.detail} The files differ. Push another version, then compare the two with "
+                    "`model-registry diff`."
+                )
         return problem.detail
-
-    # Files
-
-    async def _send(self, path: str) -> None:
-        each, upload = self._files[path], self._uploads.get(path)
-        if upload is None:
-            return  # it was there when the reservation was renewed
-        if (upload.method == "put" and self._are_urls_stale) or (upload.method != "proxy" and self._is_storage_away):
-            return  # another file has told already
-        try:
-            match upload.method:
-                case "put":
-                    async with self._turns:
-                        await self._to_storage(each, upload.url, upload.headers, 0, each.size_bytes)
-                case "multipart":
-                    await self._send_in_parts(each, upload)
-                case _:
-                    async with self._turns:
-                        await self._send_through_service(each)
-        except _PutAside as aside:
-            self._trouble = aside.reason
-            self._are_urls_stale |= upload.method == "put" and aside.status == 403
-        except ServerError as error:
-            if error.slug not in _ASK_AGAIN:
-                raise
-            self._trouble = await self._explained(error)
-        else:
-            self._settle(each)
-
-    async def _send_in_parts(self, each: _Outgoing, upload: Upload) -> None:
-        assert upload.upload_id is not None  # noqa: S101 - the contract of this method
-        assert upload.part_size is not None  # noqa: S101
-        count = math.ceil(each.size_bytes / upload.part_size)
-        if await self._is_whole(each, upload.upload_id, upload.part_size):
-            return
-        etags = self._etags[upload.upload_id]
-        lacking = [number for number in range(1, count + 1) if number not in etags]
-        groups = [lacking[at : at + _PARTS_SIGNED_AT_ONCE] for at in range(0, len(lacking), _PARTS_SIGNED_AT_ONCE)]
-        await _each(groups, partial(self._send_parts, each, upload, etags), at_once=self._parallel)
-
-    async def _is_whole(self, each: _Outgoing, upload_id: str, part_size: int) -> bool:
-        """Whether the parts have become one object already; otherwise `_etags` has those that are there."""
-        status = await self._transport.get_json(url_path("v1", "uploads", upload_id))
-        if status["is_complete"]:
-            return True
-        listed: dict[int, list[str]] = {}
-        for part in status["parts"]:
-            listed.setdefault(part["part_number"], []).append(part["etag"].strip('"'))
-        ours = self._etags.get(upload_id, {})
-        # Of a part that was sent with several contents, by whomever, nobody but its sender knows which is right.
-        etags = {
-            number: ours[number] if ours.get(number) in there else there[0]
-            for number, there in listed.items()
-            if len(there) == 1 or ours.get(number) in there
-        }
-        self._etags[upload_id] = etags
-        for number in etags:
-            offset = (number - 1) * part_size
-            self._show(each, offset, min(part_size, each.size_bytes - offset), self._progress.saved)
-        return False
-
-    async def _send_parts(self, each: _Outgoing, upload: Upload, etags: dict[int, str], numbers: Sequence[int]) -> None:
-        """Send these, by URLs that are signed again for what a URL did not do."""
-        signing = url_path("v1", "uploads", str(upload.upload_id), "parts")
-        async with self._turns:
-            for attempt in range(1, _TRIES + 1):
-                lacking = [number for number in numbers if number not in etags]
-                answer = await self._transport.request("POST", signing, json={"part_numbers": lacking})
-                try:
-                    for part in self._transport.json_of(answer)["parts"]:
-                        number, size_bytes = part["part_number"], int(part["headers"]["Content-Length"])
-                        offset = (number - 1) * (upload.part_size or 0)
-                        response = await self._to_storage(each, part["url"], part["headers"], offset, size_bytes)
-                        etags[number] = response.headers.get("etag", "").strip('"')
-                    return
-                except _PutAside:
-                    if attempt == _TRIES or self._is_storage_away:
-                        raise
-
-    async def _to_storage(
-        self, each: _Outgoing, url: str | None, headers: Mapping[str, str] | None, offset: int, size_bytes: int
-    ) -> httpx.Response:
-        assert url is not None  # noqa: S101 - of a file that goes to storage
-        try:
-            response = await self._transport.raw(
-                "PUT", url, headers=headers, content=self._content(each, offset, size_bytes)
-            )
-        except (Unreachable, ServerError) as error:
-            where, why = httpx.URL(url), error.__cause__ or error
-            origin = f"{where.scheme}://{where.netloc.decode()}"
-            away = Unreachable(f"Storage at {origin} cannot be reached from here: {why}.")
-            # Storage that took something is only away for now, and has parts that would have to be sent again.
-            if not self._may_change_way or self._accepted:
-                raise away from error
-            self._is_storage_away = True
-            raise _PutAside(away) from error
-        # 412: these very bytes are there, sent by somebody else or by an attempt whose answer was lost.
-        if response.is_success or (response.status_code == 412 and "If-None-Match" in (headers or {})):
-            self._sent(each, size_bytes)
-            return response
-        if response.status_code == 400:
-            await each.check_content()
-        reason = RegistryError(f"Storage did not take {each.file.source}: {_said(response)}.")
-        raise _PutAside(reason, response.status_code)
-
-    async def _send_through_service(self, each: _Outgoing) -> None:
-        path = self._path + "/files" + url_path(*each.path.split("/"))
-        headers = {"Content-Length": str(each.size_bytes), "Content-Type": "application/octet-stream"}
-        await self._transport.request("PUT", path, headers=headers, content=self._content(each, 0, each.size_bytes))
-        self._sent(each, each.size_bytes)
-
-    def _content(self, each: _Outgoing, offset: int, size_bytes: int) -> Content:
-        async def pieces() -> AsyncIterator[bytes]:
-            done_bytes = 0
-            async for piece in each.file.pieces(offset, size_bytes):
-                yield piece
-                done_bytes += len(piece)
-                self._show(each, offset, done_bytes, self._progress.sent)
-
-        return pieces
-
-    # What there is to tell
-
-    def _sent(self, each: _Outgoing, size_bytes: int) -> None:
-        self._accepted += 1
-        self.sent_files += not each.was_sent
-        self.sent_bytes += size_bytes
-        each.was_sent = True
-
-    def _settle(self, each: _Outgoing) -> None:
-        if not each.is_settled:
-            each.is_settled = True
-            if rest_bytes := each.size_bytes - sum(each.shown.values()):
-                self._progress.saved(rest_bytes)
-            self._progress.file_done(each.path)
-
-    def _show(self, each: _Outgoing, offset: int, size_bytes: int, tell: Callable[[int], None]) -> None:
-        if (news := size_bytes - each.shown.get(offset, 0)) > 0:
-            each.shown[offset] = size_bytes
-            tell(news)
-
-
-class _PutAside(Exception):
-    """A file, or a part of one, was not taken; the next round may do better."""
-
-    def __init__(self, reason: RegistryError, status: int | None = None) -> None:
-        self.reason = reason
-        self.status = status
-        super().__init__(str(reason))
-
-
-def _said(response: httpx.Response) -> str:
-    """What a store answered, in its own words."""
-    words = [match[1] for name in ("Code", "Message") if (match := re.search(f"<{name}>(.*?)</{name}>", response.text))]
-    return ": ".join([f"{response.status_code} {response.reason_phrase}".strip(), *words])
-
-
-async def _each(items: Iterable[_Item], work: Callable[[_Item], Awaitable[None]], *, at_once: int) -> None:
-    """Do them all, so many at a time. The first failure cancels the others and is raised as it is."""
-    left = iter(items)
-
-    async def worker() -> None:
-        for item in left:
-            await work(item)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(worker())
-    except BaseExceptionGroup as failures:
-        first = failures.exceptions[0]
-        raise first from first.__cause__

@@ -1,8 +1,8 @@
-"""Fixtures for the tests of whoever uses a registry: `model_registry`, a client, and `model_registry_url`, its address.
+"""Fixtures for tests that need a registry: `model_registry` is a client, `model_registry_url` the URL.
 
-The registry is a real one, with PostgreSQL and S3 of its own; it is started by the first test that asks, is empty
-then, and is gone after the last. Every process of pytest-xdist has its own. Without the `server` and `embedded` extras
-such tests are skipped.
+The registry is a real one with its own PostgreSQL and S3. The first test that uses it starts it empty, and it stops
+after the last test. Each process of pytest-xdist has its own registry. Without the `server` and `embedded` extras,
+these tests are skipped.
 """
 
 import os
@@ -25,14 +25,14 @@ _END_SECONDS = 30
 
 @pytest.fixture(scope="session")
 def model_registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a registry for the tests of this run."""
+    """The URL of a registry for this test run."""
     with _registry(tmp_path_factory.mktemp("model-registry")) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def model_registry(model_registry_url: str) -> "Iterator[Registry]":
-    """A client of a registry for the tests of this run."""
+    """A client of a registry for this test run."""
     from model_registry_client import Registry
 
     with Registry(model_registry_url) as registry:
@@ -41,12 +41,12 @@ def model_registry(model_registry_url: str) -> "Iterator[Registry]":
 
 @contextmanager
 def _registry(folder: Path) -> Iterator[str]:
-    # In a folder without a .env, and with none of the developer's settings.
+    # Runs in a folder without a .env, and without the settings of the developer.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_REGISTRY_")}
     command = [sys.executable, "-m", "model_registry.cli", "dev", "--port", "0", "--data-dir", str(folder / "data")]
     log = folder / "log"
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - ourselves
+        process = subprocess.Popen(  # noqa: S603 - our own command
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
@@ -61,7 +61,7 @@ def _registry(folder: Path) -> Iterator[str]:
 
 
 def _address(process: "subprocess.Popen[bytes]", announced: Path, log: Path) -> str:
-    """The URL of the registry that `process` runs, as soon as it answers; skips the test where it cannot be run."""
+    """Wait for the registry that `process` runs, and return its URL. Skips the test if the server is not installed."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -75,5 +75,5 @@ def _address(process: "subprocess.Popen[bytes]", announced: Path, log: Path) -> 
 def _give_up(said: str) -> None:
     last = said.rpartition("\n")[2]
     if "is not installed" in last:
-        pytest.skip(f"The tests need a registry of their own: {last.removeprefix('error: ')}")
+        pytest.skip(f"These tests start a registry: {last.removeprefix('error: ')}")
     pytest.fail(f"The registry did not start:\n{said}", pytrace=False)

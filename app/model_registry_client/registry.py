@@ -33,22 +33,23 @@ class Registry(BlockingClient):
 
     @property
     def base_url(self) -> str:
-        """Of the registry itself, without a slash at the end."""
+        """The URL of the registry, without a slash at the end."""
         return self._registry.base_url
 
     def models(
         self, search: str | None = None, tags: Mapping[str, object] | None = None, *, page_size: int = 1000
     ) -> Iterator[Model]:
-        """Models by name; `search` is part of the name in any case, and a model has all of the `tags`."""
+        """List models by name. `search` is a part of the name, in any case; a model must have all `tags`."""
         return self._items(self._registry.models(search, tags, page_size=page_size))
 
     def model(self, name: str) -> Model:
+        """Return a model."""
         return self._wait(self._registry.model(name))
 
     def create_model(
         self, name: str, *, description: str | None = None, tags: Mapping[str, object] | None = None
     ) -> Model:
-        """A model without versions; the first push would make one, too. Raises `Conflict` where there is one."""
+        """Create a model without versions. The first push also creates it. Raises `Conflict` if it exists."""
         return self._wait(self._registry.create_model(name, description=description, tags=tags))
 
     def update_model(
@@ -59,17 +60,20 @@ class Registry(BlockingClient):
         tags: Mapping[str, object] | Unset = UNSET,
         if_match: str | None = None,
     ) -> Model:
-        """Change what is given and nothing else; a tag that is `None` goes. `if_match` is the `etag` that you saw."""
+        """Edit a model. Only the given arguments change; a tag that is `None` is removed.
+
+        With `if_match`, an `etag` that you read, the edit raises `PreconditionFailed` if the model has changed since.
+        """
         return self._wait(self._registry.update_model(name, description=description, tags=tags, if_match=if_match))
 
     def delete_model(self, name: str) -> None:
-        """Only one that never had a version; raises `Conflict` for another."""
+        """Delete a model that never had a version. Raises `Conflict` for any other model."""
         self._wait(self._registry.delete_model(name))
 
     def versions(
         self, name: str, state: str = "ready", order: str = "precedence", *, page_size: int = 100
     ) -> Iterator[Version]:
-        """Versions of a model, the newest first: by `precedence` of their labels, or as they were `created`."""
+        """List the versions of a model, newest first: by `precedence` of their labels, or as they were `created`."""
         return self._items(self._registry.versions(name, state, order, page_size=page_size))
 
     def search(
@@ -79,11 +83,14 @@ class Registry(BlockingClient):
         *,
         page_size: int = 100,
     ) -> Iterator[Version]:
-        """Versions of all models: `additional_metadata.metrics.auc >= 0.9 AND tags.team = 'risk'` is a filter."""
+        """Search the versions of all models. An example of a filter:
+
+        `additional_metadata.metrics.auc >= 0.9 AND tags.team = 'risk'`
+        """
         return self._items(self._registry.search(filter, order_by, page_size=page_size))
 
     def version(self, ref: Ref | str) -> Version:
-        """By its label also one that is still being pushed; `state` says how far it is."""
+        """Return a version. A label also finds a version that is still being pushed; see its `state`."""
         return self._wait(self._registry.version(ref))
 
     def update(
@@ -95,7 +102,11 @@ class Registry(BlockingClient):
         additional_metadata: Mapping[str, object] | Unset = UNSET,
         if_match: str | None = None,
     ) -> Version:
-        """Change what is given, member by member; what is `None`, or NaN, goes. The rest of a version is frozen."""
+        """Edit a version. Only the given members change; a member that is `None` or NaN is removed.
+
+        All other fields of a version are frozen. With `if_match`, an `etag` that you read, the edit raises
+        `PreconditionFailed` if the version has changed since.
+        """
         return self._wait(
             self._registry.update(
                 ref, description=description, tags=tags, additional_metadata=additional_metadata, if_match=if_match
@@ -103,26 +114,31 @@ class Registry(BlockingClient):
         )
 
     def yank(self, ref: Ref | str, reason: str | None = None) -> Version:
-        """Never the latest any more, but still there for whoever names it."""
+        """Yank a version. It is no longer the latest, but you can still use it by name."""
         return self._wait(self._registry.yank(ref, reason))
 
     def unyank(self, ref: Ref | str) -> Version:
+        """Undo a yank. The version can be the latest again."""
         return self._wait(self._registry.unyank(ref))
 
     def restore(self, ref: Ref | str) -> Version:
-        """Show a removed version again; raises `Conflict` once it is purged."""
+        """Restore a removed version. Raises `Conflict` if it is purged."""
         return self._wait(self._registry.restore(ref))
 
     def remove(self, ref: Ref | str, purge: bool = False, force: bool = False) -> Version:
-        """Hide a version. `purge` gives up its bytes for good, `force` drops the aliases that point at it, which are a
-        `Conflict` otherwise."""
+        """Remove a version.
+
+        `purge` deletes its bytes for ever. `force` also removes the aliases that point at it; without it they raise
+        `Conflict`.
+        """
         return self._wait(self._registry.remove(ref, purge, force))
 
     def aliases(self, name: str, *, page_size: int = 1000) -> Iterator[Alias]:
+        """List the aliases of a model."""
         return self._items(self._registry.aliases(name, page_size=page_size))
 
     def alias(self, name: str, alias: str, *, at: str | None = None) -> Alias:
-        """Where it points, or pointed `at` an RFC 3339 time."""
+        """Return an alias as it is now, or as it was `at` an RFC 3339 time."""
         return self._wait(self._registry.alias(name, alias, at=at))
 
     def alias_set(
@@ -134,11 +150,11 @@ class Registry(BlockingClient):
         expected_generation: int | None = None,
         create_only: bool = False,
     ) -> Alias:
-        """Make an alias or move it, to the version with this label.
+        """Create an alias, or move it, to the version with this label.
 
-        With `expected_generation` only if nobody moved it since, with `create_only` only if there is none;
-        otherwise it raises `PreconditionFailed`, whose `problem` says where the alias points now. Without either the
-        last one wins.
+        With `expected_generation` the alias must not have moved since; with `create_only` it must not exist. Otherwise
+        the call raises `PreconditionFailed`, and its `problem` says where the alias points. Without either, the last
+        call wins.
         """
         return self._wait(
             self._registry.alias_set(
@@ -147,42 +163,45 @@ class Registry(BlockingClient):
         )
 
     def alias_remove(self, name: str, alias: str, *, expected_generation: int | None = None) -> None:
-        """Drop an alias; its version and its history stay."""
+        """Remove an alias. Its version and its history stay."""
         self._wait(self._registry.alias_remove(name, alias, expected_generation=expected_generation))
 
     def alias_rollback(self, name: str, alias: str, *, expected_generation: int | None = None) -> Alias:
-        """Point an alias at the version that it pointed at before. Again undoes it.
+        """Move an alias back to its previous version. A second rollback undoes the first.
 
-        It goes back from where it points now, or from `expected_generation`, and only from there, so that a request
-        that is repeated after a lost answer does not undo itself.
+        The alias moves only from its present generation, or from `expected_generation`. So a request that is repeated
+        after a lost response does not undo itself.
         """
         return self._wait(self._registry.alias_rollback(name, alias, expected_generation=expected_generation))
 
     def alias_history(self, name: str, alias: str, *, page_size: int = 1000) -> Iterator[AliasMove]:
-        """Every move, the newest first; also of an alias that is gone."""
+        """List the moves of an alias, newest first. This also works for an alias that was removed."""
         return self._items(self._registry.alias_history(name, alias, page_size=page_size))
 
     def swap(self, name: str, moves: Iterable[Mapping[str, str | None]]) -> list[Alias]:
-        """Move several aliases together or none: `{"alias", "version"}` each, and `"expected_version"` (`None` for an
-        alias that must not exist) where the move is to be made only from there."""
+        """Move several aliases in one step: all of them or none.
+
+        A move is `{"alias": …, "version": …}`. With `"expected_version"` the alias must point there before the move;
+        `None` means that it must not exist.
+        """
         return self._wait(self._registry.swap(name, moves))
 
     def files(self, ref: Ref | str, *, presign: bool = False, page_size: int = 1000) -> Iterator[File]:
-        """All files of a version, by path; with `presign` each has a `url` that is good without credentials."""
+        """List all files of a version, by path. With `presign` each has a `url` that needs no credentials."""
         return self._items(self._registry.files(ref, presign=presign, page_size=page_size))
 
     def download_url(
         self, ref: Ref | str, path: str | None = None, expires_in_seconds: int | None = None
     ) -> DownloadUrl:
-        """A URL of one file, good without credentials; `path` may be left out where there is one file."""
+        """Return a URL of one file, which needs no credentials. If the version has one file, you can omit `path`."""
         return self._wait(self._registry.download_url(ref, path, expires_in_seconds))
 
     def url(self, ref: Ref | str, path: str | None = None) -> str:
-        """Where the registry itself has a version, or one file of it; nothing is asked."""
+        """Return the URL of a version in the registry, or of one of its files. Sends no request."""
         return self._registry.url(ref, path)
 
     def events(self, after: str | None = None, *, model: str | None = None, page_size: int = 1000) -> Iterator[Event]:
-        """What happened, in the order of the log, up to now; `after` is the `resume_after` of an event."""
+        """List the events up to now, in the order of the log. `after` is the `resume_after` of an event."""
         return self._items(self._registry.events(after, model=model, page_size=page_size))
 
     def push(
@@ -201,7 +220,12 @@ class Registry(BlockingClient):
         include_all: bool = False,
         progress: Progress | None = None,
     ) -> Pushed:
-        """Publish a file or a folder as a version; without a label it gets the next number. See `push.push`."""
+        """Publish a file or a folder as a version.
+
+        The version is visible when all its files are stored and verified. Without a label it gets the next number. You
+        can repeat a push: files that have arrived are not sent again. See `model_registry_client.push.push` for the
+        parameters.
+        """
         return self._wait(
             self._registry.push(
                 path,
@@ -230,7 +254,10 @@ class Registry(BlockingClient):
         parallel: int = 8,
         progress: Progress | None = None,
     ) -> Pulled:
-        """Bring a version into a folder, verified; what is there already is not fetched again. See `pull.pull`."""
+        """Download a version into a folder, and verify every file.
+
+        Files that are in the folder are not downloaded again. See `model_registry_client.pull.pull` for the parameters.
+        """
         return self._wait(
             self._registry.pull(
                 ref, path, include=include, use_cache=use_cache, transfer=transfer, parallel=parallel, progress=progress
@@ -238,6 +265,8 @@ class Registry(BlockingClient):
         )
 
     def open(self, ref: Ref | str, path: str | None = None) -> BufferedReader:
-        """A file of a version to read and seek in, which fetches what is read; `path` may be left out where there is
-        one file. What is read from it blocks, so do that in a thread."""
+        """Open a file of a version. It can seek, and downloads only what you read.
+
+        If the version has one file, you can omit `path`. Reading blocks, so read in a thread.
+        """
         return self._wait(self._registry.open(ref, path))

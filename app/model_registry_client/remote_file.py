@@ -1,4 +1,4 @@
-"""A file of the registry as an open file: read where it is, in ranges, for whoever needs a part of it."""
+"""A file in the registry as an open file. It downloads only the ranges that you read."""
 
 import io
 import random
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import httpx
 
 from model_registry_client.errors import Damaged, ServerError, Unreachable, UsageError
-from model_registry_client.transport import Transport, problem_of, url_path
+from model_registry_client.problems import problem_of
+from model_registry_client.transport import Transport
 from model_registry_client.types import Version
+from model_registry_client.urls import url_path
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -24,26 +26,26 @@ _RETRIED = frozenset({429, 500, 502, 503, 504})
 
 
 class RemoteFile(io.RawIOBase):
-    """One file of one version, seekable. Not for several threads at once.
+    """One file of one version. It can seek. Use it from one thread at a time.
 
-    Reading on from where the last read ended fetches ever more at a time, up to 8 MiB; 16 MiB are kept.
+    Sequential reads download more and more at a time, up to 8 MiB. 16 MiB are kept in memory.
 
-    Ranges have no digest to compare with: whoever must be sure of every byte pulls.
+    A range has no digest, so its bytes are not verified. If you need verified bytes, pull the version.
 
     Raises
     ------
     UsageError
-        `path` is left out, and the version has not just one file.
+        `path` is omitted, and the version does not have exactly one file.
     NotFound
-        There is no such file; also while reading, when the version was removed.
+        The file does not exist. While reading: the version was removed.
     Unreachable, ServerError
-        As `Transport` does.
+        As in `Transport`.
     """
 
     def __init__(self, transport: Transport, version: Version, path: str | None = None) -> None:
         super().__init__()
         if path is None and version.file_count != 1:
-            raise UsageError(f"{version.ref} has {version.file_count} files: name the one to open.")
+            raise UsageError(f"{version.ref} has {version.file_count} files. Name the one to open.")
         self.name = path or version.files[0].path
         self.version = version
         self._policy = transport.policy
@@ -56,7 +58,7 @@ class RemoteFile(io.RawIOBase):
         timeout = httpx.Timeout(self._policy.timeout_seconds, connect=self._policy.connect_timeout_seconds)
         self._http = httpx.Client(timeout=timeout, headers={"Accept-Encoding": "identity"})
         try:
-            self.size_bytes, self.sha256 = self._described()
+            self.size_bytes, self.sha256 = self._size_and_digest()
         except BaseException:
             self.close()
             raise
@@ -87,7 +89,7 @@ class RemoteFile(io.RawIOBase):
         return position
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Fill the buffer, but for the end of the file."""
+        """Fill the buffer, unless the file ends before."""
         self._check_open()
         view = memoryview(buffer).cast("B")
         stop = min(self._position + len(view), self.size_bytes)
@@ -114,7 +116,7 @@ class RemoteFile(io.RawIOBase):
             raise ValueError("I/O operation on closed file.")
 
     def _block(self, index: int, last: int) -> bytes:
-        """A block; where it has to be fetched, those up to `last` come with it, and some more where reading goes on."""
+        """Return a block. A download includes the blocks up to `last`, and more if the read is sequential."""
         if index in self._blocks:
             self._blocks.move_to_end(index)
             return self._blocks[index]
@@ -122,7 +124,7 @@ class RemoteFile(io.RawIOBase):
         self._ahead_blocks = min(self._ahead_blocks * 2, _MOST_AHEAD_BLOCKS) if goes_on else 1
         blocks = min(max(self._ahead_blocks, last - index + 1), _MOST_AHEAD_BLOCKS)
         start, stop = index * BLOCK_BYTES, min((index + blocks) * BLOCK_BYTES, self.size_bytes)
-        content = self._fetched(start, stop)
+        content = self._download(start, stop)
         for at in range(0, len(content), BLOCK_BYTES):
             self._blocks[index + at // BLOCK_BYTES] = content[at : at + BLOCK_BYTES]
             self._blocks.move_to_end(index + at // BLOCK_BYTES)
@@ -131,38 +133,38 @@ class RemoteFile(io.RawIOBase):
             self._blocks.popitem(last=False)
         return self._blocks[index]
 
-    def _described(self) -> tuple[int, str]:
-        """Size and digest, from the version where it says them."""
+    def _size_and_digest(self) -> tuple[int, str]:
+        """Return size and digest, from the version if it lists the file."""
         for file in self.version.files:
             if file.path == self.name:
                 return file.size_bytes, file.sha256
         try:
-            head = self._asked("HEAD", {}).headers
+            head = self._request("HEAD", {}).headers
         except ServerError:
-            # An answer to HEAD cannot say why not.
-            self._asked("GET", {"Range": "bytes=0-0"})
+            # A response to HEAD has no body that says why.
+            self._request("GET", {"Range": "bytes=0-0"})
             raise
         return int(head["content-length"]), f"sha256:{head['etag'].strip(chr(34))}"
 
-    def _fetched(self, start: int, stop: int) -> bytes:
+    def _download(self, start: int, stop: int) -> bytes:
         headers = {"If-Match": f'"{self.sha256.removeprefix("sha256:")}"'}
         if stop - start < self.size_bytes:
             headers["Range"] = f"bytes={start}-{stop - 1}"
-        response = self._asked("GET", headers)
+        response = self._request("GET", headers)
         content = response.content if response.status_code == 206 else response.content[start:stop]
         if len(content) != stop - start:
-            raise Damaged(f"{self.name}: {len(content)} bytes arrived where {stop - start} were asked for.")
+            raise Damaged(f"{self.name}: {len(content)} bytes arrived instead of {stop - start}.")
         return content
 
-    def _asked(self, method: str, headers: Mapping[str, str]) -> httpx.Response:
-        """An answer below 300, read; asked for again as long as the policy says."""
+    def _request(self, method: str, headers: Mapping[str, str]) -> httpx.Response:
+        """Return a response with a status below 300 and its body read. Retries within the time of the policy."""
         started = time.monotonic()
         for attempt in count():
             trouble: Unreachable | ServerError
             try:
                 response = self._http.request(method, self._url, params={"redirect": "false"}, headers=headers)
             except httpx.TransportError as error:
-                trouble = Unreachable(f"No answer from {self._url}: {str(error) or type(error).__name__}.")
+                trouble = Unreachable(f"No response from {self._url}: {str(error) or type(error).__name__}.")
                 trouble.__cause__ = error
             else:
                 if response.is_success:
@@ -173,5 +175,5 @@ class RemoteFile(io.RawIOBase):
             ceiling = min(self._policy.max_delay_seconds, self._policy.base_delay_seconds * 2**attempt)
             if time.monotonic() - started + ceiling > self._policy.retry_seconds:
                 raise trouble
-            time.sleep(random.uniform(0, ceiling))  # noqa: S311 - no secret
+            time.sleep(random.uniform(0, ceiling))  # noqa: S311 - not a secret
         raise AssertionError

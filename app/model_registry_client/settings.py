@@ -1,4 +1,4 @@
-"""Where the registry is, and what is kept here: by arguments, else the environment, else the file of `login`."""
+"""The settings of the client, from arguments, the environment, and the file that `login` writes, in this order."""
 
 import json
 import os
@@ -22,43 +22,43 @@ _NAMES = {
 
 
 def config_path() -> Path:
-    """`~/.config/model-registry/config.json`, or below XDG_CONFIG_HOME."""
+    """Return `~/.config/model-registry/config.json`, or the path below XDG_CONFIG_HOME."""
     return _home("XDG_CONFIG_HOME", ".config") / "config.json"
 
 
 def default_cache_dir() -> Path:
-    """`~/.cache/model-registry`, or below XDG_CACHE_HOME."""
+    """Return `~/.cache/model-registry`, or the path below XDG_CACHE_HOME."""
     return _home("XDG_CACHE_HOME", ".cache")
 
 
 def _home(variable: str, folder: str) -> Path:
-    # The XDG base directory specification: what is not absolute is to be ignored.
+    # The XDG base directory specification says to ignore paths that are not absolute.
     named = Path(os.environ.get(variable, ""))
     if named.is_absolute():
         return named / "model-registry"
     try:
         home = Path.home()
     except RuntimeError:
-        home = Path("/")  # of a user whom the system does not know; containers say the same
+        home = Path("/")  # the user is unknown to the system, as in containers
     return home / folder / "model-registry"
 
 
 class Settings(BaseModel):
-    """What a client has to know."""
+    """The settings of a client."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     url: str = DEFAULT_URL
     cache_dir: Path = Field(default_factory=default_cache_dir)
     cache_bytes: int = Field(default=20 * 1024**3, ge=0)
-    """What the cache may hold; 0 turns it off."""
+    """Maximum size of the cache. 0 turns it off."""
     timeout_seconds: float = Field(default=45, gt=0)
-    """Of silence, in an answer or before it."""
+    """Maximum seconds without a byte, before or within a response."""
     retry_seconds: float = Field(default=60, ge=0)
 
     @classmethod
     def load(cls, **arguments: object) -> Self:
-        """The settings in force; arguments that are `None` were not given. Raises `UsageError` for a bad value."""
+        """Load the settings. Arguments that are `None` are ignored. Raises `UsageError` for an invalid value."""
         given: dict[str, object] = {
             name: os.environ[variable] for name, variable in _NAMES.items() if os.environ.get(variable)
         }
@@ -66,7 +66,7 @@ class Settings(BaseModel):
         try:
             values = {**_from_file(config_path()), **given}
         except UsageError:
-            # Nobody needs the file who says where the registry is: a container has no home that it may read.
+            # With a URL the file is not necessary: in a container the home directory may be unreadable.
             if "url" not in given:
                 raise
             values = given
@@ -82,10 +82,10 @@ class Settings(BaseModel):
 
 
 def save_url(url: str) -> Path:
-    """Remember `url` for later runs; the file, which is for its owner alone."""
+    """Save `url` for later runs, and return the path of the file, which only its owner can read."""
     path = config_path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # A file that cannot be read is what people are told to mend in this way.
+    # The message about an unreadable file tells people to run `login`.
     try:
         known = _from_file(path)
     except UsageError:
@@ -93,7 +93,7 @@ def save_url(url: str) -> Path:
     values = {**known, "url": url.rstrip("/")}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - made with its mode, not changed to it
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - created with its mode
         json.dump(values, file, indent=2)
     temporary.replace(path)
     return path
@@ -105,7 +105,7 @@ def _from_file(path: Path) -> Mapping[str, object]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): mend it, or run `model-registry login URL`.") from None
+        raise UsageError(f"{path} cannot be read ({error}). Correct it, or run `model-registry login URL`.") from None
     if not isinstance(values, dict):
-        raise UsageError(f"{path} holds no JSON object: mend it, or run `model-registry login URL`.")
+        raise UsageError(f"{path} is not a JSON object. Correct it, or run `model-registry login URL`.")
     return values

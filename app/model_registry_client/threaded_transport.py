@@ -1,7 +1,7 @@
-"""GETs by `http.client` in threads, for httpx.
+"""A transport of httpx for downloads, with `http.client` in threads.
 
-Its own way hands over 64 KiB at a time through several copies: twice the CPU of each byte, and of each small file
-(benchmarks/client.py).
+The transport of httpx itself copies 64 KiB at a time several times. It takes twice the CPU for each byte and for each
+small file (benchmarks/client.py).
 """
 
 import asyncio
@@ -24,131 +24,133 @@ _THREADS = 64
 T = TypeVar("T")
 
 
-class Downloads(httpx.AsyncBaseTransport):
-    """Speaks HTTP/1.1, and sends no bodies."""
+class ThreadedTransport(httpx.AsyncBaseTransport):
+    """Sends HTTP/1.1 requests without bodies."""
 
     def __init__(self, trusted: ssl.SSLContext) -> None:
         self._trusted = trusted
-        # Of its own: threads that wait for a slow network must not keep those that write and hash waiting.
+        # A separate pool: threads that wait for a slow network must not block threads that write and hash.
         self._threads = ThreadPoolExecutor(_THREADS, "model-registry-download")
-        self._idle: list[_Line] = []
+        self._idle: list[_Connection] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        line = self._line(request)
+        connection = self._connection_to(request)
         try:
-            response = await self.blocking(line, lambda: line.ask(request))
+            response = await self.in_thread(connection, lambda: connection.send(request))
         except BaseException:
-            line.connection.close()
+            connection.raw.close()
             raise
-        stream = _Body(self, line, response)
+        stream = _Body(self, connection, response)
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.getheaders()]
         return httpx.Response(
             response.status, headers=headers, stream=stream, extensions={"reason_phrase": response.reason.encode()}
         )
 
     async def aclose(self) -> None:
-        for line in self._idle:
-            line.connection.close()
+        for connection in self._idle:
+            connection.raw.close()
         self._idle.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def blocking(self, line: "_Line", work: Callable[[], T]) -> T:
-        """What waits for the network, in a thread. Whoever is cancelled cuts the connection, which ends the wait."""
+    async def in_thread(self, connection: "_Connection", work: Callable[[], T]) -> T:
+        """Run `work`, which waits for the network, in a thread. A cancellation closes the connection to end it."""
         task = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            line.cut()
+            connection.cut()
             with suppress(httpx.TransportError):
                 await task
             raise
 
-    def keep(self, line: "_Line") -> None:
-        """For the next request to the same server."""
-        line.idle_since = time.monotonic()
-        self._idle.append(line)
+    def keep(self, connection: "_Connection") -> None:
+        """Keep a connection for the next request to the same server."""
+        connection.idle_since = time.monotonic()
+        self._idle.append(connection)
 
-    def _line(self, request: httpx.Request) -> "_Line":
+    def _connection_to(self, request: httpx.Request) -> "_Connection":
         timeouts = request.extensions["timeout"]
         origin = request.url.scheme, request.url.host, request.url.port
         while self._idle:
-            line = self._idle.pop()
-            if line.origin == origin and time.monotonic() - line.idle_since < _IDLE_SECONDS:
-                return line
-            line.connection.close()
+            connection = self._idle.pop()
+            if connection.origin == origin and time.monotonic() - connection.idle_since < _IDLE_SECONDS:
+                return connection
+            connection.raw.close()
         if request.url.scheme == "https":
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            raw: http.client.HTTPConnection = http.client.HTTPSConnection(
                 request.url.host, request.url.port, timeout=timeouts["connect"], context=self._trusted
             )
         else:
-            connection = http.client.HTTPConnection(request.url.host, request.url.port, timeout=timeouts["connect"])
-        return _Line(origin, connection, timeouts["read"])
+            raw = http.client.HTTPConnection(request.url.host, request.url.port, timeout=timeouts["connect"])
+        return _Connection(origin, raw, timeouts["read"])
 
 
 @dataclass
-class _Line:
-    """A connection, to one server, of one request at a time."""
+class _Connection:
+    """A connection to one server, for one request at a time."""
 
     origin: tuple[str, str, int | None]
-    connection: http.client.HTTPConnection
+    raw: http.client.HTTPConnection
     read_timeout_seconds: float
     idle_since: float = 0
 
-    def ask(self, request: httpx.Request) -> http.client.HTTPResponse:
-        if self.connection.sock is None:
+    def send(self, request: httpx.Request) -> http.client.HTTPResponse:
+        if self.raw.sock is None:
             self._connect()
         with _translated():
             target = request.url.raw_path.decode("ascii")
-            self.connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
+            self.raw.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.raw:
-                self.connection.putheader(name, value)
-            self.connection.endheaders()
-            return self.connection.getresponse()
+                self.raw.putheader(name, value)
+            self.raw.endheaders()
+            return self.raw.getresponse()
 
     def _connect(self) -> None:
         try:
-            self.connection.connect()
+            self.raw.connect()
         except TimeoutError as error:
             raise httpx.ConnectTimeout(str(error)) from error
         except OSError as error:
             raise httpx.ConnectError(str(error)) from error
-        self.connection.sock.settimeout(self.read_timeout_seconds)
+        self.raw.sock.settimeout(self.read_timeout_seconds)
 
     def cut(self) -> None:
-        if self.connection.sock is not None:
+        if self.raw.sock is not None:
             with suppress(OSError):
-                self.connection.sock.shutdown(socket.SHUT_RDWR)
+                self.raw.sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, transport: Downloads, line: _Line, response: http.client.HTTPResponse) -> None:
+    def __init__(
+        self, transport: ThreadedTransport, connection: _Connection, response: http.client.HTTPResponse
+    ) -> None:
         self._transport = transport
-        self._line = line
+        self._connection = connection
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self._transport.blocking(self._line, self._read):
+        while data := await self._transport.in_thread(self._connection, self._read):
             yield data
         if self._response.length:
-            raise httpx.RemoteProtocolError(f"the answer ends {self._response.length} bytes before its end")
+            raise httpx.RemoteProtocolError(f"the response ends {self._response.length} bytes too early")
 
     async def aclose(self) -> None:
         is_reusable = self._response.length == 0 and not self._response.will_close
         self._response.close()
         if is_reusable:
-            self._transport.keep(self._line)
+            self._transport.keep(self._connection)
         else:
-            self._line.connection.close()
+            self._connection.raw.close()
 
     def _read(self) -> bytes:
-        """What has arrived by now, or what arrives next."""
+        """Return the bytes that have arrived, or wait for the next ones."""
         with _translated():
             return self._response.read1(_CHUNK_BYTES)
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """What `http.client` raises, as httpx says it."""
+    """Turn exceptions of `http.client` into those of httpx."""
     try:
         yield
     except TimeoutError as error:

@@ -1,9 +1,9 @@
-"""What the registry knows, as values. Members that a newer service adds are kept."""
+"""The values that the registry returns. Members that a newer service adds are kept."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
@@ -11,39 +11,47 @@ from model_registry_client.errors import UsageError
 
 LATEST = "latest"
 Transfer = Literal["auto", "direct", "proxied"]
-"""Which way bytes take: straight to and from storage, through the service, or the former as long as it works."""
+"""How bytes travel: `direct` to and from storage, `proxied` through the service, `auto` direct while that works."""
 _MODEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]*[A-Za-z0-9])?")
 _ALIAS = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 
 
+def check_transfer_options(transfer: str, parallel: int) -> None:
+    """Raises `UsageError` for a `transfer` or a number of parallel transfers that a push or pull cannot have."""
+    if transfer not in get_args(Transfer):
+        raise UsageError(f"transfer must be one of {', '.join(get_args(Transfer))}, not {transfer!r}.")
+    if parallel < 1:
+        raise UsageError("parallel must be at least 1.")
+
+
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A version of a model, by its label, by an alias (`@champion`), or the latest."""
+    """Names a version of a model: by its label, by an alias (`@champion`), or `latest`."""
 
     model: str
     selector: str = LATEST
 
     @classmethod
     def parse(cls, text: str) -> "Ref":
-        """`fraud`, `fraud:2.4.0` or `fraud@champion`; raises `UsageError` for anything else."""
+        """Parse `fraud`, `fraud:2.4.0` or `fraud@champion`. Raises `UsageError` for anything else."""
         model, separator, rest = text.partition(":") if ":" in text else text.partition("@")
         if not _MODEL.fullmatch(model) or ".." in model or (separator and not _pattern(separator).fullmatch(rest)):
-            raise UsageError(f"{text!r} names no version: NAME, NAME:VERSION or NAME@ALIAS is expected.")
+            raise UsageError(f"{text!r} is not a version. Use NAME, NAME:VERSION or NAME@ALIAS.")
         return cls(model, LATEST if not separator else f"@{rest}" if separator == "@" else rest)
 
     @classmethod
     def of(cls, ref: "Ref | str") -> "Ref":
-        """As it is, or as it is written."""
+        """Return a `Ref` as it is, or parse its text."""
         return ref if isinstance(ref, Ref) else cls.parse(ref)
 
     @property
     def label(self) -> str:
-        """The version's own label, which a change needs; raises `UsageError` where it is not named."""
+        """The label of the version, which a change needs. Raises `UsageError` if the ref has none."""
         if self.selector == LATEST:
-            raise UsageError(f"Name a version, as {self.model}:VERSION: the latest may be another one tomorrow.")
+            raise UsageError(f"Name a version, such as {self.model}:VERSION. The latest version can change.")
         if self.selector.startswith("@"):
-            raise UsageError(f"{self} may be another version tomorrow: name the one you mean, as {self.model}:VERSION.")
+            raise UsageError(f"Name a version, such as {self.model}:VERSION. The alias {self} can move.")
         return self.selector
 
     def __str__(self) -> str:
@@ -59,7 +67,7 @@ class _Value(BaseModel):
 
 
 class File(_Value):
-    """A file of a version. `sha256` is `sha256:<hex>`; `url` is there where it was asked for, until `expires_at`."""
+    """A file of a version. `sha256` is `sha256:<hex>`. `url` is set if you asked for it; it expires at `expires_at`."""
 
     path: str
     size_bytes: int
@@ -101,7 +109,7 @@ class Version(_Value):
     purged_at: AwareDatetime | None = None
     download_url: str | None
     etag: str | None = None
-    """As `if_match` takes it; `None` in lists."""
+    """Pass it as `if_match`. `None` in lists."""
 
     @property
     def ref(self) -> Ref:
@@ -109,7 +117,7 @@ class Version(_Value):
 
 
 class Alias(_Value):
-    """A name that points at a version; `generation` is another one after each move."""
+    """A name that points at a version. `generation` changes with each move."""
 
     alias: str
     version: str
@@ -119,7 +127,7 @@ class Alias(_Value):
 
 
 class AliasMove(_Value):
-    """What an alias pointed at from `at` on; `version` is `None` where it was dropped."""
+    """The version that an alias pointed at from `at` on. `version` is `None` if the alias was removed."""
 
     version: str | None
     generation: int
@@ -128,7 +136,7 @@ class AliasMove(_Value):
 
 
 class Model(_Value):
-    """A model. `aliases` are there when it was asked for by name, and not in lists."""
+    """A model. `aliases` is empty in lists."""
 
     name: str
     description: str | None
@@ -139,11 +147,11 @@ class Model(_Value):
     version_count: int
     aliases: tuple[Alias, ...] = ()
     etag: str | None = None
-    """As `if_match` takes it; `None` in lists."""
+    """Pass it as `if_match`. `None` in lists."""
 
 
 class Event(_Value):
-    """Something that happened."""
+    """An entry of the event log."""
 
     id: int
     time: AwareDatetime
@@ -153,18 +161,18 @@ class Event(_Value):
     version: str | None
     details: dict[str, Any]
     resume_after: str | None = None
-    """Where to go on reading after this event; the last one of each page that was read has it."""
+    """Pass it as `after` to continue after this event. Only the last event of each page has it."""
 
 
 class Upload(_Value):
-    """How one file of a push is to be sent."""
+    """How to send one file of a push."""
 
     path: str
     sha256: str
     size_bytes: int
     already_stored: bool
     method: str | None = None
-    """`put`, `multipart` or `proxy`; `None` where nothing is to be sent."""
+    """`put`, `multipart` or `proxy`; `None` if the file is stored already."""
     url: str | None = None
     headers: dict[str, str] | None = None
     expires_at: AwareDatetime | None = None
@@ -173,7 +181,7 @@ class Upload(_Value):
 
 
 class DownloadUrl(File):
-    """A file's URL for GET, good without credentials until `expires_at`."""
+    """A URL that downloads a file with GET and without credentials, until `expires_at`."""
 
     model_name: str
     version: str
@@ -182,7 +190,7 @@ class DownloadUrl(File):
 
 
 class Pushed(_Value):
-    """What a push did. `was_ready`: it had been done before."""
+    """The result of a push. `was_ready`: the version was published before."""
 
     version: Version
     sent_bytes: int
@@ -192,7 +200,7 @@ class Pushed(_Value):
 
 
 class Pulled(_Value):
-    """What a pull did. `was_complete`: everything was there already."""
+    """The result of a pull. `was_complete`: all files were in the folder already."""
 
     version: Version
     path: Path

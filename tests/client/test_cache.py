@@ -142,7 +142,7 @@ async def test_a_spoilt_entry_is_dropped_and_fetched_again(
     assert content(tmp_path / "2") == content(tmp_path / "3") == FILES
     assert (second.downloaded_bytes, third.downloaded_bytes) == (len(FILES["a"]), 0)
     is_damaged = spoil not in (Path.unlink, link)
-    assert told.said == ["The cached copy of a was damaged and was fetched again."] * is_damaged
+    assert told.said == ["The cached copy of a was damaged. The file was downloaded again."] * is_damaged
 
 
 @pytest.mark.parametrize("spoil", [*SPOILT.values(), become_folder], ids=[*SPOILT, "a folder"])
@@ -168,7 +168,7 @@ async def test_a_cache_that_cannot_be_written_is_no_obstacle(
 
 
 def test_what_is_no_digest_names_no_entry(cache: Cache) -> None:
-    with pytest.raises(ValueError, match="is no sha256"), open_file(b"x") as file:
+    with pytest.raises(ValueError, match="is not a sha256"), open_file(b"x") as file:
         cache.add("sha256:../../x", 1, file)
 
     assert not cache.root.exists()

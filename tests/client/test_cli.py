@@ -198,7 +198,7 @@ async def test_a_push_says_what_it_saved_and_does_nothing_twice(mr: Run, here: P
     }
     assert second.document["was_ready"]
     assert second.document["version"]["digest"] == info["digest"]
-    assert for_people.output == "m:1 is ready: 2 files, 12 B, was there already.\n"
+    assert for_people.output == "m:1 is ready: 2 files, 12 B, stored already.\n"
     assert for_scripts.output == "m:1\n"
     assert "a version never changes" in other.errors
 
@@ -322,14 +322,12 @@ async def test_aliases_move_as_compare_and_swap_where_that_is_asked(mr: Run, her
     moved = await mr("alias", "set", "fraud-detector@champion", "latest", "--if-generation", str(generation))
     late = ("alias", "set", "fraud-detector@champion", "1.0.0", "--if-generation", str(generation))
 
-    assert moved.output == "fraud-detector@champion is 2.0.0 now.\n"
+    assert moved.output == "fraud-detector@champion points at 2.0.0.\n"
     assert "alias ls" in (await mr(*late, exit_code=4)).errors
     taken = await mr("alias", "set", "fraud-detector@champion", "1.0.0", "--create-only", exit_code=4)
-    assert (
-        "fraud-detector@champion exists already, and points at 2.0.0.\n`model-registry alias ls fraud" in taken.errors
-    )
+    assert "fraud-detector@champion exists already. It points at 2.0.0.\n`model-registry alias ls fraud" in taken.errors
     by_ref = await mr("alias", "set", "fraud-detector@other", "fraud-detector:2.0.0")
-    assert by_ref.output == "fraud-detector@other is 2.0.0 now.\n"
+    assert by_ref.output == "fraud-detector@other points at 2.0.0.\n"
     await mr("alias", "set", "fraud-detector@other", "another:2.0.0", exit_code=2)
     assert (await mr("alias", "rollback", "fraud-detector@champion", "-q")).output == "1.0.0\n"
     await mr("alias", "rm", "fraud-detector@champion")
@@ -381,10 +379,10 @@ async def test_login_is_remembered_and_is_the_last_to_be_asked(
     written = tmp_path / "config" / "model-registry" / "config.json"
 
     nobody = await mr("login", f"http://127.0.0.1:{free_port()}", exit_code=5)
-    assert "Is the registry running" in nobody.errors
+    assert "Check that the registry is running" in nobody.errors
     assert not written.exists()
     written.parent.mkdir(parents=True)
-    written.write_text("no JSON")
+    written.write_text("not JSON")
     assert "model-registry login URL" in (await mr("ls", exit_code=2)).errors
     document = (await mr("login", f"{service.url}/", "--json")).document
 
@@ -405,15 +403,15 @@ async def test_login_is_remembered_and_is_the_last_to_be_asked(
         (("push", ".", "m:1"), 2, "no files"),
         (("push", "file", "../m:1"), 2, "NAME"),
         (("push", "file", "m:1", "--param", "@nowhere.json"), 2, "nowhere.json"),
-        (("push", "file", "m:1", "--param", "@file"), 2, "no JSON"),
+        (("push", "file", "m:1", "--param", "@file"), 2, "not JSON"),
         (("push", "file", "m:1", "--param", "@list.json"), 2, "object"),
         (("push", "file", "m:1", "--param", "word"), 2, "KEY=VALUE"),
         (("push", "file", "m:1", "--alias", "1.0.0"), 2, "alias"),
-        (("push", "file", "m:latest"), 2, "NAME:VERSION is expected"),
-        (("pull", "nothing", "file"), 2, "file is a file: name a folder"),
+        (("push", "file", "m:latest"), 2, "Use NAME:VERSION"),
+        (("pull", "nothing", "file"), 2, "file is a file. Name a folder"),
         (("ls", "--state", "removed"), 2, "ls NAME --state removed"),
-        (("ls", "m", "--search", "x"), 2, "--search chooses among models"),
-        (("yank", "m"), 2, "Name a version, as m:VERSION"),
+        (("ls", "m", "--search", "x"), 2, "--search filters models"),
+        (("yank", "m"), 2, "Name a version, such as m:VERSION"),
         (("alias", "ls", "nothing"), 3, "model-registry ls"),
         (("info", "nothing@champion"), 3, "nothing"),
         (("pull", "nothing", "somewhere"), 3, "nothing"),
@@ -425,7 +423,7 @@ async def test_what_goes_wrong_is_a_line_or_two_and_an_exit_code(
     mr: Run, here: Path, arguments: tuple[str, ...], exit_code: int, said: str
 ) -> None:
     if arguments[1] != ".":
-        (here / "file").write_text("no JSON")
+        (here / "file").write_text("not JSON")
         (here / "list.json").write_text("[]")
 
     ran = await mr(*arguments, exit_code=exit_code)
@@ -513,7 +511,7 @@ async def test_people_get_bars_and_tables_and_a_pipe_gets_neither(
     assert "2.0/2.0 MB" in pushed[1]
     assert "1/1 file" in pushed[1]
     assert "m:1 is ready: 1 file, 2.0 MB, 2.0 MB sent.\r\n" in pushed[1]
-    assert again == (0, "m:2 is ready: 1 file, 2.0 MB, 0 B sent, 2.0 MB were stored already.\n", "")
+    assert again == (0, "m:2 is ready: 1 file, 2.0 MB, 0 B sent, 2.0 MB stored already.\n", "")
     assert silent[0] == 0
     assert silent[1].splitlines() == ["there"]
     assert "aliases" in listed[1]
@@ -532,7 +530,7 @@ async def test_people_are_asked_before_a_purge_and_shown_the_docs_in_their_brows
     opened = await on_a_terminal("open", env=env, cwd=tmp_path)
 
     assert (refused[0], agreed[0]) == (1, 0)
-    assert "will be gone for good" in refused[1]
+    assert "will be deleted for ever" in refused[1]
     assert (await mr("ls", "fraud-detector", "-q")).output.split() == ["fraud-detector:1.0.0"]
     assert "is open in your browser" in opened[1]
     assert (tmp_path / "shown").read_text() == f"{service.url}/docs\n"
@@ -562,7 +560,7 @@ async def test_ctrl_c_ends_what_waits_for_input_at_once(
         async with asyncio.timeout(30):
             if is_asked:
                 seen = b""
-                while b"Go on?" not in seen:
+                while b"Continue?" not in seen:
                     seen += await asyncio.to_thread(os.read, ours, 65536)
             else:
                 # Returns when the other side reads.
@@ -583,7 +581,7 @@ async def test_an_unfinished_push_is_dropped_for_good(mr: Run, client: httpx.Asy
     file = {"path": "f", "size_bytes": 1, "sha256": f"sha256:{'0' * 64}"}
     assert (await client.post("/v1/models/m/versions", json={"version": "1", "files": [file]})).status_code == 201
 
-    assert (await mr("rm", "m:1")).output == "The unfinished m:1 is dropped; its label is free again.\n"
+    assert (await mr("rm", "m:1")).output == "The unfinished m:1 is deleted. Its label is free again.\n"
 
 
 @pytest.mark.parametrize(
@@ -632,6 +630,6 @@ async def test_ctrl_c_leaves_nothing_to_see_and_the_same_command_goes_on(
         again = await run(*arguments, env=env, cwd=tmp_path)
 
     assert (process.returncode, output.decode()) == (130, "")
-    assert errors.decode() == "Interrupted; the same command goes on from here.\n"
+    assert errors.decode() == "Interrupted. The same command continues from here.\n"
     assert visible == []
     assert again[:2] == (0, "m:1 is ready: 1 file, 40.0 MB, 40.0 MB sent.\n")

@@ -91,14 +91,14 @@ def test_a_value_becomes_what_it_means(value: Any, meaning: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "place"),
     [
-        ({"a": [{"b": object()}]}, "a[0].b: 'object' has no meaning"),
-        ({"a": b"bytes"}, "a: 'bytes' has no meaning"),
-        ({"a": 1j}, "a: 'complex' has no meaning"),
-        ({"a": np.complex128(1j)}, "a: 'complex128' has no meaning"),
-        ({"a": np.timedelta64(1, "s")}, "a: 'timedelta64' has no meaning"),
-        ({"a": np.array([object()])}, "a[0]: 'object' has no meaning"),
-        ({"a": {1: "x", "1": Decimal(1)}}, "a.1: the keys 1 and '1' are one in JSON"),
-        (object(), "The value: 'object' has no meaning"),
+        ({"a": [{"b": object()}]}, "a[0].b: JSON cannot represent 'object'"),
+        ({"a": b"bytes"}, "a: JSON cannot represent 'bytes'"),
+        ({"a": 1j}, "a: JSON cannot represent 'complex'"),
+        ({"a": np.complex128(1j)}, "a: JSON cannot represent 'complex128'"),
+        ({"a": np.timedelta64(1, "s")}, "a: JSON cannot represent 'timedelta64'"),
+        ({"a": np.array([object()])}, "a[0]: JSON cannot represent 'object'"),
+        ({"a": {1: "x", "1": Decimal(1)}}, "a.1: the keys 1 and '1' are the same in JSON"),
+        (object(), "The value: JSON cannot represent 'object'"),
     ],
 )
 def test_what_has_no_meaning_is_refused_with_its_place(value: Any, place: str) -> None:
@@ -112,7 +112,7 @@ def test_what_holds_itself_is_refused() -> None:
     endless: dict[str, Any] = {}
     endless["again"] = endless
 
-    with pytest.raises(UsageError, match="holds itself"):
+    with pytest.raises(UsageError, match="contains itself"):
         dumps(endless)
 
 

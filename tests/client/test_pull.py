@@ -32,7 +32,8 @@ from model_registry_client.errors import (
 )
 from model_registry_client.progress import Silent
 from model_registry_client.pull import pull
-from model_registry_client.transport import RetryPolicy, Transport
+from model_registry_client.retries import RetryPolicy
+from model_registry_client.transport import Transport
 from model_registry_client.types import Pulled, Ref
 from model_registry_devstack import StackAddresses
 from tests.resilience.faults.fake_s3 import Exchange, FakeS3, Fault, Flipped, HangsUp, Says, Shorter, Stalled
@@ -572,7 +573,7 @@ async def test_without_a_way_to_storage_files_come_through_the_service(
     assert content(tmp_path / "auto") == FILES
     assert set(content(tmp_path / "direct")) <= {"empty"}
     assert told.amounts["received"] == TOTAL_BYTES
-    assert [text.startswith("No answer") for text in told.said] == [True, False]
+    assert [text.startswith("No response") for text in told.said] == [True, False]
     assert ["through the service" in text for text in told.said] == [False, True]
 
 
@@ -866,7 +867,7 @@ async def test_what_is_in_the_way_is_named(tmp_path: Path, make: Callable[[Path]
 async def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "d").write_bytes(b"mine")
 
-    with pytest.raises(UsageError, match=f"{tmp_path}/d is a file: name a folder"):
+    with pytest.raises(UsageError, match=f"{tmp_path}/d is a file. Name a folder"):
         await pull_from(Registry([entry("a")]), tmp_path / "d")
 
 

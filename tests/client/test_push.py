@@ -22,7 +22,8 @@ from model_registry_client.errors import Conflict, Invalid, RegistryError, Unrea
 from model_registry_client.local_files import FileChanged
 from model_registry_client.progress import Silent
 from model_registry_client.push import push
-from model_registry_client.transport import RetryPolicy, Transport
+from model_registry_client.retries import RetryPolicy
+from model_registry_client.transport import Transport
 from model_registry_client.types import Pushed, Ref
 from model_registry_devstack import StackAddresses
 from tests.resilience.faults.fake_s3 import Exchange, FakeS3, Fault, HangsUp, Says
@@ -239,7 +240,7 @@ async def test_other_content_under_the_same_label_is_a_conflict_that_shows_the_d
 ) -> None:
     await push(transport, folder, REF)
 
-    with pytest.raises(Conflict, match="The files are the same, the parameters differ"):
+    with pytest.raises(Conflict, match="The files are the same, but the parameters differ"):
         await push(transport, folder, REF, params={"C": 1})
     (folder / "empty").write_bytes(b"not any more")
     with pytest.raises(Conflict, match="The files differ") as caught:
@@ -338,7 +339,7 @@ async def test_a_cancelled_push_goes_on_with_the_files_that_arrived(
         seen_first = store.seen["put"]
         pushed = await push(transport, folder, ("fraud", "1"))
 
-        assert interrupted.said == ["Push to fraud:1 to go on where this stopped."]
+        assert interrupted.said == ["To continue this push, push to fraud:1."]
         assert store.seen["put"] - seen_first <= 21
         assert pushed.saved_bytes >= 19_000
         await assert_holds(transport, pushed, files)
@@ -396,7 +397,7 @@ async def test_a_client_that_cannot_reach_storage_sends_through_the_service(
         pushed = await push(transport, folder, REF, progress=progress)
 
         waiting, said = progress.said
-        assert waiting.startswith(f"No answer from http://127.0.0.1:{closed_port}; trying for up to ")
+        assert waiting.startswith(f"No response from http://127.0.0.1:{closed_port}. Retrying for up to ")
         assert said.startswith(f"Storage at http://127.0.0.1:{closed_port} cannot be reached from here: ")
         assert said.endswith(". Sending through the registry instead.")
         assert (pushed.sent_bytes, progress.sent_bytes) == (SIZE, SIZE)
@@ -558,7 +559,7 @@ async def test_a_file_that_changes_while_it_is_pushed_is_named_and_nothing_is_pu
     changes = iter([change])
     progress = Recorded(lambda sent_bytes: next(changes, lambda _: None)(file) if sent_bytes >= MIB else None)
 
-    with pytest.raises(FileChanged, match=r"folder/model\.bin changed while it was pushed"):
+    with pytest.raises(FileChanged, match=r"folder/model\.bin changed during the push"):
         await push(transport, folder, REF, transfer=transfer, progress=progress)
 
     assert (await visible(transport), progress.ended) == ([], 1)
@@ -617,13 +618,15 @@ async def test_names_are_sent_in_unicode_normal_form_c(transport: Transport, tmp
         pytest.param(lambda folder: None, "has no files to push", id="empty"),
         pytest.param(lambda folder: (folder / ".git").mkdir(), "has no files to push", id="only litter"),
         pytest.param(lambda folder: folder.rmdir(), "No such file", id="not there"),
-        pytest.param(lambda folder: (folder / "loop").symlink_to(folder), "folder that it is in itself", id="loop"),
+        pytest.param(
+            lambda folder: (folder / "loop").symlink_to(folder), "link to a folder that contains it", id="loop"
+        ),
         pytest.param(lambda folder: (folder / "self").symlink_to("self"), "self", id="link to itself"),
         pytest.param(
             lambda folder: (folder / "dangling").symlink_to("nowhere"), "dangling.*No such file", id="dangling"
         ),
         pytest.param(lambda folder: os.mkfifo(folder / "pipe"), "pipe is neither a file nor a folder", id="pipe"),
-        pytest.param(lambda folder: write(folder, {"a/B": b"", "A/b": b""}), "case does not count", id="case"),
+        pytest.param(lambda folder: write(folder, {"a/B": b"", "A/b": b""}), "differ only in case", id="case"),
         pytest.param(
             lambda folder: Path(os.fsdecode(bytes(folder) + b"/\xff")).write_bytes(b""), "not UTF-8", id="no text"
         ),

@@ -332,7 +332,7 @@ async def test_another_service_is_no_registry() -> None:
     page = says(200, '{"items": [{}], "next_page_token": null}')
     async with scripted(page) as script, AsyncRegistry(script.url, policy=QUICK) as registry:
         for asked in (registry.model("m"), anext(registry.models()), registry.swap("m", [])):
-            with pytest.raises(RegistryError, match="no model registry"):
+            with pytest.raises(RegistryError, match="not a model registry"):
                 await asked
 
 

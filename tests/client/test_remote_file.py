@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from model_registry_client import remote_file
 from model_registry_client.errors import Busy, Damaged, NotFound, PreconditionFailed, Unreachable, UsageError
 from model_registry_client.remote_file import RemoteFile
-from model_registry_client.transport import RetryPolicy, Transport
+from model_registry_client.retries import RetryPolicy
+from model_registry_client.transport import Transport
 from model_registry_client.types import Ref, Version
 from tests.client.test_pull import publish
 from tests.resilience.faults.fake_s3 import FakeS3, Fault, HangsUp, Says, Shorter

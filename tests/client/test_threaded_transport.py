@@ -94,7 +94,7 @@ async def test_a_server_that_is_no_http_server_or_not_there_is_unreachable() -> 
 
 async def test_silence_is_unreachable() -> None:
     async with keeping_alive(seconds=30) as (url, _, _), Transport(url, IMPATIENT) as transport:
-        with pytest.raises(Unreachable, match="silence for 0"):
+        with pytest.raises(Unreachable, match="no data for 0"):
             await downloaded(transport, url)
 
 

@@ -27,7 +27,9 @@ from model_registry_client import (
     Unreachable,
     UsageError,
 )
-from model_registry_client.transport import Transport, telling, url_path
+from model_registry_client.retries import reporting_outages
+from model_registry_client.transport import Transport
+from model_registry_client.urls import url_path
 from tests.support.processes import free_port
 from tests.support.proxy import BlackHole, CutBefore, Proxy, RandomReset, Refuse, SwallowReply
 from tests.support.registering import WEIGHTS, register, register_version
@@ -165,7 +167,7 @@ async def test_an_answer_that_is_no_problem_still_says_what_it_can(body: str) ->
             await transport.request("GET", "/v1/models")
 
     assert (raised.value.slug, raised.value.status) == ("", 403)
-    assert str(raised.value) == f"{script.url} answered 403 Whatever: Go away"
+    assert str(raised.value) == f"{script.url} responded with 403 Whatever: Go away"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ async def test_an_answer_that_is_no_problem_still_says_what_it_can(body: str) ->
 )
 async def test_what_is_no_registry_is_said_to_be_none(status: int, body: str) -> None:
     async with scripted(says(status, body)) as script, Transport(f"{script.url}/docs", QUICK) as transport:
-        with pytest.raises(RegistryError, match=r"/docs is no model registry .*MODEL_REGISTRY_URL") as raised:
+        with pytest.raises(RegistryError, match=r"/docs is not a model registry .*MODEL_REGISTRY_URL") as raised:
             await transport.get_json("/v1/models")
 
     assert (raised.value.exit_code, "<" in str(raised.value)) == (1, False)
@@ -249,17 +251,17 @@ async def test_who_does_not_answer_is_told_once_until_there_is_an_answer() -> No
     said: list[str] = []
     answers = says(503), says(502), says(200), says(500), says(200)
     async with scripted(*answers) as script, Transport(script.url, QUICK) as transport:
-        with telling(said.append):
+        with reporting_outages(said.append):
             for _ in range(2):
                 await transport.request("GET", "/")
     async with Transport(f"http://127.0.0.1:{free_port()}", IMPATIENT) as nobody:
-        with telling(said.append):
+        with reporting_outages(said.append):
             await asyncio.gather(*(nobody.request("GET", "/") for _ in range(2)), return_exceptions=True)
 
     assert said == [
-        f"{script.url} answers 503 Whatever; trying for up to 20 s.",
-        f"{script.url} answers 500 Whatever; trying for up to 20 s.",
-        f"No answer from {nobody.url}; trying for up to 0.3 s.",
+        f"{script.url} responds with 503 Whatever. Retrying for up to 20 s.",
+        f"{script.url} responds with 500 Whatever. Retrying for up to 20 s.",
+        f"No response from {nobody.url}. Retrying for up to 0.3 s.",
     ]
 
 
@@ -324,7 +326,7 @@ async def test_a_reset_of_what_may_be_done_once_only_is_told(
 ) -> None:
     async with through_proxy(service) as (proxy, transport):
         proxy.misbehave(CutBefore(b"POST"))
-        with pytest.raises(Unreachable, match="may have been done all the same"):
+        with pytest.raises(Unreachable, match="may have been carried out"):
             await transport.request("POST", "/v1/models", json=NEW_MODEL, idempotent=False)
 
     assert (await client.get("/v1/models/m")).status_code == 404
@@ -361,7 +363,9 @@ async def test_silence_is_not_waited_for_longer_than_the_timeout(
         await transport.request("GET", "/v1/models")
         proxy.misbehave(BlackHole())
         started = time.monotonic()
-        with pytest.raises(Unreachable, match=f"No answer from http://127.0.0.1:{proxy.port}: silence for 0.5 seconds"):
+        with pytest.raises(
+            Unreachable, match=f"No response from http://127.0.0.1:{proxy.port}: no data for 0.5 seconds"
+        ):
             await transport.request("GET", "/v1/models")
 
     assert time.monotonic() - started < 5
@@ -372,7 +376,7 @@ async def test_nobody_there_says_which_url_and_what_to_do(unused_url: str) -> No
         with pytest.raises(Unreachable) as raised:
             await transport.request("GET", "/v1/models")
 
-    assert str(raised.value).startswith(f"No answer from {unused_url}: ")
+    assert str(raised.value).startswith(f"No response from {unused_url}: ")
     assert "MODEL_REGISTRY_URL" in str(raised.value)
     assert "secret" not in str(raised.value)
     assert raised.value.exit_code == 5
@@ -383,7 +387,7 @@ async def test_who_never_answered_is_given_up_sooner(unused_url: str) -> None:
         started = time.monotonic()
         with pytest.raises(Unreachable):
             await transport.request("GET", "/v1/models")
-        with pytest.raises(Unreachable, match="by way of the registry: `proxied`"):
+        with pytest.raises(Unreachable, match="through the registry: `proxied`"):
             await transport.raw("GET", f"{unused_url}/bucket/key")
 
     assert time.monotonic() - started < 10
@@ -453,7 +457,7 @@ async def test_a_body_in_pieces_begins_anew_at_each_attempt() -> None:
 
 async def test_storage_that_stays_broken_is_an_error() -> None:
     async with scripted(says(500, "<Error/>")) as script, Transport(script.url, IMPATIENT) as transport:
-        with pytest.raises(ServerError, match=f"{script.url} answered 500"):
+        with pytest.raises(ServerError, match=f"{script.url} responded with 500"):
             await transport.raw("GET", f"{script.url}/b/k?secret=1")
 
 
@@ -478,7 +482,7 @@ def test_a_segment_is_encoded_and_never_climbs() -> None:
 
 @pytest.mark.parametrize("segment", ["", ".", ".."])
 def test_a_segment_that_would_climb_is_refused(segment: str) -> None:
-    with pytest.raises(RegistryError, match="no name"):
+    with pytest.raises(RegistryError, match="not a valid name"):
         url_path("a", segment)
 
 

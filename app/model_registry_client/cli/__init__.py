@@ -1,6 +1,6 @@
-"""The commands for people who have models; `commands` is mounted into `model-registry`.
+"""The commands of `model-registry` for people who push and pull models. The service mounts `commands`.
 
-What a command needs is imported when it runs, so that help and completion are quick.
+A command imports what it needs when it runs, so that help and completion are fast.
 """
 
 import typer

@@ -9,10 +9,12 @@ from model_registry_client.cli.command import PANEL, Session, command
 from model_registry_client.cli.output import Listing
 
 commands = typer.Typer()
-_alias = typer.Typer(help="Names that point at a version, such as champion.", no_args_is_help=True)
+_alias = typer.Typer(help="Manage aliases, the names that point at a version.", no_args_is_help=True)
 commands.add_typer(_alias, name="alias", rich_help_panel=PANEL)
 
-_Alias = Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="A model and its alias, as fraud-detector@champion.")]
+_Alias = Annotated[
+    str, typer.Argument(metavar="NAME@ALIAS", help="A model and its alias, such as fraud-detector@champion.")
+]
 
 
 @command(_alias, "set", panel=None)
@@ -20,12 +22,12 @@ async def set_alias(
     session: Session,
     alias: _Alias,
     version: Annotated[
-        str, typer.Argument(help="A version's label, or its REF; @ALIAS or latest stands for what it is now.")
+        str, typer.Argument(help="The label of a version, or its REF. @ALIAS or latest means the version it is now.")
     ],
     generation: Annotated[
-        int | None, typer.Option("--if-generation", help="Only if the alias was not moved since; see `alias ls`.")
+        int | None, typer.Option("--if-generation", help="Only if the alias has not moved since. See `alias ls`.")
     ] = None,
-    create_only: Annotated[bool, typer.Option("--create-only", help="Only if there is no such alias yet.")] = False,
+    create_only: Annotated[bool, typer.Option("--create-only", help="Only if the alias does not exist.")] = False,
 ) -> None:
     """Point an alias at a version.
 
@@ -38,7 +40,7 @@ async def set_alias(
     is_ref = ":" in version or "@" in version[1:]
     target = Ref.parse(version if is_ref else f"{model}{'' if version.startswith('@') else ':'}{version}")
     if target.model != model:
-        raise UsageError(f"{alias} cannot be {target}, which is a version of another model.")
+        raise UsageError(f"{alias} cannot point at {target}: this is a version of another model.")
     if target.selector == LATEST or target.selector.startswith("@"):
         target = (await session.registry.version(target)).ref
     try:
@@ -48,9 +50,9 @@ async def set_alias(
     except PreconditionFailed as error:
         if not create_only:
             raise
-        said = f"{alias} exists already, and points at {getattr(error.problem, 'version', 'a version')}."
+        said = f"{alias} exists already. It points at {getattr(error.problem, 'version', 'a version')}."
         raise PreconditionFailed(error.problem.model_copy(update={"detail": said})) from error
-    session.out.done(now, f"{model}@{now.alias} is {now.version} now.")
+    session.out.done(now, f"{model}@{now.alias} points at {now.version}.")
 
 
 @command(_alias, "ls", panel=None)
@@ -72,29 +74,29 @@ async def list_aliases(session: Session, model: ModelName) -> None:
 
 @command(_alias, "rm", panel=None)
 async def remove_alias(session: Session, alias: _Alias) -> None:
-    """Drop an alias; the version stays.
+    """Remove an alias. The version stays.
 
     Example: model-registry alias rm fraud-detector@challenger
     """
     model, name = _parsed(alias)
     await session.registry.alias_remove(model, name)
-    session.out.done({"model_name": model, "alias": name}, f"{model}@{name} is gone.")
+    session.out.done({"model_name": model, "alias": name}, f"{model}@{name} is removed.")
 
 
 @command(_alias, "rollback", panel=None)
 async def roll_back_alias(session: Session, alias: _Alias) -> None:
-    """Point an alias at the version before; once more takes that back.
+    """Move an alias back to its previous version. A second rollback undoes the first.
 
     Example: model-registry alias rollback fraud-detector@champion
     """
     model, name = _parsed(alias)
     now = await session.registry.alias_rollback(model, name)
-    session.out.done(now, f"{model}@{now.alias} is {now.version} again.", quiet=now.version)
+    session.out.done(now, f"{model}@{now.alias} points at {now.version} again.", quiet=now.version)
 
 
 @command(_alias, "history", panel=None)
 async def alias_history(session: Session, alias: _Alias) -> None:
-    """List where an alias pointed, the last move first.
+    """List the moves of an alias, newest first.
 
     Example: model-registry alias history fraud-detector@champion
     """
@@ -115,5 +117,5 @@ def _parsed(text: str) -> tuple[str, str]:
 
     ref = Ref.parse(text)
     if not ref.selector.startswith("@"):
-        raise UsageError(f"{text!r} names no alias: NAME@ALIAS is expected, as fraud-detector@champion.")
+        raise UsageError(f"{text!r} is not an alias. Use NAME@ALIAS, such as fraud-detector@champion.")
     return ref.model, ref.selector[1:]

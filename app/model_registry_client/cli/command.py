@@ -1,4 +1,4 @@
-"""How every command begins and ends: its common options, the registry it talks to, how it prints."""
+"""What all commands share: the common options, the client of the registry, and the output."""
 
 import asyncio
 import errno
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 PANEL = "Models"
 
-_Url = Annotated[str | None, typer.Option(help="The registry; otherwise MODEL_REGISTRY_URL, or what `login` wrote.")]
+_Url = Annotated[
+    str | None,
+    typer.Option(help="URL of the registry. The default is MODEL_REGISTRY_URL, then the URL saved by `login`."),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no sentences: names alone.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only names: no bars and no sentences.")]
 
 _Given = ParamSpec("_Given")
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a command works with."""
+    """What a command receives."""
 
     registry: "AsyncRegistry"
     out: Output
@@ -39,8 +42,10 @@ Work = Callable[Concatenate[Session, _Given], Awaitable[None]]
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """For what waits for a person or a pipe: Ctrl-C ends it there and then, where it would otherwise only cancel the
-    coroutine, at its next `await`."""
+    """Let Ctrl-C interrupt a blocking read from a person or a pipe at once.
+
+    Otherwise it only cancels the coroutine, at its next `await`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -54,10 +59,10 @@ def interruptible() -> Iterator[None]:
 def command(
     app: typer.Typer, name: str | None = None, *, url_argument: Any = None, panel: str | None = PANEL
 ) -> Callable[[Work[_Given]], Work[_Given]]:
-    """Make a coroutine a command of `app`, with the options that all of them have.
+    """Make a coroutine a command of `app`, with the common options.
 
-    Ctrl-C cancels the coroutine, so that what it has under way ends in order. `url_argument` is the annotation of an
-    argument in the place of `--url`; what was written down before is not read then, so that `login` can mend it.
+    Ctrl-C cancels the coroutine, so that it can clean up. `url_argument` is the annotation of an argument that replaces
+    `--url`. The saved settings are not read then, so that `login` works if they are damaged.
     """
     is_login = url_argument is not None
 
@@ -93,7 +98,7 @@ async def _within_session(
         async with AsyncRegistry(url, settings=Settings() if is_login else None) as registry:
             await work(Session(registry, out), **given)
     except OSError as error:
-        # A full disk, a folder that may not be written: nobody's bug.
+        # For example a full disk or a folder without write permission: not a bug.
         if error.errno == errno.EPIPE:
             raise
         raise RegistryError(f"{error.strerror or error}: {error.filename}" if error.filename else str(error)) from error

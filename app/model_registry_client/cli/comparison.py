@@ -1,4 +1,4 @@
-"""What is different between two versions."""
+"""Compares two versions."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,9 @@ VALUES = ("model_params", "standardization_params", "additional_metadata")
 
 
 def compared(a: "Version", b: "Version", files_a: "Iterable[File]", files_b: "Iterable[File]") -> dict[str, Any]:
-    """Files by digest, and every value that one of the two has: what `diff --json` prints.
+    """Compare files by digest, and every value of the two versions. `diff --json` prints the result.
 
-    A value is `{"a": …, "b": …}` by its path, such as `metrics.auc`; who does not have it is left out.
+    A value is `{"a": …, "b": …}` under its path, such as `metrics.auc`. A side that does not have it is missing.
     """
     return {
         "a": _named(a),
@@ -30,7 +30,7 @@ def is_same(comparison: Mapping[str, Any]) -> bool:
 
 
 def agree(pair: Mapping[str, Any]) -> bool:
-    # True == 1, and is another value all the same.
+    # True == 1 in Python, but they are different values in JSON.
     return len(pair) == 2 and (pair["a"], type(pair["a"]) is bool) == (pair["b"], type(pair["b"]) is bool)
 
 

@@ -1,4 +1,4 @@
-"""Where the registry is: login, open."""
+"""The commands login and open."""
 
 import sys
 from typing import Annotated
@@ -9,12 +9,14 @@ from model_registry_client.cli.command import Session, command
 
 commands = typer.Typer()
 
-_Registry = Annotated[str, typer.Argument(metavar="URL", help="The registry, as https://models.example.org.")]
+_Registry = Annotated[
+    str, typer.Argument(metavar="URL", help="The URL of the registry, such as https://models.example.org.")
+]
 
 
 @command(commands, url_argument=_Registry)
 async def login(session: Session) -> None:
-    """Use a registry from now on, wherever no other is named.
+    """Save the URL of the registry that commands use by default.
 
     Example: model-registry login http://localhost:8000
     """
@@ -23,17 +25,17 @@ async def login(session: Session) -> None:
     url = session.registry.base_url
     about = await session.registry.transport.get_json("/version")
     if not isinstance(about, dict) or "version" not in about:
-        raise session.registry.transport.no_registry()
+        raise session.registry.transport.not_a_registry()
     path = save_url(url)
     session.out.done(
         {"url": url, "version": about["version"], "config": str(path)},
-        f"Commands use {url} from now on (version {about['version']}; written to {path}).",
+        f"Commands now use {url} (version {about['version']}). Saved in {path}.",
     )
 
 
 @command(commands, "open")
 async def open_docs(session: Session) -> None:
-    """Show the registry's interactive documentation in a browser, or print its address where there is none.
+    """Open the interactive documentation of the registry in a browser, or print its URL.
 
     Example: model-registry open
     """

@@ -1,4 +1,4 @@
-"""What a command ends with that did not do what it was asked: one or two lines, and an exit code for scripts."""
+"""The end of a command that failed: one or two lines for people, and an exit code for scripts."""
 
 from typing import TYPE_CHECKING
 
@@ -9,20 +9,20 @@ if TYPE_CHECKING:
 
 _ADVICE = {
     "alias-not-found": "`model-registry alias ls NAME` lists the aliases.",
-    "file-damaged": "Push the same bytes again, in any version: that heals it.",
+    "file-damaged": "Push the same bytes again, in any version, to repair it.",
     "file-not-found": "`model-registry ls NAME:VERSION` lists the files.",
     "model-not-found": "`model-registry ls` lists the models.",
-    "precondition-failed": "`model-registry alias ls NAME` shows what it is now.",
-    "version-aliased": "`model-registry rm NAME:VERSION --force` does that.",
+    "precondition-failed": "`model-registry alias ls NAME` shows the present version.",
+    "version-aliased": "`model-registry rm NAME:VERSION --force` removes the aliases too.",
     "version-not-found": "`model-registry ls NAME` lists the versions.",
 }
-"""What to do next, where the service can only say it in words of its own; with the names that it says."""
+"""The next step as a command. The service describes it in terms of its API."""
 
 
 def failure(error: Exception) -> tuple[str, int] | None:
-    """The message and the exit code of an error of the client; `None` for any other, which is a bug.
+    """Return the message and the exit code of an error of the client. `None` for any other error, which is a bug.
 
-    Exit codes: 1 failure, 2 wrong usage, 3 not found, 4 conflict, 5 nobody answers.
+    Exit codes: 1 failure, 2 wrong usage, 3 not found, 4 conflict, 5 no response.
     """
     from model_registry_client.errors import RegistryError, ServerError
 
@@ -43,7 +43,7 @@ def _advice(error: "ServerError") -> str:
 
 
 def _rules(error: "ServerError") -> str:
-    """Which values break which rules, as far as the detail has not said it."""
+    """The values that break a rule, if the detail does not name them."""
     said = str(error)
     found = (f"{'.'.join(map(str, each.loc[1:]))}: {each.msg}" for each in error.problem.errors if each.msg not in said)
     return visible("; ".join(found))

@@ -1,4 +1,4 @@
-"""What is said as `key=value` on a command line."""
+"""Parses `key=value` arguments and durations."""
 
 import json
 import re
@@ -13,13 +13,14 @@ _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parameters(option: str, given: Sequence[str]) -> dict[str, Any]:
-    """`key=value` with a JSON value, or with any other text as it stands; `@file.json` holds a whole object, `@-` is
-    standard input. Of equal keys the last counts.
+    """Parse `key=value`. The value is JSON, or else text. The last of equal keys counts.
+
+    `@file.json` reads a JSON object from a file, and `@-` from standard input.
 
     Raises
     ------
     UsageError
-        Neither of these, or the file is not a JSON object.
+        An argument is neither of these, or the file is not a JSON object.
     """
     found: dict[str, Any] = {}
     for text in given:
@@ -32,12 +33,12 @@ def parameters(option: str, given: Sequence[str]) -> dict[str, Any]:
 
 
 def labels(option: str, given: Sequence[str]) -> dict[str, str]:
-    """Tags as `key=value`; the value is text, whatever it looks like."""
+    """Parse tags as `key=value`. The value is always text."""
     return dict(_assignment(option, text) for text in given)
 
 
 def label_changes(given: Sequence[str]) -> dict[str, str | None]:
-    """Tags as `key=value`, and `key-` (None) for those to be taken off."""
+    """Parse changes of tags: `key=value` sets a tag, `key-` removes it (`None`)."""
     return dict(
         (text[:-1], None) if "=" not in text and len(text) > 1 and text.endswith("-") else _assignment("A tag", text)
         for text in given
@@ -45,7 +46,7 @@ def label_changes(given: Sequence[str]) -> dict[str, str | None]:
 
 
 def seconds(option: str, text: str) -> int:
-    """`90`, `90s`, `15m`, `2h` or `7d`, in seconds."""
+    """Parse `90`, `90s`, `15m`, `2h` or `7d` to seconds."""
     match = _DURATION.fullmatch(text)
     if match is None:
         _refuse(f"{option} takes a time such as 90s, 15m, 2h or 7d, not {text!r}.")
@@ -55,7 +56,7 @@ def seconds(option: str, text: str) -> int:
 def _assignment(option: str, text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        _refuse(f"{option} is written KEY=VALUE, not {text!r}.")
+        _refuse(f"{option} must be KEY=VALUE, not {text!r}.")
     return key, value
 
 
@@ -76,19 +77,19 @@ def _object(option: str, name: str) -> dict[str, Any]:
     except OSError as error:
         _refuse(f"{option} cannot read {name}: {error.strerror}.")
     except (ValueError, RecursionError) as error:
-        _refuse(f"{option} finds no JSON in {name}: {error}.")
+        _refuse(f"{option}: {name} is not JSON: {error}.")
     if not isinstance(tree, dict):
-        _refuse(f"{option} wants a JSON object in {name}, with a member for each key.")
+        _refuse(f"{option}: {name} must be a JSON object, with a member for each key.")
     return tree
 
 
 def _parse(text: str) -> Any:
-    # Decimal, so that no digit is lost on the way; NaN and Infinity are no JSON.
+    # Decimal keeps every digit. NaN and Infinity are not JSON.
     return json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -1,6 +1,6 @@
-"""What commands print: tables for people, lines of tab-separated values for a pipe, one JSON document for programs.
+"""What commands print: tables for people, tab-separated values for a pipe, one JSON document for programs.
 
-Standard output carries the answer and nothing else; bars, remarks and errors go to standard error.
+Only the result goes to standard output. Bars, remarks and errors go to standard error.
 """
 
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Size(int):
-    """Bytes: with a unit for people, plain for programs."""
+    """A number of bytes: with a unit for people, plain for programs."""
 
 
 class Words(tuple[str | int, ...]):
@@ -28,11 +28,11 @@ Cell = str | int | bool | datetime | None | Words | Sequence[str]
 
 @dataclass(frozen=True)
 class Listing:
-    """Rows under headings; the first column says what a row is about."""
+    """Rows under headings. The first column names what the row describes."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    empty: str = ""  # what to tell people where there is no row
+    empty: str = ""  # shown to people if there are no rows
 
     def as_lines(self) -> list[str]:
         return ["\t".join(plain(cell) for cell in row) for row in self.rows]
@@ -56,7 +56,7 @@ class Listing:
 
 
 class Output:
-    """One command's way of saying things."""
+    """Prints the result of one command."""
 
     def __init__(self, *, as_json: bool = False, is_quiet: bool = False) -> None:
         self.as_json = as_json
@@ -67,7 +67,7 @@ class Output:
         return not (self.as_json or self.is_quiet) and sys.stderr.isatty()
 
     def document(self, document: Any) -> None:
-        """The answer as JSON, every digit of its numbers as it came."""
+        """Print a JSON document. Its numbers keep every digit."""
         from model_registry_client.json_values import dumps
 
         typer.echo(dumps(_members(document)))
@@ -83,7 +83,7 @@ class Output:
             self._lines(listing.as_lines())
 
     def done(self, document: Any, sentence: str, *, quiet: str = "") -> None:
-        """What a command did: a sentence, or in quiet just what a script needs to go on."""
+        """Print the result of a command: a sentence, or with --quiet only the value that a script needs."""
         if self.as_json:
             self.document(document)
         elif not self.is_quiet:
@@ -92,7 +92,7 @@ class Output:
             typer.echo(quiet)
 
     def remark(self, text: str) -> None:
-        """Something by the way, which is no part of the answer."""
+        """Print a message that is not part of the result."""
         if not (self.as_json or self.is_quiet):
             typer.echo(visible(text), err=True)
 
@@ -143,12 +143,12 @@ def plain(cell: Cell) -> str:
 
 
 def moment(time: datetime) -> str:
-    """In the zone of this machine, which is named."""
+    """Format a time in the zone of this machine, with its name."""
     return f"{time.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def size(size_bytes: int) -> str:
-    """Decimal units, as storage is sold and billed."""
+    """Format a number of bytes in decimal units, as storage is sold and billed."""
     if size_bytes < 1000:
         return f"{size_bytes} B"
     value = float(size_bytes)
@@ -160,7 +160,7 @@ def size(size_bytes: int) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` on one line and with no way to command a terminal: what others stored is data."""
+    """Escape line breaks and control sequences. Text from the registry must not control a terminal."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
@@ -169,7 +169,7 @@ def count(number: int, noun: str) -> str:
 
 
 def _members(document: Any) -> Any:
-    """Values of the client as the service wrote them."""
+    """Convert values of the client to the JSON of the service."""
     match document:
         case dict():
             return {key: _members(value) for key, value in document.items()}

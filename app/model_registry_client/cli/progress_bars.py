@@ -1,4 +1,4 @@
-"""Progress of a transfer on a terminal: bytes, speed, time left, files, and what did not have to be sent."""
+"""Progress of a transfer on a terminal: bytes, speed, time left, files, and the bytes that were not transferred."""
 
 from collections.abc import Iterable
 
@@ -20,7 +20,7 @@ from model_registry_client.cli.output import count, size, visible
 
 
 class Bars:
-    """The `Progress` of the client of one transfer: a bar for it, and one for the hashing before."""
+    """Shows a `Progress`: one bar for the transfer, and one for the hashing before it."""
 
     def __init__(self, console: Console) -> None:
         self._bars = _Fitting(console)
@@ -50,7 +50,7 @@ class Bars:
     def saved(self, size_bytes: int) -> None:
         self._saved_bytes += size_bytes
         if self._moving is not None:
-            # Past the samples that the speed and the time left come from: it did not move.
+            # Not with `advance`, because these bytes must not count for the speed and the time left.
             next(task for task in self._bars.tasks if task.id == self._moving).completed += size_bytes
         self._advance(0)
 
@@ -78,7 +78,7 @@ class Bars:
 
 
 class _Fitting(Progress):
-    """Leaves columns out where the terminal is too narrow for all of them."""
+    """Omits columns if the terminal is too narrow for all of them."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console=console, transient=True)

@@ -1,4 +1,4 @@
-"""Looking things up: ls, info, search, diff, url."""
+"""The commands that only read: ls, info, search, diff, url."""
 
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -19,24 +19,27 @@ commands = typer.Typer()
 
 _Item = TypeVar("_Item")
 
-_Limit = Annotated[int | None, typer.Option(min=1, help="At most so many; otherwise all.")]
+_Limit = Annotated[int | None, typer.Option(min=1, help="Maximum number of items. The default is all.")]
 
 
 @command(commands, "ls")
 async def ls(
     session: Session,
     ref: Annotated[
-        str | None, typer.Argument(metavar="REF", help="NAME for its versions, NAME:VERSION or NAME@ALIAS for files.")
+        str | None,
+        typer.Argument(
+            metavar="REF", help="NAME for the versions of a model, NAME:VERSION or NAME@ALIAS for its files."
+        ),
     ] = None,
-    search: Annotated[str | None, typer.Option(help="Models with this in their name.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only models with this text in their name.")] = None,
     tag: Tags = None,
     state: Annotated[
         Literal["ready", "pending", "verifying", "removed"] | None,
-        typer.Option(help="Versions in this state; otherwise those that are ready."),
+        typer.Option(help="Only versions in this state. The default is ready."),
     ] = None,
     limit: _Limit = None,
 ) -> None:
-    """List models, the versions of one, or the files of a version.
+    """List models, the versions of a model, or the files of a version.
 
     Example: model-registry ls fraud-detector
     """
@@ -44,16 +47,16 @@ async def ls(
     from model_registry_client.types import Ref
 
     if ref is not None and (search is not None or tag):
-        raise UsageError(f"{'--tag' if search is None else '--search'} chooses among models: leave {ref} out.")
+        raise UsageError(f"{'--tag' if search is None else '--search'} filters models. Omit {ref}.")
     if state is not None and (ref is None or Ref.parse(ref).model != ref):
-        raise UsageError(f"--state chooses among the versions of a model: `model-registry ls NAME --state {state}`.")
+        raise UsageError(f"--state filters the versions of a model: `model-registry ls NAME --state {state}`.")
     if ref is None:
         tags = key_values.labels("--tag", tag or ())
         await _list_models(session, search, tags, limit)
     elif (wanted := Ref.parse(ref)).model == ref:
         state = state or "ready"
         versions = await _first(limit, session.registry.versions(wanted.model, state=state))
-        _show_versions(session, versions, f"{wanted.model} has no versions that are {state}.")
+        _show_versions(session, versions, f"{wanted.model} has no {state} versions.")
     else:
         files = await _first(limit, session.registry.files(wanted))
         rows = [(file.path, Size(file.size_bytes), file.sha256, file.media_type) for file in files]
@@ -62,7 +65,7 @@ async def ls(
 
 @command(commands)
 async def info(session: Session, ref: VersionRef) -> None:
-    """Show all there is to know about a version.
+    """Show everything about a version.
 
     Example: model-registry info fraud-detector@champion
     """
@@ -93,33 +96,33 @@ async def info(session: Session, ref: VersionRef) -> None:
 @command(commands)
 async def search(
     session: Session,
-    condition: Annotated[str, typer.Argument(metavar="FILTER", help="What versions must have; see the example.")],
-    order_by: Annotated[str | None, typer.Option(help="As 'created_at DESC'.")] = None,
+    condition: Annotated[str, typer.Argument(metavar="FILTER", help="A condition on versions. See the example.")],
+    order_by: Annotated[str | None, typer.Option(help="The order, such as 'created_at DESC'.")] = None,
     limit: _Limit = None,
 ) -> None:
-    """Find versions of all models by what they are.
+    """Search the versions of all models.
 
     Example: model-registry search "tags.stage = 'test' AND additional_metadata.metrics.auc >= 0.9"
     """
     versions = await _first(limit, session.registry.search(condition, order_by=order_by))
-    _show_versions(session, versions, "No version is so.")
+    _show_versions(session, versions, "No versions match.")
 
 
 @command(commands)
 async def diff(
     session: Session,
-    a: Annotated[str, typer.Argument(metavar="A", help="A version, as NAME:VERSION.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A version, such as NAME:VERSION.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The version to compare it with.")],
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 1 where they differ.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if they differ.")] = False,
 ) -> None:
-    """Compare two versions: files by digest, parameters and metrics side by side.
+    """Compare two versions: their files, parameters and metadata.
 
     Example: model-registry diff fraud-detector@champion fraud-detector:2.0.0
     """
     from model_registry_client.cli.comparison import compared, is_same
     from model_registry_client.types import Ref
 
-    # By label from here on, so that an alias that moves meanwhile does not mix two versions.
+    # By label from here on: an alias may move during the comparison.
     versions = [await session.registry.version(Ref.parse(ref)) for ref in (a, b)]
     files = [[file async for file in session.registry.files(version.ref)] for version in versions]
     comparison = compared(versions[0], versions[1], files[0], files[1])
@@ -133,10 +136,12 @@ async def diff(
 async def url(
     session: Session,
     ref: VersionRef,
-    path: Annotated[str | None, typer.Argument(help="The file, where there are several.")] = None,
-    expires: Annotated[str | None, typer.Option(metavar="TIME", help="How long it is good: 90s, 15m, 2h, 7d.")] = None,
+    path: Annotated[str | None, typer.Argument(help="The file, if the version has several.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long the URL works, such as 90s, 15m, 2h or 7d.")
+    ] = None,
 ) -> None:
-    """Print a URL that gives whoever has it one file, for a while, straight from storage.
+    """Print a URL that downloads one file from storage without credentials, until it expires.
 
     Example: model-registry url fraud-detector:2.0.0 model.onnx --expires 2h
     """
@@ -151,7 +156,7 @@ async def url(
         if "expires_in_seconds" in wrong:
             raise UsageError(f"--expires {expires}: {wrong['expires_in_seconds']} (in seconds).") from None
         if path is None and "path" in wrong:
-            raise UsageError(f"{ref} has several files, so name one: `model-registry url {ref} PATH`.") from None
+            raise UsageError(f"{ref} has several files. Name one: `model-registry url {ref} PATH`.") from None
         raise
     session.out.done(signed, signed.url, quiet=signed.url)
 
@@ -163,7 +168,7 @@ async def _list_models(session: Session, search: str | None, tags: "Mapping[str,
         for model in models
     ]
     headings = ("name", "latest", "versions", "tags", "created")
-    session.out.listing(models, Listing(headings, rows, empty="There are no such models."))
+    session.out.listing(models, Listing(headings, rows, empty="No models match."))
 
 
 def _show_versions(session: Session, versions: "Sequence[Version]", empty: str) -> None:

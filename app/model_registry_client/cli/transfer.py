@@ -1,4 +1,4 @@
-"""Moving bytes: push and pull."""
+"""The commands push and pull."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,42 +17,45 @@ from model_registry_client.progress import Progress, Silent
 commands = typer.Typer()
 
 _Values = list[str] | None
-_Parallel = Annotated[int, typer.Option(min=1, max=64, help="So many transfers at once.")]
+_Parallel = Annotated[int, typer.Option(min=1, max=64, help="Maximum number of parallel transfers.")]
 
 
 @command(commands)
 async def push(
     session: Session,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, or a single file.")],
-    ref: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Without VERSION the next number is taken.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder or a file.")],
+    ref: Annotated[
+        str, typer.Argument(metavar="NAME[:VERSION]", help="Without VERSION, the push takes the next number.")
+    ],
     param: Annotated[
-        _Values, typer.Option(metavar="KEY=VALUE|@FILE", help="A parameter of the model (JSON, or text); repeatable.")
+        _Values, typer.Option(metavar="KEY=VALUE|@FILE", help="A parameter of the model, as JSON or text. Repeatable.")
     ] = None,
     std_params: Annotated[
-        _Values, typer.Option(metavar="KEY=VALUE|@FILE", help="A parameter of the standardization; repeatable.")
+        _Values, typer.Option(metavar="KEY=VALUE|@FILE", help="A parameter of the standardization. Repeatable.")
     ] = None,
     metadata: Annotated[
-        _Values, typer.Option(metavar="KEY=VALUE|@FILE", help="Metadata, which may change later; repeatable.")
+        _Values, typer.Option(metavar="KEY=VALUE|@FILE", help="Metadata, which you can change later. Repeatable.")
     ] = None,
     tag: Tags = None,
-    description: Annotated[str | None, typer.Option(help="What it is, in words.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Point this alias at it in the end.")] = None,
+    description: Annotated[str | None, typer.Option(help="A description in words.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Point this alias at the version when it is ready.")] = None,
     include_all: Annotated[
-        bool, typer.Option("--include-all", help="Also .git, __pycache__, .DS_Store and unfinished pulls.")
+        bool,
+        typer.Option("--include-all", help="Also push .git, __pycache__, .DS_Store and unfinished files of a pull."),
     ] = False,
     transfer: Annotated[
-        Literal["auto", "direct", "proxied"], typer.Option(help="Straight to storage, or through the service.")
+        Literal["auto", "direct", "proxied"], typer.Option(help="Send to storage directly, or through the service.")
     ] = "auto",
     parallel: _Parallel = 8,
 ) -> None:
-    """Push a folder or a file as a version. After whatever went wrong, the same command goes on where it stopped.
+    """Push a folder or a file as a version. After a failure, the same command continues where it stopped.
 
     Example: model-registry push folder fraud-detector:2.0.0 --param C=1.0 --metadata @metrics.json --tag stage=test
     """
     params = key_values.parameters("--param", param or ())
     standardization_params = key_values.parameters("--std-params", std_params or ())
     changeable = key_values.parameters("--metadata", metadata or ())
-    with _progress(session.out, goes_on=":" in ref) as progress:
+    with _progress(session.out, is_resumable=":" in ref) as progress:
         pushed = await session.registry.push(
             path,
             ref,
@@ -68,8 +71,8 @@ async def push(
             progress=progress,
         )
     version = pushed.version
-    how = "was there already" if pushed.was_ready else f"{size(pushed.sent_bytes)} sent"
-    saved = f", {size(pushed.saved_bytes)} were stored already" if pushed.saved_bytes and not pushed.was_ready else ""
+    how = "stored already" if pushed.was_ready else f"{size(pushed.sent_bytes)} sent"
+    saved = f", {size(pushed.saved_bytes)} stored already" if pushed.saved_bytes and not pushed.was_ready else ""
     session.out.done(
         pushed,
         f"{version.ref} is ready: {count(version.file_count, 'file')}, {size(version.size_bytes)}, {how}{saved}.",
@@ -83,20 +86,21 @@ async def pull(
     ref: VersionRef,
     directory: Annotated[
         Path | None,
-        typer.Argument(metavar="DIR", help="Where to put the files; otherwise a folder of the model's name."),
+        typer.Argument(
+            metavar="DIR", help="The folder for the files. The default is a folder with the name of the model."
+        ),
     ] = None,
     include: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Only files like this, as '*.onnx'; repeatable.")
+        list[str] | None, typer.Option(metavar="GLOB", help="Only files that match, such as '*.onnx'. Repeatable.")
     ] = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither use nor fill the cache of this machine.")
-    ] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not use the cache of this machine.")] = False,
     transfer: Annotated[
-        Literal["auto", "direct", "proxied"], typer.Option(help="Straight from storage, or through the service.")
+        Literal["auto", "direct", "proxied"],
+        typer.Option(help="Download from storage directly, or through the service."),
     ] = "auto",
     parallel: _Parallel = 8,
 ) -> None:
-    """Pull a version's files, verified. Of what is there already nothing is transferred again.
+    """Pull the files of a version and verify them. Files that are there already are not downloaded again.
 
     Example: model-registry pull fraud-detector:2.0.0 models/fraud
     """
@@ -127,8 +131,8 @@ class _Remarks(Silent):
 
 
 @contextmanager
-def _progress(out: Output, *, goes_on: bool = True) -> Iterator[Progress]:
-    """Bars on a terminal; otherwise only what there is to say. `goes_on`: to whoever says the same again."""
+def _progress(out: Output, *, is_resumable: bool = True) -> Iterator[Progress]:
+    """Bars on a terminal, otherwise only messages. `is_resumable`: the same command continues after Ctrl-C."""
     try:
         if out.wants_bars:
             from model_registry_client.cli.progress_bars import Bars
@@ -137,5 +141,5 @@ def _progress(out: Output, *, goes_on: bool = True) -> Iterator[Progress]:
         else:
             yield _Remarks(out)
     except asyncio.CancelledError:
-        out.remark("Interrupted; the same command goes on from here." if goes_on else "Interrupted.")
+        out.remark("Interrupted. The same command continues from here." if is_resumable else "Interrupted.")
         raise

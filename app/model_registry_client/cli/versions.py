@@ -1,4 +1,4 @@
-"""What becomes of versions: tag, yank, rm and back."""
+"""The commands that change versions: tag, yank, unyank, rm, restore."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,10 +19,12 @@ commands = typer.Typer()
 @command(commands)
 async def tag(
     session: Session,
-    ref: Annotated[str, typer.Argument(metavar="REF", help="NAME:VERSION, or NAME for the model itself.")],
-    changes: Annotated[list[str], typer.Argument(metavar="KEY=VALUE|KEY-…", help="KEY- takes a tag off.")],
+    ref: Annotated[str, typer.Argument(metavar="REF", help="NAME:VERSION for a version, or NAME for the model.")],
+    changes: Annotated[
+        list[str], typer.Argument(metavar="KEY=VALUE|KEY-…", help="KEY=VALUE sets a tag, KEY- removes it.")
+    ],
 ) -> None:
-    """Put tags on a version or a model, or take them off.
+    """Set or remove tags of a version or a model.
 
     Example: model-registry tag fraud-detector:2.0.0 stage=production reviewed-
     """
@@ -42,39 +44,39 @@ async def tag(
 async def yank(
     session: Session,
     ref: ExactRef,
-    reason: Annotated[str | None, typer.Option(help="Why; shown to everybody who asks for it.")] = None,
+    reason: Annotated[str | None, typer.Option(help="The reason. Everyone who looks at the version sees it.")] = None,
 ) -> None:
-    """Keep a version from being the latest; who names it still gets it.
+    """Yank a version: it is no longer the latest, but you can still use it by name.
 
     Example: model-registry yank fraud-detector:2.0.0 --reason "trained on the wrong labels"
     """
     from model_registry_client.types import Ref
 
     version = await session.registry.yank(Ref.parse(ref), reason=reason)
-    session.out.done(version, f"{version.ref} is yanked: never the latest, but there for who names it.")
+    session.out.done(version, f"{version.ref} is yanked. It is never the latest, but you can still use it by name.")
 
 
 @command(commands)
 async def unyank(session: Session, ref: ExactRef) -> None:
-    """Let a yanked version be the latest again.
+    """Undo a yank. The version can be the latest again.
 
     Example: model-registry unyank fraud-detector:2.0.0
     """
     from model_registry_client.types import Ref
 
     version = await session.registry.unyank(Ref.parse(ref))
-    session.out.done(version, f"{version.ref} is not yanked any more.")
+    session.out.done(version, f"{version.ref} is no longer yanked.")
 
 
 @command(commands)
 async def rm(
     session: Session,
     ref: ExactRef,
-    purge: Annotated[bool, typer.Option("--purge", help="Give up the bytes for good, at once.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Also when aliases point at it; they are dropped.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --purge.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Also delete the bytes. This cannot be undone.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also remove the aliases that point at it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation of --purge.")] = False,
 ) -> None:
-    """Remove a version; `restore` brings it back for a while, except after --purge.
+    """Remove a version. You can restore it for some time, unless you use --purge.
 
     Example: model-registry rm fraud-detector:2.0.0
     """
@@ -82,33 +84,33 @@ async def rm(
 
     wanted = Ref.parse(ref)
     if purge and not yes:
-        await _check_there(session, wanted)
-        _confirm(f"{wanted} will be gone for good.")
+        await _check_exists(session, wanted)
+        _confirm(f"{wanted} will be deleted for ever.")
     version = await session.registry.remove(wanted, purge=purge, force=force)
     if version.ready_at is None:
-        sentence = f"The unfinished {version.ref} is dropped; its label is free again."
+        sentence = f"The unfinished {version.ref} is deleted. Its label is free again."
     elif version.purged_at is not None:
-        sentence = f"{version.ref} is gone for good."
+        sentence = f"{version.ref} is deleted for ever."
     else:
         until = f" until {moment(version.purge_after)}" if version.purge_after else ""
-        sentence = f"{version.ref} is removed; `model-registry restore {version.ref}` brings it back{until}."
+        sentence = f"{version.ref} is removed. You can restore it{until}: `model-registry restore {version.ref}`."
     session.out.done(version, sentence)
 
 
 @command(commands)
 async def restore(session: Session, ref: ExactRef) -> None:
-    """Bring a removed version back.
+    """Restore a removed version.
 
     Example: model-registry restore fraud-detector:2.0.0
     """
     from model_registry_client.types import Ref
 
     version = await session.registry.restore(Ref.parse(ref))
-    session.out.done(version, f"{version.ref} is back.")
+    session.out.done(version, f"{version.ref} is restored.")
 
 
-async def _check_there(session: Session, wanted: "Ref") -> None:
-    """Raises `NotFound` for a version that is not there, not even removed."""
+async def _check_exists(session: Session, wanted: "Ref") -> None:
+    """Raises `NotFound` for a version that does not exist, not even as a removed one."""
     from model_registry_client.errors import NotFound
 
     try:
@@ -124,9 +126,9 @@ def _confirm(what: str) -> None:
     from model_registry_client.errors import UsageError
 
     if not sys.stdin.isatty():
-        raise UsageError(f"{what} Say --yes to do it without being asked.")
+        raise UsageError(f"{what} To confirm this in a script, use --yes.")
     with interruptible():
-        typer.echo(f"{what} Go on? [y/N]: ", nl=False, err=True)
+        typer.echo(f"{what} Continue? [y/N]: ", nl=False, err=True)
         answer = sys.stdin.readline()
     if answer.strip().lower() not in {"y", "yes"}:
         raise typer.Abort

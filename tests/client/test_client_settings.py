@@ -119,5 +119,5 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_is_no_url_is_refused_at_once(url: str) -> None:
-    with pytest.raises(UsageError, match="is not (a|the) URL"):
+    with pytest.raises(UsageError, match=r"is not (a|the) URL"):
         Registry(url)

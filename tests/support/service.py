@@ -11,7 +11,7 @@ from typing import Any, cast
 import httpx
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import Table, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -90,12 +90,19 @@ def _without_signals() -> Iterator[None]:
 ServiceWith = Callable[..., Awaitable[RunningService]]
 
 
-async def empty(engine: AsyncEngine, tables: Sequence[str]) -> None:
+async def empty(engine: AsyncEngine, tables: Sequence[Table]) -> None:
+    """Delete all rows of these tables, which stand in the order of their foreign keys.
+
+    A TRUNCATE takes ten times as long, because it gives every table and every index a new file.
+    """
+    names = ", ".join(table.name for table in tables)
+    deletions = ", ".join(f"of_{table.name} AS (DELETE FROM {table.name})" for table in reversed(tables))
     for _ in range(5):
-        # A collector, or what gives up a registration, may just hold rows; then one of the two waits in vain.
+        # A collector, or a registration that is given up, may hold rows. PostgreSQL ends one of two that deadlock.
         with contextlib.suppress(DBAPIError):
             async with engine.begin() as connection:
-                await connection.execute(text(f"TRUNCATE {', '.join(tables)}"))
+                await connection.execute(text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))
+                await connection.execute(text(f"WITH {deletions} SELECT"))
             return
     raise AssertionError("the tables could not be emptied")
 

@@ -6,7 +6,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 STAMP := $(VENV)/.installed
 MINUTES ?= 2
 
-.PHONY: dev test soak bench check install lock format clean help
+.PHONY: dev test test-all soak bench check install lock format clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -14,9 +14,17 @@ help: ## Show this list
 dev: $(DEV_STAMP) ## Run everything on this machine: PostgreSQL, S3 and the service
 	@$(BIN)/model-registry dev $(ARGS)
 
-# Three processes keep two cores busy: tests of time-outs and crashes mostly wait.
-test: install ## Run all tests
-	$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
+# Three processes keep two cores busy, because many tests wait. A process that has no tests left takes some of another's.
+PYTEST = $(BIN)/pytest -n 3 --dist worksteal
+
+test: install ## Run what a change can break: all tests but those marked slow
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: install ## Run all tests, also what kills servers, floods, soaks, or installs other programs
+	$(PYTEST) $(ARGS)
+
+# pytest rewrites and compiles 500 modules in each process. Keep the result, whatever the environment says.
+test test-all: export PYTHONDONTWRITEBYTECODE =
 
 soak: install ## Everything at random with crashes in between, then count and hash: make soak MINUTES=10
 	$(BIN)/python -m tests.resilience.soak --minutes $(MINUTES) $(ARGS)

@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 from model_registry.settings import Settings
 from model_registry_devstack import StackAddresses
 from tests.support.processes import Moved, environment, free_port, resident_bytes, started, until_ready, written_bytes
+
+pytestmark = pytest.mark.slow
 
 MIB = 1024**2
 SIZE_MIB = 640

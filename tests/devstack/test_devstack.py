@@ -41,7 +41,10 @@ from model_registry_devstack import (
 from model_registry_devstack.ports import Ports
 from model_registry_devstack.supervisor import Supervisor
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks at processes through /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks at processes through /proc"),
+]
 
 IS_ROOT = os.geteuid() == 0
 only_root = pytest.mark.skipif(not IS_ROOT, reason="only root can become another user or give up capabilities")

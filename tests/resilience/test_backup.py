@@ -27,6 +27,8 @@ from tests.support.processes import run as run_command
 from tests.support.registering import register
 from tests.support.service import make_settings, running
 
+pytestmark = pytest.mark.slow
+
 
 def plain(url: str) -> str:
     return url.replace("+asyncpg", "")

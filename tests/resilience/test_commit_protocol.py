@@ -21,6 +21,8 @@ from tests.support.processes import environment, free_port, started, until_ready
 from tests.support.registering import FORM, WEIGHTS, multipart, register
 from tests.support.service import Collect, ServiceWith
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024**2
 
 

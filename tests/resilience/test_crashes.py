@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.processes import alive, descendants, environment, line_with, started
 from tests.support.registering import WEIGHTS, register
+
+pytestmark = pytest.mark.slow
 
 MIB = 1024**2
 

@@ -18,6 +18,8 @@ from model_registry_devstack import StackAddresses
 from tests.support.processes import environment, free_port, started, until_ready
 from tests.support.registering import WEIGHTS, register
 
+pytestmark = pytest.mark.slow
+
 DELAY_SECONDS = 1.5
 PROBE_SECONDS = 0.2
 

@@ -24,6 +24,8 @@ from tests.support.bucket import Bucket
 from tests.support.processes import environment, run, started
 from tests.support.service import make_settings, running
 
+pytestmark = pytest.mark.slow
+
 EARLIER = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][:0:-1]
 WEIGHTS = b"weights from before"
 SHA256 = hashlib.sha256(WEIGHTS).digest()

@@ -102,6 +102,7 @@ async def test_a_request_that_comes_byte_by_byte_is_not_waited_for(
         writer.close()
 
 
+@pytest.mark.slow
 async def test_stalled_connections_do_not_keep_a_process_from_ending(
     stack: StackAddresses, client: httpx.AsyncClient, watch: Watch, tmp_path: Path
 ) -> None:
@@ -171,6 +172,7 @@ async def _spaces(sent: list[int]) -> AsyncIterator[bytes]:
     yield b"{}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("route", "status", "at_most_bytes"),
     [("/v1/models/fraud/versions", 413, 110 * MIB), ("/register_model", 422, 60 * MIB), ("/v1/models", 422, 60 * MIB)],
@@ -196,6 +198,7 @@ async def test_a_json_body_of_200_mb_is_not_read_to_its_end(
     assert resident_bytes(outside.process.pid) - before < 150 * MIB
 
 
+@pytest.mark.slow
 async def test_many_json_bodies_at_once_take_no_more_than_their_limit(outside: Outside) -> None:
     """T64 and T65: a document within the limit is not worth much more memory than it has bytes."""
     before = resident_bytes(outside.process.pid)

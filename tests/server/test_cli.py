@@ -40,6 +40,7 @@ async def gone(pids: set[int], timeout_seconds: float = 15) -> bool:
     return False
 
 
+@pytest.mark.slow
 async def test_dev_serves_keeps_its_data_and_leaves_nothing_behind(tmp_path: Path) -> None:
     arguments = ("dev", "--port", "0", "--data-dir", str(tmp_path / "data"))
     info = {"model_name": "m", "version": "1"}
@@ -78,6 +79,7 @@ async def test_dev_serves_keeps_its_data_and_leaves_nothing_behind(tmp_path: Pat
             assert await gone(children)
 
 
+@pytest.mark.slow
 async def test_dev_with_reload_serves_too(tmp_path: Path) -> None:
     arguments = ("dev", "--port", "0", "--data-dir", str(tmp_path / "data"), "--reload")
 

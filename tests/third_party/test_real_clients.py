@@ -40,6 +40,8 @@ from tests.third_party.commands import Outcome, run
 from tests.third_party.cutting import cutting
 from tests.third_party.venvs import client_venv
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024**2
 GIB = 1024**3
 WEIGHTS = random.Random(1).randbytes(6 * MIB + 12345)

@@ -13,6 +13,8 @@ from tests.resilience.faults.servers import OwnPostgres, own_postgres
 from tests.support.bucket import Bucket
 from tests.support.service import RunningService, make_settings, running
 
+pytestmark = pytest.mark.slow
+
 
 def shifted(by: str) -> dict[str, str]:
     """The environment of a process whose clock is wrong `by` so much."""

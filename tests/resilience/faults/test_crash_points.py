@@ -14,6 +14,8 @@ from tests.resilience.faults.operations import IN_PARTS, OPERATIONS, SMALL
 from tests.support.processes import run
 from tests.support.service import RunningService
 
+pytestmark = pytest.mark.slow
+
 # Answers to the same request after the crash; between two of them the leases of the dead expire.
 HELD = (409, 201)  # a label that the dead process still holds
 DONE = (201,)

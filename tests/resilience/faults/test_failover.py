@@ -21,6 +21,8 @@ from tests.support.proxy import BlackHole, Proxy, Refuse
 from tests.support.registering import FORM, multipart
 from tests.support.service import RunningService, make_settings, running
 
+pytestmark = pytest.mark.slow
+
 
 async def sql(postgres: OwnPostgres, statement: str) -> object:
     """One statement to that very server; what its first row begins with."""

@@ -19,6 +19,8 @@ from tests.resilience.faults.measures import Backend, Client, Users, announced_u
 from tests.support.processes import line_with, started
 from tests.support.service import RunningService
 
+pytestmark = pytest.mark.slow
+
 _CLONE_NEWNET = 0x40000000
 _LOSSES = """
 table ip losses {

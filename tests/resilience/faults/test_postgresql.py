@@ -38,6 +38,8 @@ from tests.support.proxy import BlackHole, CutBefore, Proxy, SwallowReply
 from tests.support.registering import FORM, multipart
 from tests.support.service import RunningService, ServiceWith, make_settings, running
 
+pytestmark = pytest.mark.slow
+
 DUE_SECONDS = 5
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'model-registry'"
 

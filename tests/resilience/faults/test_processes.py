@@ -16,6 +16,8 @@ from tests.support.rawhttp import Ending, message, send
 from tests.support.registering import FORM, multipart
 from tests.support.service import RunningService, ServiceWith
 
+pytestmark = pytest.mark.slow
+
 OTHER = {"model.bin": b"of somebody else"}
 OURS = {"model.bin": b"late " * 40_000}  # more than what is read before the intent is written down
 

@@ -38,6 +38,8 @@ from tests.support.proxy import Proxy, RandomReset
 from tests.support.registering import register
 from tests.support.service import RunningService, ServiceWith
 
+pytestmark = pytest.mark.slow
+
 IDLE_SECONDS = 2
 NEVER_READING = 50
 PIECE = bytes(range(256)) * 1024

@@ -25,6 +25,8 @@ from tests.resilience.faults.fake_s3 import (
 from tests.resilience.faults.measures import MIB, Backend, Client, Users, lost, standing
 from tests.support.service import RunningService, make_settings, running
 
+pytestmark = pytest.mark.slow
+
 SHORT_SECONDS = 1
 LONG_SECONDS = 1.5
 SLACK_SECONDS = 3

@@ -24,6 +24,8 @@ from tests.support.processes import descendants
 from tests.support.proxy import BlackHole, Mode, Proxy, Refuse
 from tests.support.service import RunningService, ServiceWith, make_settings, running
 
+pytestmark = pytest.mark.slow
+
 SMALL, LARGE = b"weights", bytes(9 * MIB)
 IN_PARTS = {"multipart_threshold_bytes": 5 * MIB, "multipart_part_bytes": 5 * MIB}
 

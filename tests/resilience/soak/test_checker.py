@@ -17,6 +17,8 @@ from tests.support.ledger import Attempt, Ledger, read_ledgers
 from tests.support.registering import register
 from tests.support.service import Collect
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = b"weights" * 100
 LABELS = b"labels" * 10
 

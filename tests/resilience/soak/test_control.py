@@ -19,6 +19,8 @@ from tests.resilience.soak.run import soak
 from tests.support.bucket import Bucket
 from tests.support.service import make_settings
 
+pytestmark = pytest.mark.slow
+
 _PLAN = Plan(seconds=90, seed=1)
 
 

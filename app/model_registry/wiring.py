@@ -25,10 +25,10 @@ from model_registry.services.push.proxied import ProxiedUploads
 from model_registry.services.push.reservation import Reservations
 from model_registry.services.registration import Registrations
 from model_registry.services.search import Search
-from model_registry.services.version_transitions import UploadLimits
 from model_registry.services.versions import Versions
 from model_registry.settings import ConfigurationError, Settings
-from model_registry.transfer.upload_stream import PartBuffers
+from model_registry.transfer.part_buffers import PartBuffers
+from model_registry.transfer.upload_limits import UploadLimits
 
 _LATE_WRITE_SECONDS = 300
 _SETTLE_SECONDS = 5

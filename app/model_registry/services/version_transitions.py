@@ -1,7 +1,6 @@
 """What happens to a version in one step, whoever asks for it: discarded, published, purged."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from model_registry.auth.permissions import Actor
 from model_registry.database.blobs import KeptBlob
@@ -10,15 +9,6 @@ from model_registry.database.versions import TakenLabel
 from model_registry.domain.entities import Digest, Event, ModelInfo, StoredBlob, VersionRef
 from model_registry.errors import VersionExists
 from model_registry.utils import to_json_text
-
-
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """`late_write_seconds`: the store may still do a write that was given up here, so its key is deleted only then."""
-
-    max_upload_bytes: int
-    lease_seconds: float
-    late_write_seconds: float
 
 
 def already_exists(ref: VersionRef, taken: TakenLabel) -> VersionExists:

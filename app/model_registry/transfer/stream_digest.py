@@ -1,16 +1,18 @@
-"""The sha256 of a stream, taken in a thread beside it; in the event loop only what is short."""
+"""The sha256 of a stream. Long pieces are hashed in a thread, short ones on the event loop."""
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterable
 
-from model_registry.domain.entities import Digest
+from model_registry.domain.entities import Digest, StoredBlob
+from model_registry.errors import UploadTooLarge
 
-_AT_ONCE_BYTES = 512 * 1024  # the way into a thread costs as much as 128 KiB of hashing
+_AT_ONCE_BYTES = 512 * 1024  # a switch to a thread costs as much as hashing 128 KiB
 _INLINE_BYTES = 256 * 1024
 
 
 class StreamDigest:
-    """Takes chunks in order; of what is not hashed yet it holds twice `_AT_ONCE_BYTES` and two chunks at most."""
+    """Hashes chunks in order. It holds at most twice `_AT_ONCE_BYTES` and two chunks that are not hashed yet."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -25,7 +27,7 @@ class StreamDigest:
             await self._begin()
 
     async def digest(self) -> Digest:
-        """Of all so far; more may follow."""
+        """The digest of all chunks so far. More can follow."""
         if self._waiting_bytes >= _INLINE_BYTES:
             await self._begin()
         await self._end()
@@ -48,3 +50,15 @@ class StreamDigest:
     def _hash(self, chunks: list[bytes]) -> None:
         for chunk in chunks:
             self._digest.update(chunk)
+
+
+async def digest_stream(chunks: AsyncIterable[bytes], limit_bytes: int) -> StoredBlob:
+    """The sha256 and the length of a stream. Nothing is stored, so the key is empty."""
+    digest = hashlib.sha256()
+    size_bytes = 0
+    async for chunk in chunks:
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes:
+            raise UploadTooLarge(limit_bytes)
+        digest.update(chunk)
+    return StoredBlob(Digest(digest.digest()), size_bytes, "")

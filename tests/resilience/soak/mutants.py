@@ -26,6 +26,7 @@ from model_registry.object_store.blob_store import BlobStore
 from model_registry.runtime.failpoints import EXIT_CODE
 from model_registry.services import lifecycle, registration, version_transitions
 from model_registry.services.push import proxied, reservation
+from model_registry.transfer import upload_intents
 from model_registry_devstack import StackAddresses
 from tests.resilience.soak.plan import Plan
 
@@ -73,8 +74,7 @@ def _keys_of_content() -> None:
     def new_upload_by_content(self: reservation.Reservations, file: FileEntry) -> NewUpload:
         return replace(new_upload(self, file), storage_key=f"blobs/{file.sha256.hex}")
 
-    _patch(registration, "storage_key", _key)
-    _patch(proxied, "storage_key", _key)
+    _patch(upload_intents, "storage_key", _key)
     _patch(reservation, "storage_key", _key)
     _patch(registration.Registration, "add_file", add_file_by_content)
     _patch(proxied.ProxiedUploads, "_store", store_by_content)

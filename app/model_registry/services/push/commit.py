@@ -34,10 +34,11 @@ from model_registry.errors import (
 from model_registry.object_store.blob_store import BlobStore, PartsRefused
 from model_registry.runtime.background_tasks import BackgroundTasks
 from model_registry.runtime.failpoints import failpoint
-from model_registry.services.lease import Lease
 from model_registry.services.not_found import missing
-from model_registry.services.version_transitions import UploadLimits, already_exists, announce, keep_blobs
+from model_registry.services.version_transitions import already_exists, announce, keep_blobs
+from model_registry.transfer.lease import Lease
 from model_registry.transfer.object_digest import Checker
+from model_registry.transfer.upload_limits import UploadLimits
 from model_registry.utils import Loc
 
 log = structlog.get_logger(__name__)
@@ -156,8 +157,7 @@ class Commits:
             log.info("commit.failed", version_id=version_id, reason=str(error))
 
     async def _commit(self, ref: VersionRef, version_id: int, parts: Parts, actor: Actor) -> ModelInfo:
-        lease = Lease(self._database, self._limits.lease_seconds)
-        lease.version_id = version_id
+        lease = Lease(self._database, self._limits.lease_seconds, version_id)
         # Whatever comes of it, somebody is there.
         await self._database.run(
             lambda tx: tx.versions.renew(version_id, self._limits.lease_seconds), is_one_statement=True
@@ -215,7 +215,7 @@ class Commits:
 
         async def find(upload: PushUpload) -> _Finding:
             async with turn:
-                lease.check()
+                lease.require_held()
                 return await self._find(upload, parts.get(upload.id))
 
         absent: dict[str, tuple[int, ...]] = {}

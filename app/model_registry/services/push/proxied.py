@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable
-from uuid import uuid4
+from uuid import UUID
 
 import structlog
 
@@ -11,7 +11,6 @@ from model_registry.database.engine import Database, Transaction
 from model_registry.domain.entities import (
     Digest,
     FileEntry,
-    NewUpload,
     StoredBlob,
     UploadState,
     VersionRef,
@@ -28,12 +27,16 @@ from model_registry.errors import (
     UploadTooLarge,
     VersionNotAvailable,
 )
-from model_registry.object_store.blob_store import BlobStore, storage_key
+from model_registry.object_store.blob_store import BlobStore
 from model_registry.runtime.background_tasks import BackgroundTasks
-from model_registry.services.lease import Lease
 from model_registry.services.not_found import missing
-from model_registry.services.version_transitions import UploadLimits, already_exists
-from model_registry.transfer.upload_stream import PartBuffers, digest_stream, store_stream
+from model_registry.services.version_transitions import already_exists
+from model_registry.transfer.lease import Lease
+from model_registry.transfer.object_writer import ObjectWriter
+from model_registry.transfer.part_buffers import PartBuffers
+from model_registry.transfer.stream_digest import digest_stream
+from model_registry.transfer.upload_intents import UploadIntents
+from model_registry.transfer.upload_limits import UploadLimits
 
 log = structlog.get_logger(__name__)
 
@@ -80,8 +83,7 @@ class ProxiedUploads:
             uploads = await tx.uploads.pushed_of(version_id, file.sha256)
         if size_bytes is not None and size_bytes != file.size_bytes:
             raise SizeMismatch(path, file.size_bytes, size_bytes)
-        lease = Lease(self._database, self._limits.lease_seconds)
-        lease.version_id = version_id
+        lease = Lease(self._database, self._limits.lease_seconds, version_id)
         self._background_tasks.begin()
         lease.keep()
         try:
@@ -121,76 +123,59 @@ class ProxiedUploads:
         chunks: AsyncIterable[bytes],
         actor: Actor,
     ) -> None:
-        upload = NewUpload(upload_id := uuid4(), storage_key(upload_id), file.path, declared=file)
-        lease.upload_ids.append(upload.id)
-
-        async def began_multipart(multipart_id: str) -> None:
-            if not await self._database.run(lambda tx: tx.uploads.began_multipart(upload.id, multipart_id)):
-                raise LeaseLost
-
+        writer = ObjectWriter(
+            database=self._database,
+            blobs=self._blobs,
+            buffers=self._buffers,
+            lease=lease,
+            max_upload_bytes=self._limits.max_upload_bytes,
+        )
         is_kept = False
         try:
-            if not await self._database.run(
-                lambda tx: tx.uploads.open([upload], version_id, self._limits.lease_seconds),
-                patience_seconds=_PATIENCE_SECONDS,
-                is_one_statement=True,
-            ):
-                raise LeaseLost
-            blob = await store_stream(
-                lease.while_held(chunks),
-                key=upload.storage_key,
-                blobs=self._blobs,
-                buffers=self._buffers,
-                at_most_bytes=file.size_bytes,
-                limit_bytes=file.size_bytes,
-                began_multipart=began_multipart,
-            )
-            _require_declared(file, blob)
+            _require_declared(file, await writer.write(file.path, chunks, declared=file))
+            [upload_id] = writer.uploads.ids
             is_kept = await self._database.run(
-                lambda tx: self._keep(tx, ref, version_id, upload, file.sha256, actor),
+                lambda tx: self._keep(tx, ref, version_id, upload_id, file.sha256, actor),
                 patience_seconds=_PATIENCE_SECONDS,
             )
         finally:
-            if not is_kept:
-                await asyncio.shield(self._background_tasks.run(self._give_up(version_id, upload)))
+            if not is_kept and writer.uploads.ids:
+                await asyncio.shield(self._background_tasks.run(self._give_up(version_id, file.path, writer.uploads)))
 
     async def _keep(
-        self, tx: Transaction, ref: VersionRef, version_id: int, upload: NewUpload, sha256: Digest, actor: Actor
+        self, tx: Transaction, ref: VersionRef, version_id: int, upload_id: UUID, sha256: Digest, actor: Actor
     ) -> bool:
         """Count these bytes for the push. Returns `False` if a concurrent request has stored the same bytes."""
         if await tx.versions.lock(version_id) is None:
             raise LeaseLost
         uploads = await tx.uploads.pushed_of(version_id, sha256)
         stored = {each.id for each in uploads if each.state == UploadState.STORED}
-        if upload.id in stored:
+        if upload_id in stored:
             return True  # an earlier attempt committed, and its reply was lost
         await self._pending(tx, ref, actor)
         await tx.versions.renew(version_id, self._limits.lease_seconds)
         if stored:
             return False
-        if await tx.uploads.mark_stored([upload.id]) != 1:
+        if await tx.uploads.mark_stored([upload_id]) != 1:
             raise LeaseLost
         # Uploads of concurrent requests through this service belong to those requests.
         direct = [each.id for each in uploads if each.is_direct]
         await tx.uploads.give_up(direct, delay_seconds=self._limits.late_write_seconds)
         return True
 
-    async def _give_up(self, version_id: int, upload: NewUpload) -> None:
-        delay_seconds = self._limits.late_write_seconds
-
+    async def _give_up(self, version_id: int, path: str, uploads: UploadIntents) -> None:
         async def work(tx: Transaction) -> None:
             await tx.versions.lock(version_id)
-            found = await tx.uploads.find_pushed(upload.id)
-            if found is not None and found[0].state == UploadState.STORED:
-                return  # it was kept, and the reply to the COMMIT was lost: others may count on it now
-            await tx.uploads.give_up([upload.id], delay_seconds=delay_seconds)
-            # Once more by key: after a lost lease the row is gone, and our last write may have come after that.
-            await tx.garbage.add([upload.storage_key], delay_seconds=delay_seconds, is_upload=True)
+            for upload_id in uploads.ids:
+                found = await tx.uploads.find_pushed(upload_id)
+                if found is not None and found[0].state == UploadState.STORED:
+                    return  # it was kept, and the reply to the COMMIT was lost: others may count on it now
+            await uploads.give_up(tx, delay_seconds=self._limits.late_write_seconds)
 
         try:
             await self._database.run(work, patience_seconds=_PATIENCE_SECONDS)
         except Unavailable as error:
-            log.warning("upload.left_to_the_collector", path=upload.path, cause=repr(error.__cause__))
+            log.warning("upload.left_to_the_collector", path=path, cause=repr(error.__cause__))
 
 
 def _require_declared(file: FileEntry, blob: StoredBlob) -> None:

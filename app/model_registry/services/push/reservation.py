@@ -30,7 +30,8 @@ from model_registry.runtime.offload import offload
 from model_registry.services.push.checksum_probe import ChecksumProbe
 from model_registry.services.push.instructions import Instruction, Instructions, ReservedVersion
 from model_registry.services.push.limits import PushLimits
-from model_registry.services.version_transitions import UploadLimits, already_exists, discard_unfinished
+from model_registry.services.version_transitions import already_exists, discard_unfinished
+from model_registry.transfer.upload_limits import UploadLimits
 
 log = structlog.get_logger(__name__)
 

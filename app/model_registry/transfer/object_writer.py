@@ -73,8 +73,9 @@ class ObjectWriter:
         Raises `UploadTooLarge` as soon as there are more bytes than declared. Fewer bytes, or others, are returned as
         they are: compare them.
         """
+        upload = await self.uploads.open(path, declared)
         stream = await self._peek(chunks, declared.size_bytes)
-        return await self._store(path, stream, at_most_bytes=declared.size_bytes, declared=declared)
+        return await self._store(upload, stream, at_most_bytes=declared.size_bytes)
 
     async def write_behind(
         self,
@@ -101,7 +102,8 @@ class ObjectWriter:
             ended.result()
 
         async def store() -> None:
-            on_stored(await self._store(path, stream, at_most_bytes=at_most_bytes))
+            upload = await self.uploads.open(path)
+            on_stored(await self._store(upload, stream, at_most_bytes=at_most_bytes))
 
         if not stream.is_small or self._buffers.small.locked():
             await store()
@@ -137,10 +139,7 @@ class ObjectWriter:
                 break
         return stream
 
-    async def _store(
-        self, path: str, stream: _Stream, *, at_most_bytes: int | None, declared: FileEntry | None = None
-    ) -> StoredBlob:
-        upload = await self.uploads.open(path, declared)
+    async def _store(self, upload: NewUpload, stream: _Stream, *, at_most_bytes: int | None) -> StoredBlob:
         if stream.is_small:
             return await self._store_small(upload, stream.beginning)
         return await store_in_parts(

@@ -139,7 +139,7 @@ class ProxiedUploads:
                 patience_seconds=_PATIENCE_SECONDS,
             )
         finally:
-            if not is_kept and writer.uploads.ids:
+            if not is_kept:
                 await asyncio.shield(self._background_tasks.run(self._give_up(version_id, file.path, writer.uploads)))
 
     async def _keep(

@@ -32,7 +32,7 @@ def removed_response(info: ModelInfo) -> Response:
 
 def registered_response(registered: Registered) -> Response:
     location = f"/get_model_info/{registered.ref.model_name}/{registered.ref.version}"
-    return Response(registered.answer, 201, {"Location": location}, JSON)
+    return Response(registered.body, 201, {"Location": location}, JSON)
 
 
 def summaries_response(page: Page[ModelSummary], model_name: str | None, limit: int) -> Response:

@@ -213,7 +213,7 @@ async def _until_nothing_is_left(engine: AsyncEngine, counts: Mapping[str, str],
 
 async def _missing(world: World, engine: AsyncEngine, tally: Tally) -> None:
     """M7: with no grace, the object of a version that is being purged may be gone a moment after it was looked up
-    (docs/operations.md, "Trouble"); of no other version. The logs are asked whether it was that."""
+    (docs/operations.md, "Troubleshooting"); of no other version. The logs are asked whether it was that."""
     async with engine.connect() as connection:
         rows = await connection.execute(text("SELECT model_name, version FROM model_info WHERE purged_at IS NOT NULL"))
         purged = {(name, version) for name, version in rows}

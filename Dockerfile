@@ -3,8 +3,8 @@ FROM python:3.13-slim AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 
-# The locks first: this layer lasts until a dependency changes. Wheels only, so that no compiler is needed.
-# botocore describes every service of AWS; we talk to S3, and get credentials from the others that stay.
+# The locks come first, so this layer is reused until a dependency changes. Only wheels, so that no compiler is needed.
+# botocore has data for every service of AWS. The service uses S3; the others that stay provide credentials.
 COPY requirements-build.lock requirements-server.lock ./
 RUN python -m venv --without-pip /opt/model-registry \
     && pip install --quiet --require-hashes --only-binary :all: -r requirements-build.lock --target /opt/build \
@@ -23,14 +23,14 @@ RUN PYTHONPATH=/opt/build pip wheel --quiet --no-deps --no-build-isolation --whe
 FROM python:3.13-slim
 
 LABEL org.opencontainers.image.title="Model Registry Service" \
-      org.opencontainers.image.description="Stores, versions and hands out machine-learning models." \
+      org.opencontainers.image.description="Stores, versions and serves machine-learning models." \
       org.opencontainers.image.licenses="Apache-2.0"
 
 COPY --from=builder /opt/model-registry /opt/model-registry
 ENV PATH=/opt/model-registry/bin:$PATH PYTHONUNBUFFERED=1
 
-# pip has compiled the packages; the base image comes without bytecode for the standard library. Importing everything
-# once leaves it for what we use, and from then on nothing is to be written: the root file system may be read-only.
+# pip compiles the packages, but the base image has no bytecode for the standard library. One import of everything
+# creates it for the modules that the service uses. Later Python writes nothing: the root file system may be read-only.
 RUN groupadd --gid 10001 registry \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin registry \
     && python -c "import alembic.command, model_registry.api, model_registry.server.commands, model_registry.server.serve" \

@@ -11,7 +11,7 @@ MINUTES ?= 2
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-dev: $(DEV_STAMP) ## Run everything on this machine: PostgreSQL, S3 and the service
+dev: $(DEV_STAMP) ## Run PostgreSQL, S3 and the service on this machine
 	@$(BIN)/model-registry dev $(ARGS)
 
 # Three processes keep two cores busy, because many tests wait. A process that has no tests left takes some of another's.
@@ -26,10 +26,10 @@ test-all: install ## Run all tests, also what kills servers, floods, soaks, or i
 # pytest rewrites and compiles 500 modules in each process. Keep the result, whatever the environment says.
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
-soak: install ## Everything at random with crashes in between, then count and hash: make soak MINUTES=10
+soak: install ## Random operations with crashes, then count and hash everything: make soak MINUTES=10
 	$(BIN)/python -m tests.resilience.soak --minutes $(MINUTES) $(ARGS)
 
-bench: install ## Ratios to bare FastAPI, boto3, curl, MLflow: make bench ARGS="metadata client --rounds 3"
+bench: install ## Benchmark against bare FastAPI, boto3, curl, MLflow: make bench ARGS="metadata client --rounds 3"
 	$(BIN)/python -m benchmarks $(ARGS)
 
 check: install ## Lint, format, types, import contracts, schema drift

@@ -1,3 +1,3 @@
-"""The Model Registry Service: stores, versions and hands out machine-learning models."""
+"""The Model Registry Service: stores, versions and serves machine-learning models."""
 
 __version__ = "0.1.0"

@@ -168,8 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         given = sys.argv[1:] if arguments is None else arguments
         command = next((each for each in given if each in server_commands), "")
         _fail(
-            f"`model-registry {command}` is a command of the server, and {error.name} is not installed: "
-            "in a checkout, pip install '.[server,embedded]'."
+            f"`model-registry {command}` needs the server, and {error.name} is not installed: "
+            "in a checkout, run pip install '.[server,embedded]'."
         )
     except Exception as error:
         if (failed := failure(error)) is not None:

@@ -260,7 +260,7 @@ async def test_without_the_server_s_packages_its_commands_say_where_they_are(tmp
 
     assert process.returncode == 1
     assert errors.decode() == (
-        "error: `model-registry gc` is a command of the server, and structlog is not installed: in a checkout, "
+        "error: `model-registry gc` needs the server, and structlog is not installed: in a checkout, run "
         "pip install '.[server,embedded]'.\n"
     )
 

@@ -108,74 +108,76 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     database = open_database(settings)
     try:
         async with blob_store(settings) as blobs:
-            buffers = PartBuffers(settings.upload_buffer_slots)
             background_tasks = BackgroundTasks()
-            limits = UploadLimits(
-                max_upload_bytes=settings.max_upload_bytes,
-                lease_seconds=settings.upload_lease_seconds,
-                late_write_seconds=min(_LATE_WRITE_SECONDS, settings.gc_grace_seconds),
-            )
-            registrations = Registrations(
-                database=database,
-                blobs=blobs,
-                buffers=buffers,
-                limits=limits,
-                background_tasks=background_tasks,
-            )
-            versions = Versions(database)
-            downloads = Downloads(database, blobs)
-            lifecycle = Lifecycle(
-                database=database,
-                purge_after_seconds=settings.purge_after_seconds,
-                grace_seconds=settings.gc_grace_seconds,
-                max_metadata_bytes=settings.max_metadata_bytes,
-            )
-            push_limits = PushLimits(
-                multipart_threshold_bytes=settings.multipart_threshold_bytes,
-                part_bytes=settings.multipart_part_bytes,
-                presign_expiry_seconds=settings.presign_expiry_seconds,
-                max_pending=settings.max_pending_versions,
-            )
-            yield Services(
-                settings=settings,
-                database=database,
-                blobs=blobs,
-                registry=ModelRegistry(
-                    registrations=registrations, versions=versions, downloads=downloads, lifecycle=lifecycle
-                ),
-                versions=versions,
-                search=Search(database),
-                models=Models(database),
-                lifecycle=lifecycle,
-                reservations=Reservations(
-                    database=database, blobs=blobs, upload_limits=limits, push_limits=push_limits
-                ),
-                upload_parts=UploadParts(
-                    database=database, blobs=blobs, lease_seconds=limits.lease_seconds, push_limits=push_limits
-                ),
-                proxied_uploads=ProxiedUploads(
-                    database=database,
-                    blobs=blobs,
-                    buffers=buffers,
-                    limits=limits,
-                    background_tasks=background_tasks,
-                ),
-                commits=Commits(
-                    database=database,
-                    blobs=blobs,
-                    limits=limits,
-                    background_tasks=background_tasks,
-                    wait_seconds=settings.commit_wait_seconds,
-                ),
-                downloads=downloads,
-                aliases=Aliases(database),
-                events=Events(database),
-                collector=Collector(database=database, blobs=blobs, grace_seconds=settings.gc_grace_seconds),
-                scrubber=Scrubber(database=database, blobs=blobs),
-            )
+            yield _services(settings, database, blobs, background_tasks)
             await background_tasks.settle(_SETTLE_SECONDS)
     finally:
         await database.close()
+
+
+def _services(settings: Settings, database: Database, blobs: BlobStore, background_tasks: BackgroundTasks) -> Services:
+    buffers = PartBuffers(settings.upload_buffer_slots)
+    limits = UploadLimits(
+        max_upload_bytes=settings.max_upload_bytes,
+        lease_seconds=settings.upload_lease_seconds,
+        late_write_seconds=min(_LATE_WRITE_SECONDS, settings.gc_grace_seconds),
+    )
+    registrations = Registrations(
+        database=database,
+        blobs=blobs,
+        buffers=buffers,
+        limits=limits,
+        background_tasks=background_tasks,
+    )
+    versions = Versions(database)
+    downloads = Downloads(database, blobs)
+    lifecycle = Lifecycle(
+        database=database,
+        purge_after_seconds=settings.purge_after_seconds,
+        grace_seconds=settings.gc_grace_seconds,
+        max_metadata_bytes=settings.max_metadata_bytes,
+    )
+    push_limits = PushLimits(
+        multipart_threshold_bytes=settings.multipart_threshold_bytes,
+        part_bytes=settings.multipart_part_bytes,
+        presign_expiry_seconds=settings.presign_expiry_seconds,
+        max_pending=settings.max_pending_versions,
+    )
+    return Services(
+        settings=settings,
+        database=database,
+        blobs=blobs,
+        registry=ModelRegistry(
+            registrations=registrations, versions=versions, downloads=downloads, lifecycle=lifecycle
+        ),
+        versions=versions,
+        search=Search(database),
+        models=Models(database),
+        lifecycle=lifecycle,
+        reservations=Reservations(database=database, blobs=blobs, upload_limits=limits, push_limits=push_limits),
+        upload_parts=UploadParts(
+            database=database, blobs=blobs, lease_seconds=limits.lease_seconds, push_limits=push_limits
+        ),
+        proxied_uploads=ProxiedUploads(
+            database=database,
+            blobs=blobs,
+            buffers=buffers,
+            limits=limits,
+            background_tasks=background_tasks,
+        ),
+        commits=Commits(
+            database=database,
+            blobs=blobs,
+            limits=limits,
+            background_tasks=background_tasks,
+            wait_seconds=settings.commit_wait_seconds,
+        ),
+        downloads=downloads,
+        aliases=Aliases(database),
+        events=Events(database),
+        collector=Collector(database=database, blobs=blobs, grace_seconds=settings.gc_grace_seconds),
+        scrubber=Scrubber(database=database, blobs=blobs),
+    )
 
 
 async def require_supported_schema(database: Database) -> None:

@@ -22,7 +22,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from benchmarks.generator import fill
-from model_registry.database.engine import Database, DatabaseLimits
+from model_registry.database.engine import Database
+from model_registry.database.pool import DatabaseLimits
 from model_registry.database.search import page_statement
 from model_registry.db_models import ModelInfoDB
 from model_registry.domain.search_filter import Order, SearchPosition, parse_filter, parse_order

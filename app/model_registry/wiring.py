@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from model_registry.database.engine import Database, DatabaseLimits, SchemaRevision
+from model_registry.database.engine import Database, SchemaRevision
+from model_registry.database.pool import DatabaseLimits
 from model_registry.errors import Unavailable
 from model_registry.maintenance.collector import Collector
 from model_registry.maintenance.scrubber import Scrubber

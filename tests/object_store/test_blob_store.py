@@ -226,7 +226,7 @@ async def test_a_presigned_url_needs_no_credentials(store: S3BlobStore) -> None:
 
 async def test_the_bucket_is_made_once(store: S3BlobStore) -> None:
     assert await store.create_bucket() is False
-    await store.check()
+    await store.ping()
 
 
 @pytest.mark.parametrize("store", ["seaweedfs"], indirect=True)
@@ -254,7 +254,7 @@ async def silent_url() -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{nobody.port}"
 
 
-@pytest.mark.parametrize("operation", ["put", "put_part", "stored", "read", "delete", "check", "complete_multipart"])
+@pytest.mark.parametrize("operation", ["put", "put_part", "stored", "read", "delete", "ping", "complete_multipart"])
 async def test_a_store_that_never_answers_is_unavailable_at_the_deadline(silent_url: str, operation: str) -> None:
     options = S3Options(
         bucket="models",
@@ -272,7 +272,7 @@ async def test_a_store_that_never_answers_is_unavailable_at_the_deadline(silent_
             "stored": lambda: store.stored("k"),
             "read": lambda: read(store, "k", 0, 10),
             "delete": lambda: store.delete(["k"]),
-            "check": store.check,
+            "ping": store.ping,
             "complete_multipart": lambda: store.complete_multipart("k", "u", ["e"], 1),
         }
         started = time.monotonic()
@@ -293,4 +293,4 @@ async def test_a_store_that_is_not_there_is_unavailable() -> None:
     )
     async with S3BlobStore(options) as store:
         with pytest.raises(Unavailable):
-            await store.check()
+            await store.ping()

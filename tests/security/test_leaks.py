@@ -333,7 +333,7 @@ async def test_a_store_that_takes_no_connection_is_told_of_without_the_signed_ur
             connections=1, connect_timeout_seconds=0.2, read_timeout_seconds=1, ca_bundle=None
         ) as requests:
             with pytest.raises(TimeoutError) as told:
-                async with requests.answer("GET", url, {}, pauses_seconds=()):
+                async with requests.send("GET", url, {}, pauses_seconds=()):
                     raise AssertionError("nobody answers")
 
     assert "Amz" not in repr(told.value) + repr(told.value.__cause__)

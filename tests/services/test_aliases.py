@@ -13,7 +13,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from model_registry.auth.permissions import Actor, Permission
-from model_registry.database.engine import Database, DatabaseLimits
+from model_registry.database.engine import Database
+from model_registry.database.pool import DatabaseLimits
 from model_registry.domain.entities import AliasRef
 from model_registry.errors import Forbidden
 from model_registry.services.aliases import PlannedMove

@@ -14,7 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from model_registry.auth.permissions import Actor, Permission
-from model_registry.database.engine import Database, DatabaseLimits
+from model_registry.database.engine import Database
+from model_registry.database.pool import DatabaseLimits
 from model_registry.domain.entities import Digest, Event
 from model_registry.errors import Forbidden
 from model_registry.settings import Settings

@@ -520,7 +520,7 @@ async def test_a_registration_of_as_many_files_as_are_allowed_can_be_ended(
             case "close":
                 await tx.uploads.close(ids)
             case "give_up":
-                await tx.uploads.give_up(ids)
+                await tx.uploads.discard(ids)
             case _:
                 await tx.garbage.add({str(each_id) for each_id in ids}, delay_seconds=0)
 

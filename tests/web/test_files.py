@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from model_registry.database.versions import VersionRepository
+from model_registry.database.version_files import VersionFileRepository
 from tests.support.bucket import Bucket
 from tests.support.problems import problem, wrong_field
 from tests.support.rawhttp import message, send
@@ -578,16 +578,16 @@ async def test_bytes_that_changed_in_storage_never_arrive_whole(model: httpx.Asy
 async def test_a_purge_between_two_reads_is_never_a_version_without_files(
     model: httpx.AsyncClient, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("stored_files", "stored_file", "page_of_files"):
-        read = getattr(VersionRepository, name)
+    for name in ("all", "get", "page"):
+        read = getattr(VersionFileRepository, name)
 
-        async def after_a_purge(self: VersionRepository, *args: Any, _read: Any = read, **kwargs: Any) -> Any:
+        async def after_a_purge(self: VersionFileRepository, *args: Any, _read: Any = read, **kwargs: Any) -> Any:
             monkeypatch.undo()
             purged = await model.delete(ONE, params={"purge": "true"})
             assert purged.status_code == 200
             return await _read(self, *args, **kwargs)
 
-        monkeypatch.setattr(VersionRepository, name, after_a_purge)
+        monkeypatch.setattr(VersionFileRepository, name, after_a_purge)
 
     response = await model.get(f"{ONE}/{suffix}")
 

@@ -1,3 +1,5 @@
-"""PostgreSQL: the engine, and a repository for each group of tables. A method is a statement or two and never
-commits.
+"""PostgreSQL: a repository for each group of tables. A method runs a statement or two and never commits.
+
+Start in `engine`: `Database` opens a `Transaction`, which has the repositories. The room imports `db_models`, `domain`,
+`runtime`, `utils` and `errors`.
 """

@@ -1,6 +1,6 @@
-"""Names that point at versions, and where they pointed before: `aliases`, `alias_history`.
+"""Aliases and their history: `aliases`, `alias_history`.
 
-Every move and drop makes an entry in the history, with the generation that it took.
+Each move and each deletion takes a new generation and adds a row to the history.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningInsert
 
-from model_registry.database.sql import among, array
+from model_registry.database.sql import array, in_array
 from model_registry.database.version_rows import IS_NOT_EXPIRED
 from model_registry.db_models import AliasDB, AliasMoveDB, ModelInfoDB
 from model_registry.domain.entities import Alias, AliasMove, AliasRef, Page, VersionState
@@ -56,7 +56,7 @@ _HISTORY_BEFORE = _HISTORY.where(AliasMoveDB.generation < bindparam("before", ty
 _HISTORY_UNTIL = _HISTORY.where(AliasMoveDB.at <= bindparam("until", type_=AliasMoveDB.at.type))
 _PREVIOUS = _HISTORY.where(ModelInfoDB.version != bindparam("current", type_=Text))
 
-# Taken once in a statement, and after the locks that earlier statements waited for.
+# Read once in a statement, after the locks that earlier statements waited for.
 _CLOCK: ColumnElement[datetime] = select(func.clock_timestamp()).scalar_subquery()
 _NEXT_GENERATION = func.nextval(func.pg_get_serial_sequence(AliasDB.__tablename__, AliasDB.generation.key))
 
@@ -65,31 +65,31 @@ _Remember = ReturningInsert[*tuple[str, int, datetime]]
 
 
 @dataclass(frozen=True, slots=True)
-class HeldVersion:
+class LockedVersion:
     id: int
     version: str
     state: VersionState
 
 
 @dataclass(frozen=True, slots=True)
-class HeldAlias:
+class LockedAlias:
     generation: int
-    version: HeldVersion
+    version: LockedVersion
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What a change of aliases is about, locked: versions by label, and aliases by name, where there are any."""
+class LockedAliases:
+    """The existing rows that a change of aliases concerns, locked: versions by label, and aliases by name."""
 
-    versions: Mapping[str, HeldVersion]
-    aliases: Mapping[str, HeldAlias]
+    versions: Mapping[str, LockedVersion]
+    aliases: Mapping[str, LockedAlias]
 
 
 class AliasRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    # Reading
+    # Reads
 
     async def get(self, ref: AliasRef) -> Alias | None:
         row = (
@@ -98,13 +98,13 @@ class AliasRepository:
         return None if row is None else _to_alias(row)
 
     async def page(self, model_name: str, *, after: str | None, limit: int) -> Page[Alias]:
-        """The aliases of a model by name; `after` is where the page before ended."""
+        """Return the aliases of a model by name; `after` is the last name of the previous page."""
         parameters = {"model_name": model_name, "alias_name": after or "", "limit": limit + 1}
         rows = (await self._connection.execute(_PAGE, parameters)).all()
         return Page(tuple(_to_alias(row) for row in rows[:limit]), has_more=len(rows) > limit)
 
     async def history(self, ref: AliasRef, *, before: int | None, limit: int) -> Page[AliasMove]:
-        """The moves of an alias, the newest first, from those `before` a generation on."""
+        """Return the moves of an alias, newest first; `before` is the last generation of the previous page."""
         parameters: dict[str, object] = {
             "model_name": ref.model_name,
             "alias_name": ref.alias,
@@ -116,7 +116,7 @@ class AliasRepository:
         return Page(tuple(_to_move(row) for row in rows[:limit]), has_more=len(rows) > limit)
 
     async def at(self, ref: AliasRef, moment: datetime) -> Alias | None:
-        """The alias as it was then, by its history."""
+        """Return the alias as it was at a time, from its history."""
         parameters = {"model_name": ref.model_name, "alias_name": ref.alias, "until": moment, "limit": 1}
         row = (await self._connection.execute(_HISTORY_UNTIL, parameters)).one_or_none()
         if row is None or row.version is None:
@@ -124,27 +124,27 @@ class AliasRepository:
         return Alias(row.alias, row.version, row.generation, row.at, row.by)
 
     async def previous_version(self, ref: AliasRef, current: str) -> str | None:
-        """The version that the alias pointed at last, other than the current one."""
+        """Return the last version that the alias pointed at, other than the current one."""
         parameters = {"model_name": ref.model_name, "alias_name": ref.alias, "current": current, "limit": 1}
         row = (await self._connection.execute(_PREVIOUS, parameters)).one_or_none()
         return None if row is None else str(row.version)
 
-    # Changing: hold the model's row first, which makes all changes of its aliases wait for each other
+    # Changes: lock the model's row first, so that changes of its aliases run one after the other
 
-    async def hold(self, model_name: str, aliases: Collection[str], labels: Collection[str]) -> Held:
-        """Lock the versions of these labels and those that the aliases point at, in id order, then the aliases.
+    async def lock(self, model_name: str, aliases: Collection[str], labels: Collection[str]) -> LockedAliases:
+        """Lock the versions with these labels and those that the aliases point at, in id order, then the aliases.
 
-        So a removal of one of these versions is either over, and seen here, or waits and sees what is done here.
+        A removal of one of these versions is either committed and visible here, or it waits and sees this change.
         """
-        ours = (AliasDB.model_name == model_name) & among(AliasDB.alias, aliases)
+        ours = (AliasDB.model_name == model_name) & in_array(AliasDB.alias, aliases)
         ids = union(
             select(ModelInfoDB.id).where(
-                ModelInfoDB.model_name == model_name, among(ModelInfoDB.version, labels), IS_NOT_EXPIRED
+                ModelInfoDB.model_name == model_name, in_array(ModelInfoDB.version, labels), IS_NOT_EXPIRED
             ),
             select(AliasDB.version_id).where(ours),
         )
         versions = {
-            row.id: HeldVersion(row.id, row.version, VersionState(row.state))
+            row.id: LockedVersion(row.id, row.version, VersionState(row.state))
             for row in await self._connection.execute(
                 select(ModelInfoDB.id, ModelInfoDB.version, ModelInfoDB.state)
                 .where(ModelInfoDB.id.in_(ids))
@@ -152,9 +152,9 @@ class AliasRepository:
                 .with_for_update(key_share=True, of=ModelInfoDB)
             )
         }
-        # A new statement sees what was committed while the first one waited for the locks.
-        held = {
-            row.alias: HeldAlias(row.generation, versions[row.version_id])
+        # A new statement sees what other transactions committed while the first one waited for the locks.
+        locked = {
+            row.alias: LockedAlias(row.generation, versions[row.version_id])
             for row in await self._connection.execute(
                 select(AliasDB.alias, AliasDB.generation, AliasDB.version_id)
                 .where(ours)
@@ -162,10 +162,10 @@ class AliasRepository:
                 .with_for_update()
             )
         }
-        return Held({version.version: version for version in versions.values()}, held)
+        return LockedAliases({version.version: version for version in versions.values()}, locked)
 
-    async def move(self, model_name: str, targets: Mapping[str, HeldVersion], *, actor: str) -> dict[str, Alias]:
-        """Point aliases at versions, all with a new generation and at one time; `hold` both before."""
+    async def move(self, model_name: str, targets: Mapping[str, LockedVersion], *, actor: str) -> dict[str, Alias]:
+        """Point aliases at versions, each with a new generation, all at one time. Call `lock` first."""
         new = pg_insert(AliasDB).from_select(
             ["model_name", "alias", "version_id", "updated_at", "updated_by"],
             select(
@@ -201,21 +201,23 @@ class AliasRepository:
         return {row.alias: Alias(row.alias, targets[row.alias].version, row.generation, row.at, actor) for row in rows}
 
     async def drop(self, ref: AliasRef, *, actor: str) -> int:
-        """Delete an alias; `hold` it before. Returns the generation that this took."""
+        """Delete an alias and return the generation of this change. Call `lock` first."""
         is_it = (AliasDB.model_name == ref.model_name) & (AliasDB.alias == ref.alias)
         row = (await self._connection.execute(_drop(is_it, actor))).one()
         return int(row.generation)
 
     async def touch_versions(self, version_ids: Collection[int]) -> None:
-        """Versions show their aliases: a new ETag for each of those that gained or lost one."""
+        """Give versions that gained or lost an alias a new ETag, because a version shows its aliases."""
         await self._connection.execute(
-            update(ModelInfoDB).where(among(ModelInfoDB.id, version_ids)).values(generation=ModelInfoDB.generation + 1)
+            update(ModelInfoDB)
+            .where(in_array(ModelInfoDB.id, version_ids))
+            .values(generation=ModelInfoDB.generation + 1)
         )
 
-    # The aliases of a version that is being removed: hold its row first
+    # The aliases of a version that is being removed: lock its row first
 
     async def of_version(self, version_id: int) -> list[str]:
-        """The aliases that point at a version, by name, their rows held."""
+        """Lock and return the aliases that point at a version, by name."""
         return list(
             await self._connection.scalars(
                 select(AliasDB.alias).where(AliasDB.version_id == version_id).order_by(AliasDB.alias).with_for_update()
@@ -223,7 +225,7 @@ class AliasRepository:
         )
 
     async def drop_of_version(self, version_id: int, *, actor: str) -> list[str]:
-        """Delete the aliases that point at a version; returns their names."""
+        """Delete the aliases that point at a version; return their names."""
         rows = await self._connection.execute(_drop(AliasDB.version_id == version_id, actor))
         return sorted(row.alias for row in rows)
 

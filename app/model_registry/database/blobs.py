@@ -1,4 +1,4 @@
-"""Which digest is stored under which key: `blobs`."""
+"""Stored bytes, by digest: `blobs`."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -20,25 +20,25 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.database.sql import BATCH, among, among_bound, new_rows
+from model_registry.database.sql import BATCH, in_array, in_bound_array, parameter_rows
 from model_registry.db_models import BlobDB, DeclaredFileDB, ModelInfoDB, VersionFileDB
 from model_registry.domain.entities import Digest, StoredBlob
 
 _BLOB = (BlobDB.sha256, BlobDB.size_bytes, BlobDB.storage_key, BlobDB.writable_until)
 
-_new = new_rows(
+_new = parameter_rows(
     sha256=LargeBinary(), size_bytes=BigInteger(), storage_key=Text(), writable_until=DateTime(timezone=True)
 )
-# Updated rather than left alone, because only an update locks the row and returns it.
+# DO UPDATE, because DO NOTHING neither locks an existing row nor returns it.
 _REMEMBER = (
     insert(BlobDB)
     .from_select(_new.c.keys(), select(*_new.c))
     .on_conflict_do_update(index_elements=[BlobDB.sha256], set_={"size_bytes": BlobDB.size_bytes})
     .returning(*_BLOB, BlobDB.damaged_at)
 )
-_HOLD_SOUND = (
+_LOCK_INTACT = (
     select(BlobDB.sha256, BlobDB.size_bytes)
-    .where(among_bound(BlobDB.sha256, "digests"), BlobDB.damaged_at.is_(None))
+    .where(in_bound_array(BlobDB.sha256, "digests"), BlobDB.damaged_at.is_(None))
     .order_by(BlobDB.sha256)
     .with_for_update(key_share=True, read=True)
 )
@@ -46,7 +46,7 @@ _HOLD_SOUND = (
 
 @dataclass(frozen=True, slots=True)
 class KeptBlob:
-    """Which key counts for a digest, and whether it is known to hold other bytes."""
+    """The key that has the bytes of a digest, and whether its bytes are known to be damaged."""
 
     blob: StoredBlob
     is_damaged: bool
@@ -57,10 +57,10 @@ class BlobRepository:
         self._connection = connection
 
     async def remember(self, blobs: Collection[StoredBlob]) -> dict[Digest, KeptBlob]:
-        """Store digests with their keys, and hold their rows until the transaction ends.
+        """Insert digests with their keys, and lock their rows until the transaction ends.
 
-        Returns the key that counts for each digest: another one than ours where the same bytes were stored before.
-        Rows are locked in digest order, the same everywhere, so that no two transactions wait for each other.
+        Returns the effective key of each digest. It is another key than the given one if the same bytes were stored
+        before. Rows are always locked in digest order, so that two transactions never wait for each other.
         """
         kept: dict[Digest, KeptBlob] = {}
         ordered = sorted(blobs, key=lambda blob: blob.sha256.raw)
@@ -77,7 +77,7 @@ class BlobRepository:
         return kept
 
     async def replace(self, blob: StoredBlob) -> None:
-        """Let a digest whose bytes were damaged be what is at another key."""
+        """Give a digest with damaged bytes another key, which has the right bytes."""
         await self._connection.execute(
             update(BlobDB)
             .where(BlobDB.sha256 == blob.sha256.raw)
@@ -89,18 +89,18 @@ class BlobRepository:
             )
         )
 
-    async def hold_sound(self, digests: Collection[Digest]) -> dict[Digest, int]:
-        """Those of the digests whose bytes are there and not known to be damaged, with their sizes.
+    async def lock_intact(self, digests: Collection[Digest]) -> dict[Digest, int]:
+        """Return those of the digests that have a blob not known to be damaged, with their sizes.
 
-        Their rows cannot be dropped until the transaction ends.
+        Their rows are locked: nobody can delete them before the transaction ends.
         """
         if not digests:
             return {}
-        held = await self._connection.execute(_HOLD_SOUND, {"digests": [digest.raw for digest in digests]})
-        return {Digest(row.sha256): row.size_bytes for row in held}
+        found = await self._connection.execute(_LOCK_INTACT, {"digests": [digest.raw for digest in digests]})
+        return {Digest(row.sha256): row.size_bytes for row in found}
 
     async def page(self, *, after: bytes, model_name: str | None, limit: int) -> Sequence[StoredBlob]:
-        """Blobs by digest, all of them or those of one model's versions."""
+        """Return blobs by digest: all, or those of the versions of one model."""
         statement = select(*_BLOB).where(BlobDB.sha256 > after).order_by(BlobDB.sha256).limit(limit)
         if model_name is not None:
             of_model = (
@@ -111,9 +111,9 @@ class BlobRepository:
             statement = statement.where(BlobDB.sha256.in_(of_model))
         return [_to_blob(row) for row in await self._connection.execute(statement)]
 
-    async def mark_sound(self, blobs: Sequence[StoredBlob]) -> Sequence[Digest]:
-        """These were just read and are right; returns those that had been found damaged before."""
-        at_these_keys = among(BlobDB.storage_key, [blob.storage_key for blob in blobs])
+    async def mark_intact(self, blobs: Sequence[StoredBlob]) -> Sequence[Digest]:
+        """Record that the bytes of these blobs are right; return the digests that were marked as damaged."""
+        at_these_keys = in_array(BlobDB.storage_key, [blob.storage_key for blob in blobs])
         healed = await self._connection.scalars(
             select(BlobDB.sha256)
             .where(at_these_keys, BlobDB.damaged_at.is_not(None))
@@ -127,8 +127,8 @@ class BlobRepository:
         return digests
 
     async def mark_damaged(self, blobs: Sequence[StoredBlob]) -> Sequence[tuple[Digest, bool]]:
-        """These are gone, or are other bytes; returns the digests, and whether that is news."""
-        at_these_keys = among(BlobDB.storage_key, [blob.storage_key for blob in blobs])
+        """Record that these blobs are missing or damaged; return the digests, and whether each is newly damaged."""
+        at_these_keys = in_array(BlobDB.storage_key, [blob.storage_key for blob in blobs])
         rows = await self._connection.execute(
             select(BlobDB.sha256, BlobDB.damaged_at).where(at_these_keys).order_by(BlobDB.sha256).with_for_update()
         )
@@ -139,7 +139,7 @@ class BlobRepository:
         return found
 
     async def freed_by_purge(self) -> tuple[int, int]:
-        """How many blobs, and their bytes, only versions show whose time to be purged has come."""
+        """Count the blobs, and their bytes, that belong only to versions that are due for a purge."""
         files = select(VersionFileDB.sha256).join(ModelInfoDB, ModelInfoDB.id == VersionFileDB.version_id)
         is_due = (ModelInfoDB.purge_after < func.now()) & ModelInfoDB.purged_at.is_(None)
         is_kept = or_(ModelInfoDB.purge_after.is_(None), ModelInfoDB.purge_after >= func.now())
@@ -157,17 +157,17 @@ class BlobRepository:
         return row[0], int(row[1] or 0)
 
     async def drop_unreferenced(self, digests: Collection[bytes]) -> Sequence[StoredBlob]:
-        """Drop those of the blobs that no file refers to any more, neither of a version nor of a push."""
+        """Delete those of the blobs that no file of a version or of a push refers to."""
         locked = (
             await self._connection.scalars(
-                select(BlobDB.sha256).where(among(BlobDB.sha256, digests)).order_by(BlobDB.sha256).with_for_update()
+                select(BlobDB.sha256).where(in_array(BlobDB.sha256, digests)).order_by(BlobDB.sha256).with_for_update()
             )
         ).all()
-        # A new statement sees what was committed while the first one waited for the locks.
+        # A new statement sees what other transactions committed while the first one waited for the locks.
         rows = await self._connection.execute(
             delete(BlobDB)
             .where(
-                among(BlobDB.sha256, locked),
+                in_array(BlobDB.sha256, locked),
                 ~exists().where(VersionFileDB.sha256 == BlobDB.sha256),
                 ~exists().where(DeclaredFileDB.stored_sha256 == BlobDB.sha256),
             )

@@ -1,4 +1,4 @@
-"""Files that a pending version will have: `declared_files`."""
+"""Files that a push declares: `declared_files`."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -8,24 +8,24 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_registry.database.file_rows import FILE_COLUMNS, add_files
-from model_registry.database.sql import among_bound
+from model_registry.database.sql import in_bound_array
 from model_registry.db_models import BlobDB, DeclaredFileDB, VersionFileDB
 from model_registry.domain.entities import Digest, FileEntry
 
-# All rows of a large manifest at once would stall the event loop.
+# All rows of a large manifest at once would block the event loop.
 _ROWS_AT_ONCE = 1000
 _FILES = select(*DeclaredFileDB.__table__.columns)
-_ARE_THERE = (BlobDB.sha256 == DeclaredFileDB.stored_sha256) & BlobDB.damaged_at.is_(None)
+_IS_INTACT = (BlobDB.sha256 == DeclaredFileDB.stored_sha256) & BlobDB.damaged_at.is_(None)
 _IS_OF_VERSION = DeclaredFileDB.version_id == bindparam("of_version", type_=BigInteger)
 
 _PIN = (
     update(DeclaredFileDB)
-    .where(_IS_OF_VERSION, among_bound(DeclaredFileDB.sha256, "digests"))
+    .where(_IS_OF_VERSION, in_bound_array(DeclaredFileDB.sha256, "digests"))
     .values(stored_sha256=DeclaredFileDB.sha256)
 )
-_LACKING = (
+_MISSING = (
     _FILES.ext(distinct_on(DeclaredFileDB.sha256))
-    .outerjoin(BlobDB, _ARE_THERE)
+    .outerjoin(BlobDB, _IS_INTACT)
     .where(_IS_OF_VERSION, BlobDB.sha256.is_(None))
     .order_by(DeclaredFileDB.sha256, DeclaredFileDB.path)
     .execution_options(yield_per=_ROWS_AT_ONCE)
@@ -44,35 +44,35 @@ class DeclaredFileRepository:
         await add_files(self._connection, DeclaredFileDB, version_id, files)
 
     async def pin(self, version_id: int, digests: Collection[Digest]) -> None:
-        """Refer to blobs that are there, so that they stay; hold their rows before."""
+        """Refer to existing blobs, so that they stay. Lock their rows first."""
         if digests:
             parameters = {"of_version": version_id, "digests": [digest.raw for digest in digests]}
             await self._connection.execute(_PIN, parameters)
 
     async def find(self, version_id: int, path: str) -> tuple[FileEntry, bool] | None:
-        """The file of this path, and whether its bytes are pinned, and sound as far as is known."""
+        """Return the file with this path, and whether its bytes are pinned and not known to be damaged."""
         row = (
             await self._connection.execute(
-                _FILES.add_columns(BlobDB.sha256.is_not(None).label("is_there"))
-                .outerjoin(BlobDB, _ARE_THERE)
+                _FILES.add_columns(BlobDB.sha256.is_not(None).label("is_intact"))
+                .outerjoin(BlobDB, _IS_INTACT)
                 .where(DeclaredFileDB.version_id == version_id, DeclaredFileDB.path == path)
             )
         ).one_or_none()
-        return None if row is None else (_to_entry(row), row.is_there)
+        return None if row is None else (_to_entry(row), row.is_intact)
 
-    async def lacking(self, version_id: int) -> dict[Digest, FileEntry]:
-        """For each digest whose bytes are not pinned, or were found damaged since, the first file that has it."""
-        found = await self._connection.stream(_LACKING, {"of_version": version_id})
+    async def missing(self, version_id: int) -> dict[Digest, FileEntry]:
+        """Return the first file for each digest whose bytes are not pinned, or became damaged since."""
+        found = await self._connection.stream(_MISSING, {"of_version": version_id})
         return {(entry := _to_entry(row)).sha256: entry async for some in found.partitions() for row in some}
 
     async def publish(self, version_id: int) -> int:
-        """Make the declared files the version's; every digest must have a blob by now. Returns how many they are."""
+        """Move the declared files to the version; every digest must have a blob. Return how many."""
         published = await self._connection.execute(_PUBLISH, {"of_version": version_id})
         await self.drop(version_id)
         return published.rowcount
 
     async def drop(self, version_id: int) -> Collection[bytes]:
-        """Forget the files; returns the digests that were pinned for them."""
+        """Delete the declared files; return the digests that they pinned."""
         pinned = await self._connection.scalars(_DROP, {"of_version": version_id})
         return {digest for digest in pinned if digest is not None}
 

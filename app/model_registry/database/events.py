@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from model_registry.db_models import EventDB, ModelInfoDB, RegisteredModelDB, VersionFileDB, Xid8
 from model_registry.domain.entities import Digest, Event, EventPosition, RecordedEvent
 
-# The driver knows no xid8, so these go to and fro as text. What is at or beyond the oldest transaction that still
-# runs waits: an event of that one may yet come in before it.
+# The driver does not support xid8, so the values travel as text. Events at or after the oldest running transaction are
+# left out, because that transaction may still commit an event before them.
 _AFTER = (
     select(
         cast(EventDB.xid, Text).label("xid_text"),
@@ -32,8 +32,8 @@ _AFTER = (
     .limit(bindparam("limit", type_=BigInteger))
 )
 _RECORD = insert(EventDB).returning(cast(EventDB.xid, Text), EventDB.id, EventDB.at)
-# How many versions are ready changes with the event that says so. From the first on a model stays, whatever becomes
-# of them.
+# The count of ready versions changes with the event that reports it. A model that had a ready version is kept, even if
+# all its versions are removed.
 _RECORD_AND_COUNT = _RECORD.add_cte(
     update(RegisteredModelDB)
     .where(RegisteredModelDB.name == bindparam("of_model", type_=Text))
@@ -44,11 +44,11 @@ _AFTER_OF_MODEL = _AFTER.where(EventDB.model_name == bindparam("model_name", typ
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """By which a transaction is known again: an event of its own.
+class EventMark:
+    """An event of a transaction, by which the transaction can be found again.
 
-    A server that was killed begins again with the numbers, of transactions and of events, that it had not written down:
-    others may have both. The time is never the same.
+    After a crash, a server reuses transaction ids and event ids that it did not write to disk, so another event may
+    have both. Its time differs.
     """
 
     xid: str
@@ -59,24 +59,24 @@ class Mark:
 class EventRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self.mark: Mark | None = None
-        """Of the transaction, once it has recorded an event."""
+        self.mark: EventMark | None = None
+        """Set once the transaction has recorded an event."""
 
     async def record(self, *events: Event) -> None:
-        """Append events; they commit with the change that they describe."""
+        """Append events. They commit with the change that they describe."""
         recorded = await self._connection.execute(_RECORD, [_parameters(event) for event in events])
         first = recorded.first()
-        self.mark = None if first is None else Mark(*first)
+        self.mark = None if first is None else EventMark(*first)
 
     async def record_and_count(self, event: Event, change: int) -> None:
-        """Append an event by which so many more versions of its model are ready, or fewer."""
+        """Append an event, and change the number of ready versions of its model."""
         counted = {"of_model": event.model_name, "change": change}
         recorded = await self._connection.execute(_RECORD_AND_COUNT, _parameters(event) | counted)
-        self.mark = Mark(*recorded.one())
+        self.mark = EventMark(*recorded.one())
 
     async def record_for_versions_with(self, sha256: Digest, action: str, *, actor: str) -> None:
-        """Append one event for each version that has a file of these bytes."""
-        showing = select(VersionFileDB.version_id).where(VersionFileDB.sha256 == sha256.raw)
+        """Append one event for each version that has a file with these bytes."""
+        with_file = select(VersionFileDB.version_id).where(VersionFileDB.sha256 == sha256.raw)
         await self._connection.execute(
             insert(EventDB).from_select(
                 ["actor", "action", "model_name", "version", "details"],
@@ -87,13 +87,13 @@ class EventRepository:
                     ModelInfoDB.version,
                     func.jsonb_build_object("sha256", str(sha256)),
                 )
-                .where(ModelInfoDB.id.in_(showing))
+                .where(ModelInfoDB.id.in_(with_file))
                 .order_by(ModelInfoDB.id),
             )
         )
 
-    async def has(self, mark: Mark) -> bool:
-        """Whether the event that the mark is of is there."""
+    async def has(self, mark: EventMark) -> bool:
+        """Return whether the marked event exists."""
         return bool(
             await self._connection.scalar(
                 select(literal(True)).where(
@@ -103,14 +103,14 @@ class EventRepository:
         )
 
     async def has_reached(self, position: EventPosition) -> bool:
-        """Whether this server has ever begun the transaction of a position."""
+        """Return whether this server has started the transaction of a position."""
         transaction = cast(literal(str(position.xid), Text), Xid8)
         return bool(
             await self._connection.scalar(select(transaction < func.pg_snapshot_xmax(func.pg_current_snapshot())))
         )
 
     async def after(self, position: EventPosition, *, model_name: str | None, limit: int) -> Sequence[RecordedEvent]:
-        """The events that follow a position, none of which another can come before any more."""
+        """Return the events after a position. No event can appear between them later."""
         parameters: dict[str, object] = {"after_xid": str(position.xid), "after_id": position.id, "limit": limit}
         statement = _AFTER
         if model_name is not None:

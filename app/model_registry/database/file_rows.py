@@ -1,17 +1,17 @@
-"""Files as rows: those that a version has, and those that a pending one has declared, in two tables that are alike."""
+"""Inserts of files, for two tables with the same columns: files of versions, and files that a push declares."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import BigInteger, LargeBinary, Text, bindparam, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.database.sql import BATCH, new_rows
+from model_registry.database.sql import BATCH, parameter_rows
 from model_registry.db_models import DeclaredFileDB, VersionFileDB
 from model_registry.domain.entities import FileEntry
 
 FILE_COLUMNS = ("version_id", "path", "sha256", "size_bytes", "media_type")
 
-_new = new_rows(path=Text(), sha256=LargeBinary(), size_bytes=BigInteger(), media_type=Text())
+_new = parameter_rows(path=Text(), sha256=LargeBinary(), size_bytes=BigInteger(), media_type=Text())
 _ADD = {
     table: insert(table).from_select(list(FILE_COLUMNS), select(bindparam("version_id", type_=BigInteger), *_new.c))
     for table in (VersionFileDB, DeclaredFileDB)

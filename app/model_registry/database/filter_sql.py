@@ -1,9 +1,9 @@
-"""Filters as SQL: every value is a bound parameter, every condition true or false and never NULL.
+"""Filters as SQL. Each value is a bound parameter. Each condition is true or false, never NULL.
 
-The GIN index of `model_info` answers equality on JSON, which is containment (``@>``). No index answers inequalities and
-patterns on JSON, patterns that begin with a wildcard (except on `model_name`), nor what is negated: for these, rows are
-tried in the order of the search, or among those that an index finds for another part of the filter, or, where the
-statistics say that next to none will do, as they are stored.
+The GIN index of `model_info` serves equality on JSON, as containment (``@>``). No index serves inequalities and
+patterns on JSON, patterns that start with a wildcard (except on `model_name`), and negations. PostgreSQL then tests
+rows in the order of the search, or rows that an index finds for another part of the filter. If the statistics predict
+hardly any matches, it tests rows in storage order.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Text, and_, any_, exists, func, literal, not_, or_
 from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 
-from model_registry.database.sql import among, array
+from model_registry.database.sql import array, in_array
 from model_registry.db_models import ModelInfoDB, RegisteredModelDB
 from model_registry.domain.search_filter import (
     And,
@@ -48,7 +48,7 @@ _INEQUALITIES: dict[Operator, Callable[[Any, Any], _Condition]] = {
 
 
 def where(condition: Filter) -> _Condition:
-    """What is true of just those rows of `model_info` that the filter is for."""
+    """Return a condition that is true for exactly the rows of `model_info` that match the filter."""
     match condition:
         case And():
             return and_(*map(where, condition.operands))
@@ -62,12 +62,12 @@ def where(condition: Filter) -> _Condition:
 
 
 def may_be_true(condition: Filter, state: str) -> bool:
-    """Whether the filter can be for versions in this state."""
+    """Return whether the filter can match versions in this state."""
     return _truth(condition, state) is not False
 
 
 def names_creators(condition: Filter) -> bool:
-    """Whether all that the filter is for is by somebody whom it names."""
+    """Return whether the filter matches only versions of creators that it names."""
     match condition:
         case And():
             return any(map(names_creators, condition.operands))
@@ -78,7 +78,7 @@ def names_creators(condition: Filter) -> bool:
 
 
 def _truth(condition: Filter, state: str) -> bool | None:
-    """What a filter is for all versions in this state; `None` where that depends on more."""
+    """Return the value of a filter for all versions in this state; `None` if it depends on more than the state."""
     match condition:
         case Comparison():
             values = condition.value if isinstance(condition.value, tuple) else (condition.value,)
@@ -100,7 +100,7 @@ def _column_condition(field: Field, operator: Operator, value: Any) -> _Conditio
     if operator in _INEQUALITIES:
         return _INEQUALITIES[operator](column.collate("C") if field.kind is FieldKind.TEXT else column, value)
     if operator is Operator.IN:
-        return among(column, value)
+        return in_array(column, value)
     if operator is Operator.EQ:
         equals: _Condition = column == value
         return equals
@@ -137,24 +137,24 @@ def _contains(column: Any, document: ColumnElement[Any]) -> _Condition:
 
 
 def _exists(column: Any, path: ColumnElement[str]) -> _Condition:
-    """Whether the path finds anything; it is NULL and not false where it comes to a list or a missing key."""
+    """Whether the path finds a value. The operator returns NULL for a list or a missing key in the path."""
     found: _Condition = column.path_exists(path).is_(True)
     return found
 
 
 def _path(field: Field, condition: str) -> ColumnElement[str]:
-    """A JSON path to the value, if it fulfils the condition; a strict one does not go into lists."""
+    """A JSON path to the value if it meets the condition. A strict path does not enter lists."""
     keys = "".join(f".{_in_path(key)}" for key in field.path)
     return literal(f"strict ${keys} ? ({condition})", JSONPATH())
 
 
 def _in_path(value: Scalar) -> str:
-    """A key or value as JSON paths have it, which quote text as JSON does."""
+    """A key or value in the syntax of JSON paths, which quote text as JSON does."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
 
 
 def _document(field: Field, value: Scalar) -> JsonText:
-    """The smallest document that has the value at the path."""
+    """Return the smallest document that has the value at the path."""
     document: Any = value
     for key in reversed(field.path):
         document = {key: document}

@@ -1,4 +1,4 @@
-"""Storage keys to delete: `garbage`, a queue that any number of collectors share."""
+"""Storage keys to delete: `garbage`, a queue that all collectors share."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from sqlalchemy import Float, cast, delete, exists, func, literal, select, updat
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_registry.database.sql import among, array, seconds
+from model_registry.database.sql import array, in_array, seconds
 from model_registry.db_models import BlobDB, GarbageDB, UploadDB
 from model_registry.domain.entities import StoredBlob
 
 
 @dataclass(frozen=True, slots=True)
 class GarbageItem:
-    """An object to delete. One that was an upload may also have parts that were never completed."""
+    """An object to delete. An upload may also have parts that were never completed."""
 
     storage_key: str
     multipart_id: str | None
@@ -27,8 +27,10 @@ class GarbageRepository:
         self._connection = connection
 
     async def add(self, storage_keys: Collection[str], *, delay_seconds: float, is_upload: bool = False) -> None:
-        """Queue keys, in the transaction that drops the last reference to them; those that a blob has are left out, and
-        one that waits already waits no longer than this."""
+        """Queue keys, in the transaction that deletes the last reference to them.
+
+        Keys of blobs are skipped. A key that is already queued keeps the earlier of the two times.
+        """
         keys = select(func.unnest(array(storage_keys, GarbageDB.storage_key.type)).label("key")).subquery()
         added = insert(GarbageDB).from_select(
             ["storage_key", "is_upload", "not_before"],
@@ -44,7 +46,7 @@ class GarbageRepository:
         )
 
     async def add_blobs(self, blobs: Collection[StoredBlob], *, delay_seconds: float = 0) -> None:
-        """Queue objects whose size is known and which a URL may still write for a while."""
+        """Queue objects with a known size. A presigned URL may still be able to write them."""
         if not blobs:
             return
         items = select(
@@ -72,7 +74,7 @@ class GarbageRepository:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        # What keeps failing is tried ever more seldom.
+        # A key that keeps failing is tried less and less often.
         pause = func.make_interval(0, 0, 0, 0, 0, 0, claim_seconds * cast(GarbageDB.attempts + 1, Float))
         rows = await self._connection.execute(
             update(GarbageDB)
@@ -86,8 +88,8 @@ class GarbageRepository:
         return [GarbageItem(row.storage_key, row.multipart_id, row.is_upload, row.size_bytes or 0) for row in rows]
 
     async def remove(self, storage_keys: Collection[str]) -> None:
-        """Forget keys whose objects are gone; one that a URL may still write is deleted once more when it expires."""
-        gone = among(GarbageDB.storage_key, storage_keys)
+        """Delete keys whose objects are deleted; keep a key that a URL can still write until the URL expires."""
+        gone = in_array(GarbageDB.storage_key, storage_keys)
         is_writable = func.coalesce(GarbageDB.writable_until > func.now(), literal(False))
         await self._connection.execute(delete(GarbageDB).where(gone, ~is_writable))
         await self._connection.execute(
@@ -97,7 +99,7 @@ class GarbageRepository:
         )
 
     async def unknown(self, storage_keys: Collection[str]) -> set[str]:
-        """Those of the keys that stand in no table: no blob, no upload, nothing to be deleted."""
+        """Return those of the keys that no table has: no blob, no upload and no garbage."""
         keys = select(func.unnest(array(storage_keys, GarbageDB.storage_key.type)).label("key")).subquery()
         return set(
             await self._connection.scalars(
@@ -108,7 +110,7 @@ class GarbageRepository:
         )
 
     async def due(self) -> tuple[int, int]:
-        """How many objects are due, and their bytes as far as they are known."""
+        """Return how many objects are due, and their bytes as far as known."""
         row = (
             await self._connection.execute(
                 select(func.count(), func.coalesce(func.sum(GarbageDB.size_bytes), 0)).where(

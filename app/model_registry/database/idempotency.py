@@ -1,4 +1,4 @@
-"""First answers to Idempotency-Keys: `idempotency`."""
+"""The first response to each Idempotency-Key: `idempotency`."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,18 @@ from model_registry.db_models import IdempotencyDB
 
 
 @dataclass(frozen=True, slots=True)
-class FirstAnswer:
+class FirstResponse:
+    """The body of the first response, and the hash of what its request meant."""
+
     meaning: bytes
-    answer: str
+    body: str
 
 
 class IdempotencyRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def find(self, actor: str, key: str) -> FirstAnswer | None:
+    async def find(self, actor: str, key: str) -> FirstResponse | None:
         row = (
             await self._connection.execute(
                 select(IdempotencyDB.meaning, IdempotencyDB.answer).where(
@@ -28,13 +30,13 @@ class IdempotencyRepository:
                 )
             )
         ).one_or_none()
-        return None if row is None else FirstAnswer(row.meaning, row.answer)
+        return None if row is None else FirstResponse(row.meaning, row.answer)
 
-    async def remember(self, actor: str, key: str, first: FirstAnswer) -> bool:
-        """Keep the first answer; `False` when another request with this key was first."""
+    async def remember(self, actor: str, key: str, first: FirstResponse) -> bool:
+        """Store the first response; return `False` if another request with this key was first."""
         inserted = await self._connection.scalar(
             insert(IdempotencyDB)
-            .values(actor=actor, key=key, meaning=first.meaning, answer=first.answer)
+            .values(actor=actor, key=key, meaning=first.meaning, answer=first.body)
             .on_conflict_do_nothing()
             .returning(IdempotencyDB.key)
         )

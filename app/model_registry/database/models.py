@@ -1,4 +1,4 @@
-"""Names: `registered_models`."""
+"""Models: `registered_models`."""
 
 import re
 import zlib
@@ -30,11 +30,11 @@ from model_registry.errors import ModelNameTaken, Unavailable
 from model_registry.utils import to_json_text
 
 _NAME: ColumnElement[str] = bindparam("wanted", type_=RegisteredModelDB.name.type)
-# Ours among the advisory locks of the database, which are pairs of integers.
+# The first of the two integers of an advisory lock; separates these locks from those of other programs.
 _TURNS = literal_column("1836016741", Integer)
 
-# A transaction gets its number when it first writes or locks a row, and that may be before it waits for the row. Events
-# are in the order of these numbers, so whoever changes a model waits here first, where no number is needed.
+# A transaction gets its id when it first writes or locks a row, which may be before it waits for that row. Events are
+# in the order of these ids. So each change of a model first waits for this lock, which needs no transaction id.
 _TURN = select(func.pg_advisory_xact_lock(_TURNS, bindparam("turn", type_=Integer))).scalar_subquery()
 _ENSURE = insert(RegisteredModelDB).values(name=_NAME, is_provisional=text("true")).on_conflict_do_nothing()
 _NEXT_NUMBER = (
@@ -74,7 +74,7 @@ _MODEL = select(
     _LATEST,
 ).where(~RegisteredModelDB.is_provisional)
 _ONE = _MODEL.where(RegisteredModelDB.name == _NAME)
-# As JSON has it (RFC 8259, section 6), and with no more digits than a tag's number can have.
+# A JSON number (RFC 8259, section 6) with at most as many digits as a tag value can have.
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,999})(\.[0-9]{1,999})?([eE][+-]?[0-9]{1,3})?")
 _EXISTS = select(RegisteredModelDB.name).where(RegisteredModelDB.name == _NAME)
 
@@ -84,10 +84,10 @@ class ModelRepository:
         self._connection = connection
 
     async def next_number(self, name: str) -> int:
-        """The next registration number of a model, which is made (provisionally) if it is absent.
+        """Return the next registration number of a model; create the model (provisionally) if it does not exist.
 
-        Waits for one's turn with the model and holds its row as `lock` does, so that numbers have no duplicates. Raises
-        `ModelNameTaken` for a name that differs from another in case alone.
+        Waits for the model's lock and locks its row as `lock` does, so that numbers are unique. Raises
+        `ModelNameTaken` if the name differs from an existing one only in case.
         """
         for _ in range(4):
             number: int | None = await self._connection.scalar(_NEXT_NUMBER, _turn(name))
@@ -95,26 +95,26 @@ class ModelRepository:
                 return number
             if (await self._connection.execute(_ENSURE, {"wanted": name})).rowcount == 0:
                 await self._refuse_other_case(name)
-            # Otherwise whoever had the turn before has just made it, which our UPDATE could not see yet; or the row
-            # in our way was dropped in between: by an unfinished registration that failed, or a delete.
+            # Otherwise another transaction just created the model, and our UPDATE could not see it yet; or the
+            # conflicting row was deleted in between, after a failed registration or by a delete.
         raise Unavailable(f"The name {name!r}")
 
     async def lock(self, name: str) -> None:
-        """Wait for one's turn with a model, there or not, and hold its row until the transaction ends.
+        """Wait for the lock of a model, even if it does not exist, and lock its row until the transaction ends.
 
-        First of all, so that nobody waits in a circle, and events are in the order of what they tell.
+        Call this first in a transaction: it prevents deadlocks, and keeps events in the order of their changes.
         """
         await self._connection.execute(_LOCK, _turn(name))
 
     async def drop_if_unused(self, name: str) -> None:
-        """Drop a model that only unfinished registrations had made, once the last of them is gone.
+        """Delete a provisional model that has no versions.
 
-        Call `lock` first: a version that was inserted meanwhile is then seen.
+        Call `lock` first, so that a version inserted in the meantime is visible.
         """
         await self._connection.execute(_DELETE_UNUSED, {"wanted": name})
 
     async def existing_name(self, name: str) -> str | None:
-        """The name of the model that is called so regardless of case."""
+        """Return the name of the model that has this name in any case."""
         existing: str | None = await self._connection.scalar(_SAME_BUT_FOR_CASE, {"wanted": name})
         return existing
 
@@ -125,27 +125,27 @@ class ModelRepository:
         return None if row is None else _to_model(row)
 
     async def exists(self, name: str) -> bool:
-        """Also when only an unfinished version has made it."""
+        """Return whether the model exists, even if only an unfinished version created it."""
         return await self._connection.scalar(_EXISTS, {"wanted": name}) is not None
 
     async def page(
         self, *, search: str | None, tags: Mapping[str, str], after: str | None, limit: int
     ) -> Page[RegisteredModel]:
-        """Models by name. `search` is part of the name in any case; every one of `tags` has this value, as text."""
+        """Return models by name. `search` is a part of the name in any case; all `tags` have these values, as text."""
         statement = _MODEL.order_by(RegisteredModelDB.name).limit(limit + 1)
         if search:
-            # Names are short and their index is small: it is read in order until the page is full.
+            # Names are short and their index is small. It is read in order until the page is full.
             statement = statement.where(func.strpos(func.lower(RegisteredModelDB.name), search.lower()) > 0)
         for key, value in tags.items():
-            meant = [RegisteredModelDB.tags.contains(to_json_text({key: each})) for each in _json_values(value)]
-            statement = statement.where(or_(*meant))
+            alternatives = [RegisteredModelDB.tags.contains(to_json_text({key: each})) for each in _json_values(value)]
+            statement = statement.where(or_(*alternatives))
         if after is not None:
             statement = statement.where(RegisteredModelDB.name > after)
         rows = (await self._connection.execute(statement)).all()
         return Page(tuple(_to_model(row) for row in rows[:limit]), has_more=len(rows) > limit)
 
     async def create(self, name: str, annotations: Annotations) -> bool:
-        """Make a model for its own sake; `False` where there is one. Raises `ModelNameTaken` as `next_number` does."""
+        """Create a model; return `False` if it exists. Raises `ModelNameTaken` as `next_number` does."""
         for _ in range(3):
             await self._connection.execute(_ENSURE, {"wanted": name})
             result = await self._connection.execute(
@@ -182,13 +182,13 @@ class ModelRepository:
             .values(
                 description=annotations.description,
                 tags=annotations.tags,
-                # Not when the transaction began: it may have waited for others that began later.
+                # Not the start of the transaction: it may have waited for transactions that started later.
                 updated_at=func.clock_timestamp(),
             )
         )
 
     async def delete_unused(self, name: str) -> bool:
-        """Delete a model that no version was ever kept under; `False` where one is, in whatever state. `lock` first."""
+        """Delete a model without versions; return `False` if it has one in any state. Call `lock` first."""
         result = await self._connection.execute(
             delete(RegisteredModelDB).where(
                 RegisteredModelDB.name == name, ~exists().where(ModelInfoDB.model_name == RegisteredModelDB.name)
@@ -198,12 +198,12 @@ class ModelRepository:
 
 
 def _turn(name: str) -> dict[str, str | int]:
-    """Names that share a turn only wait for each other."""
+    """The lock of a name. Names with the same lock only wait for each other."""
     return {"wanted": name, "turn": zlib.crc32(name.encode()) >> 1}
 
 
 def _json_values(text: str) -> list[Any]:
-    """What a tag can be whose text is this: the text, and the number or truth value that is written so."""
+    """Return the tag values that are written as this text: the text, and a number or boolean."""
     match text:
         case "true" | "false":
             return [text, text == "true"]

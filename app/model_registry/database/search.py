@@ -1,8 +1,8 @@
 """Search over the versions of all models.
 
-Each order has an index of the ready versions, and another has the others by state and time; a filter for several states
-looks for each by itself. What `filtering` says about indexes is up to the planner, which takes it that matches lie
-evenly along an order.
+Each order has an index of the ready versions. Another index has the remaining versions by state and time. A filter for
+several states searches each state separately. The planner chooses between these and the indexes in `filter_sql`; it
+assumes that matches are spread evenly along an order.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sqlalchemy.sql.base import ColumnCollection
 
 from model_registry.database.filter_sql import may_be_true, names_creators, where
 from model_registry.database.sql import is_in
-from model_registry.database.version_json import LISTED, page_of_documents, to_listed
+from model_registry.database.version_json import LISTED, bounded_page, to_listed
 from model_registry.database.version_rows import IS_NOT_EXPIRED
 from model_registry.db_models import ModelInfoDB
 from model_registry.domain.entities import ListedVersion, Page, VersionState
@@ -32,9 +32,9 @@ class SearchRepository:
     async def page(
         self, *, condition: Filter | None, order: Order, after: SearchPosition | None, limit: int
     ) -> Page[ListedVersion]:
-        """The versions that the filter is for, in an order; `after` is where the page before ended.
+        """Return the versions that match the filter, in an order; `after` is the end of the previous page.
 
-        A version that is there from the first page to the last comes once, whatever else is registered meanwhile.
+        A version that exists from the first page to the last is returned once, even if others are registered meanwhile.
         """
 
         async def fetch(last: ListedVersion | None, at_most: int) -> Sequence[ListedVersion]:
@@ -42,11 +42,11 @@ class SearchRepository:
             statement = page_statement(condition=condition, order=order, after=place, limit=at_most)
             return [to_listed(row) for row in await self._connection.execute(statement)]
 
-        return await page_of_documents(fetch, limit)
+        return await bounded_page(fetch, limit)
 
 
 def page_statement(*, condition: Filter | None, order: Order, after: SearchPosition | None, limit: int) -> _AnySelect:
-    """Finds ids first, so that what belongs to a version is looked up for a page of them alone."""
+    """Find ids first, so that files and aliases are read for the versions of the page only."""
     ways = [
         way for state in _states(condition) for way in _ways(_hits(state, condition, order, after), condition, order)
     ]
@@ -59,7 +59,7 @@ def page_statement(*, condition: Filter | None, order: Order, after: SearchPosit
 
 
 def _states(condition: Filter | None) -> Sequence[ColumnElement[bool]]:
-    """Each state that the filter can be for, by itself: no index has them all in order."""
+    """Return a condition for each state that can match. No index has all states in order."""
     if condition is None or not mentions(condition, "state"):
         return [is_in(VersionState.READY)]
     states = [state for state in VersionState if may_be_true(condition, state)]
@@ -81,9 +81,10 @@ def _hits(
 
 
 def _ways(hits: _AnySelect, condition: Filter | None, order: Order) -> Sequence[_AnySelect]:
-    """How to come to a page of hits: as the planner likes; or of few all, and of many along the order.
+    """Return one query, or two of which one returns rows: read all of a few hits, or read many along the order.
 
-    The planner knows few creators by name, and may read all of an order for one who registered nothing.
+    The planner has statistics of the most frequent creators only. For a creator without versions it may read the whole
+    index of an order.
     """
     if order.field == "created_at" or condition is None or not names_creators(condition):
         return [hits]

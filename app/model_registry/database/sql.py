@@ -27,16 +27,16 @@ from model_registry.domain.entities import VersionState
 T = TypeVar("T")
 
 BATCH = 5000
-"""Rows in one statement: few enough for the statement timeout, many enough to be quick."""
+"""Rows in one statement: few enough for the statement timeout, enough to be fast."""
 
 
-def among(column: InstrumentedAttribute[Any], values: Collection[Any]) -> ColumnElement[bool]:
-    """`column IN values`, as one parameter however many there are: the protocol takes 32 767 at most."""
+def in_array(column: InstrumentedAttribute[Any], values: Collection[Any]) -> ColumnElement[bool]:
+    """`column IN values` with one array parameter, because the protocol allows at most 32 767 parameters."""
     return column == any_(array(values, column.type))
 
 
-def among_bound(column: InstrumentedAttribute[Any], name: str) -> ColumnElement[bool]:
-    """The same for a statement that is built once: the values come later, as the parameter of this name."""
+def in_bound_array(column: InstrumentedAttribute[Any], name: str) -> ColumnElement[bool]:
+    """`in_array` for a statement that is built once; the values are the parameter of this name."""
     return column == any_(bindparam(name, type_=ARRAY(column.type)))
 
 
@@ -45,23 +45,28 @@ def array(values: Collection[Any], item: TypeEngine[Any]) -> ColumnElement[Any]:
     return literal(list(values), ARRAY(item))
 
 
-def new_rows(**columns: TypeEngine[Any]) -> TableValuedAlias:
-    """Rows of these columns, of which each is bound as an array under its own name: one statement for any number."""
+def parameter_rows(**columns: TypeEngine[Any]) -> TableValuedAlias:
+    """Rows from array parameters, one array for each column: one statement for any number of rows."""
     arrays = (bindparam(name, type_=ARRAY(item)) for name, item in columns.items())
     return func.unnest(*arrays).table_valued(*columns).render_derived(name="new")
 
 
 def is_in(state: VersionState, version: type[ModelInfoDB] = ModelInfoDB) -> ColumnElement[bool]:
-    """Whether a version is in this state. Not a parameter: a plan that is made without the values, which PostgreSQL
-    takes after a while, may then use the indexes that are on some states alone."""
+    """Whether a version is in this state.
+
+    The state is part of the statement, not a parameter. After some executions PostgreSQL uses a plan that is made
+    without the parameters' values, and such a plan cannot use the partial indexes on a state.
+    """
     return version.state == literal_column(f"'{state}'")
 
 
 def latest(
     column: SQLColumnExpression[T], version: type[ModelInfoDB], model_name: SQLColumnExpression[str]
 ) -> Select[T]:
-    """`column` of the latest version of a model: releases before pre-releases, then precedence, then number; what is
-    yanked is never the latest. `version` is the table, or an alias of it."""
+    """`column` of the latest version of a model: releases before pre-releases, then precedence, then number.
+
+    A yanked version is never the latest. `version` is the table or an alias of it.
+    """
     return (
         select(column)
         .where(version.model_name == model_name, is_in(VersionState.READY, version), version.yanked_at.is_(None))
@@ -71,5 +76,5 @@ def latest(
 
 
 def seconds(number: float) -> ColumnElement[timedelta]:
-    """An interval, bound as a parameter; times themselves always come from the database's clock."""
+    """An interval, bound as a parameter. Times always come from the database's clock."""
     return literal(timedelta(seconds=number), Interval)

@@ -65,12 +65,12 @@ def to_listed(row: Row[*tuple[Any, ...]]) -> ListedVersion:
     return ListedVersion(id_, model_name, number, precedence, size_bytes, created_at, JsonText(document))
 
 
-async def page_of_documents(
+async def bounded_page(
     fetch: Callable[[ListedVersion | None, int], Awaitable[Sequence[ListedVersion]]], limit: int
 ) -> Page[ListedVersion]:
-    """A page of what `fetch` reads, at most so many that come after one.
+    """Return a page of the versions that `fetch` reads; it takes the last version read and a maximum.
 
-    It has fewer than `limit` where their metadata is large: a page must fit into memory.
+    The page has fewer than `limit` versions if their metadata is large, because a page must fit into memory.
     """
     versions: list[ListedVersion] = []
     while len(versions) <= limit:

@@ -77,9 +77,9 @@ class Collector:
             unshown, unshown_bytes = await tx.blobs.freed_by_purge()
             due, due_bytes = await tx.garbage.due()
             return Collected(
-                expired_versions=await tx.versions.count_expired(),
+                expired_versions=await tx.version_cleanup.count_expired(),
                 expired_uploads=versionless,
-                purged_versions=await tx.versions.count_due_for_purge(),
+                purged_versions=await tx.version_cleanup.count_due_for_purge(),
                 deleted_objects=uploads + unshown + due,
                 freed_bytes=upload_bytes + unshown_bytes + due_bytes,
                 forgotten_keys=await tx.idempotency.count_older_than(_IDEMPOTENCY_SECONDS),
@@ -100,7 +100,7 @@ class Collector:
         """Versions whose registration stopped renewing its lease: their labels become free."""
         while True:
             async with self._database.reading() as tx:
-                expired = await tx.versions.expired(_BATCH)
+                expired = await tx.version_cleanup.expired(_BATCH)
             for version_id, model_name in expired:
                 async with self._database.transaction() as tx:
                     await tx.models.lock(model_name)
@@ -116,7 +116,7 @@ class Collector:
         while True:
             async with self._database.transaction() as tx:
                 expired = await tx.uploads.expired_without_version(_BATCH)
-                await tx.uploads.give_up(expired, delay_seconds=self._grace_seconds)
+                await tx.uploads.discard(expired, delay_seconds=self._grace_seconds)
             collected.expired_uploads += len(expired)
             if len(expired) < _BATCH:
                 return
@@ -129,7 +129,7 @@ class Collector:
     async def _purge_one(self) -> bool:
         # One to a transaction: blobs are locked in digest order, and a second version would begin that order anew.
         async with self._database.transaction() as tx:
-            due = await tx.versions.due_for_purge()
+            due = await tx.version_cleanup.due_for_purge()
             if due is None:
                 return False
             version_id, ref = due

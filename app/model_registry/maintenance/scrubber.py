@@ -100,13 +100,13 @@ class Scrubber:
     async def _write_down(self, sound: Sequence[StoredBlob], damaged: Sequence[StoredBlob]) -> list[Damage]:
         async def work(tx: Transaction) -> list[Damage]:
             # Only of those that are still at the same key: others were purged or healed while they were read.
-            for sha256 in await tx.blobs.mark_sound(sound):
+            for sha256 in await tx.blobs.mark_intact(sound):
                 await tx.events.record_for_versions_with(sha256, "version.healed", actor=SYSTEM.name)
             damages = []
             for sha256, is_news in await tx.blobs.mark_damaged(damaged):
                 if is_news:
                     await tx.events.record_for_versions_with(sha256, "version.damaged", actor=SYSTEM.name)
-                damages.append(Damage(sha256, await tx.versions.showing(sha256, _SHOWN)))
+                damages.append(Damage(sha256, await tx.version_files.with_digest(sha256, _SHOWN)))
             return damages
 
         damages = await self._database.run(work)

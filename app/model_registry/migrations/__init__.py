@@ -35,7 +35,7 @@ def migrate(database_url: str) -> None:
     """
     from alembic import command
 
-    from model_registry.database.engine import translated
+    from model_registry.database.transient import transient_as_unavailable
 
-    with translated():
+    with transient_as_unavailable():
         command.upgrade(alembic_config(database_url), "head")

@@ -103,7 +103,7 @@ class BlobStore(Protocol):
         """`s3://bucket/key`, for people."""
         ...
 
-    async def check(self) -> None:
+    async def ping(self) -> None:
         """Return when the bucket can be used, raise `Unavailable` otherwise."""
         ...
 

@@ -52,7 +52,7 @@ class SignedRequests:
         await self._session.close()
 
     @asynccontextmanager
-    async def answer(
+    async def send(
         self,
         method: str,
         url: str,

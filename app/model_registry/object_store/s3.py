@@ -195,7 +195,7 @@ class S3BlobStore:
     def _briefly(self) -> AbstractAsyncContextManager[None]:
         return self._bounded(self._options.short_timeout_seconds)
 
-    async def check(self) -> None:
+    async def ping(self) -> None:
         async with self._bounded(self._options.connect_timeout_seconds):
             await self._control.head_bucket(Bucket=self._options.bucket)
 
@@ -220,7 +220,7 @@ class S3BlobStore:
         headers = {"Content-Length": str(len(body))}
         async with self._bounded():
             url = (await self._signer()).put(key, headers)
-            async with self._writes.answer("PUT", url, headers, partial(_pieces, body)):
+            async with self._writes.send("PUT", url, headers, partial(_pieces, body)):
                 return
 
     async def create_multipart(self, key: str) -> str:
@@ -232,7 +232,7 @@ class S3BlobStore:
         headers = {"Content-Length": str(len(body))}
         async with self._bounded():
             url = (await self._signer()).put_part(key, multipart_id, number, headers)
-            send = self._writes.answer("PUT", url, headers, partial(_pieces, body), pauses_seconds=_MID_UPLOAD_PAUSES)
+            send = self._writes.send("PUT", url, headers, partial(_pieces, body), pauses_seconds=_MID_UPLOAD_PAUSES)
             async with send as answer:
                 return answer.headers["ETag"]
 
@@ -298,7 +298,7 @@ class S3BlobStore:
         async with self._briefly():
             url = (await self._signer()).plain("HEAD", key, headers)
             try:
-                async with self._heads.answer("HEAD", url, headers) as answer:
+                async with self._heads.send("HEAD", url, headers) as answer:
                     return StoredObject(int(answer.headers["Content-Length"]), _kept_sha256(answer.headers))
             except Refused as refused:
                 if refused.code in _MISSING:
@@ -312,7 +312,7 @@ class S3BlobStore:
             async with self._bounded(self._options.begin_timeout_seconds):
                 url = (await self._signer()).plain("GET", key, headers)
                 try:
-                    answer = await cleanup.enter_async_context(self._reads.answer("GET", url, headers))
+                    answer = await cleanup.enter_async_context(self._reads.send("GET", url, headers))
                 except Refused as refused:
                     if refused.code in _MISSING:
                         raise BlobMissing(key) from refused

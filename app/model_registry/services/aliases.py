@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 
 from model_registry.auth.permissions import Actor, Permission, require
-from model_registry.database.aliases import Held, HeldAlias
+from model_registry.database.aliases import LockedAlias, LockedAliases
 from model_registry.database.engine import Database, Transaction
 from model_registry.domain.entities import (
     Alias,
@@ -188,7 +188,7 @@ class Aliases:
         require(actor, Permission.ALIAS, ref.model_name)
 
         async def work(tx: Transaction) -> str:
-            held = await tx.aliases.hold(ref.model_name, [ref.alias], [])
+            held = await tx.aliases.lock(ref.model_name, [ref.alias], [])
             present = held.aliases.get(ref.alias)
             if present is None:
                 await _ensure_model_exists(tx, ref.model_name)
@@ -221,9 +221,9 @@ async def _ensure_model_exists(tx: Transaction, model_name: str) -> None:
         raise ModelNotFound(model_name, existing)
 
 
-async def _hold(tx: Transaction, model_name: str, plans: Sequence[PlannedMove]) -> Held:
+async def _hold(tx: Transaction, model_name: str, plans: Sequence[PlannedMove]) -> LockedAliases:
     """Lock the aliases and versions of the moves. Raises an error for a version that is not ready."""
-    held = await tx.aliases.hold(model_name, [plan.alias for plan in plans], [plan.version for plan in plans])
+    held = await tx.aliases.lock(model_name, [plan.alias for plan in plans], [plan.version for plan in plans])
     for plan in plans:
         target = held.versions.get(plan.version)
         if target is not None and target.state == VersionState.READY:
@@ -236,7 +236,7 @@ async def _hold(tx: Transaction, model_name: str, plans: Sequence[PlannedMove]) 
 
 
 async def _move(
-    tx: Transaction, model_name: str, plans: Sequence[PlannedMove], held: Held, *, actor: Actor
+    tx: Transaction, model_name: str, plans: Sequence[PlannedMove], held: LockedAliases, *, actor: Actor
 ) -> list[Alias]:
     targets = {plan.alias: held.versions[plan.version] for plan in plans}
     moved = await tx.aliases.move(model_name, targets, actor=actor.name)
@@ -248,7 +248,7 @@ async def _move(
     return aliases
 
 
-def _moved(model_name: str, alias: Alias, before: HeldAlias | None, actor: Actor) -> Event:
+def _moved(model_name: str, alias: Alias, before: LockedAlias | None, actor: Actor) -> Event:
     details = {
         "alias": alias.alias,
         "from": before and before.version.version,
@@ -258,7 +258,7 @@ def _moved(model_name: str, alias: Alias, before: HeldAlias | None, actor: Actor
     return Event(actor.name, "alias.moved", model_name, alias.version, to_json_text(details))
 
 
-def _ensure_unchanged(precondition: Precondition, ref: AliasRef, present: HeldAlias | None) -> None:
+def _ensure_unchanged(precondition: Precondition, ref: AliasRef, present: LockedAlias | None) -> None:
     generation, version = (present.generation, present.version.version) if present else (None, None)
     if not precondition(None if generation is None else str(generation)):
         raise AliasChanged(ref.model_name, ref.alias, generation=generation, version=version)

@@ -75,7 +75,7 @@ class Downloads:
         async with self._database.reading() as tx:
             if path is not None:
                 version = await found(tx, selector, await tx.versions.published(selector))
-                file = await tx.versions.stored_file(version.id, path) if _is_path(path) else None
+                file = await tx.version_files.get(version.id, path) if _is_path(path) else None
                 files = [file] if file else []
             else:
                 version, files = await _with_all_files(tx, selector)
@@ -104,7 +104,7 @@ class Downloads:
         require(actor, Permission.READ, selector.model_name)
         async with self._database.reading() as tx:
             version = await found(tx, selector, await tx.versions.published(selector))
-            page = await tx.versions.page_of_files(version.id, after=after, limit=limit)
+            page = await tx.version_files.page(version.id, after=after, limit=limit)
         if after is None and not page.items:
             _ensure_complete(version, 0)
         return version, page
@@ -230,7 +230,7 @@ def _of_file(version: PublishedVersion, file: StoredFile, selector: VersionSelec
 
 async def _with_all_files(tx: Transaction, selector: VersionSelector) -> tuple[PublishedVersion, list[StoredFile]]:
     version = await found(tx, selector, await tx.versions.published(selector))
-    files = list(await tx.versions.stored_files(version.id))
+    files = list(await tx.version_files.all(version.id))
     _ensure_complete(version, len(files))
     return version, files
 

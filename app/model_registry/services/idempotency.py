@@ -3,7 +3,7 @@
 import hashlib
 
 from model_registry.database.engine import Database, Transaction
-from model_registry.database.idempotency import FirstAnswer
+from model_registry.database.idempotency import FirstResponse
 from model_registry.domain.entities import Digest, ModelDetails, VersionRef
 from model_registry.errors import IdempotencyKeyReused
 from model_registry.runtime.offload import ITEM_BYTES, offload
@@ -26,11 +26,11 @@ class IdempotencyKey:
             return None
         if first.meaning != meaning:
             raise IdempotencyKeyReused(self._key)
-        return first.answer
+        return first.body
 
     async def remember(self, tx: Transaction, meaning: bytes, response: str) -> None:
         """Keep the first response. Raises `IdempotencyKeyReused` if a concurrent request has the key."""
-        if not await tx.idempotency.remember(self._actor_name, self._key, FirstAnswer(meaning, response)):
+        if not await tx.idempotency.remember(self._actor_name, self._key, FirstResponse(meaning, response)):
             raise IdempotencyKeyReused(self._key)
 
 

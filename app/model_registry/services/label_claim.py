@@ -57,7 +57,7 @@ class LabelClaim:
         if self._ref is None or not self.may_be_held:
             return
         await tx.models.lock(self._ref.model_name)
-        taken = await tx.versions.taken(self._ref)
+        taken = await tx.versions.find(self._ref)
         if taken is not None and taken.reservation == self._reservation:
             await discard_unfinished(tx, taken.id, delay_seconds=self._limits.late_write_seconds)
         await tx.models.drop_if_unused(self._ref.model_name)
@@ -73,7 +73,7 @@ class LabelClaim:
 
     async def _make_room(self, tx: Transaction, ref: VersionRef) -> int | None:
         """Discard the version that has the label, if its lease has expired. Returns its id if it is ours."""
-        taken = await tx.versions.taken(ref)
+        taken = await tx.versions.find(ref)
         if taken is None:
             return None
         if taken.reservation == self._reservation:

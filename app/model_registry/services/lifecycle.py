@@ -199,7 +199,7 @@ class Lifecycle:
     async def _lock(self, tx: Transaction, ref: VersionRef) -> ModelInfo:
         """Lock the model and then the version, and return the version in any state."""
         await tx.models.lock(ref.model_name)
-        taken = await tx.versions.taken(ref)
+        taken = await tx.versions.find(ref)
         if taken is None or await tx.versions.lock(taken.id) is None:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
         return await tx.versions.info_by_id(taken.id)

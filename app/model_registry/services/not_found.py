@@ -18,7 +18,7 @@ async def found(tx: Transaction, selector: VersionSelector, result: T | None) ->
 
 async def missing(tx: Transaction, selector: VersionSelector) -> NotFound:
     """Which part of the selector it is that names nothing."""
-    if not await tx.versions.has_visible(selector.model_name):
+    if not await tx.versions.has_ready(selector.model_name):
         existing = await tx.models.existing_name(selector.model_name)
         return ModelNotFound(selector.model_name, existing if existing != selector.model_name else None)
     if selector.alias is not None:

@@ -202,7 +202,7 @@ class Registration:
         keys = await keep_blobs(tx, [file.blob for file in self._files], self._blobs.location, actor=self._actor)
         failpoint("v-blobs")
         entries = [file.entry for file in self._files]
-        await tx.versions.add_files(version_id, entries)
+        await tx.version_files.add(version_id, entries)
         failpoint("v-files")
         return await tx.versions.publish(
             version_id,

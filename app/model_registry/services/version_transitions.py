@@ -5,13 +5,13 @@ from collections.abc import Callable, Collection
 from model_registry.auth.permissions import Actor
 from model_registry.database.blobs import KeptBlob
 from model_registry.database.engine import Transaction
-from model_registry.database.versions import TakenLabel
+from model_registry.database.versions import ExistingVersion
 from model_registry.domain.entities import Digest, Event, ModelInfo, StoredBlob, VersionRef
 from model_registry.errors import VersionExists
 from model_registry.utils import to_json_text
 
 
-def already_exists(ref: VersionRef, taken: TakenLabel) -> VersionExists:
+def already_exists(ref: VersionRef, taken: ExistingVersion) -> VersionExists:
     """What to say to whoever may not go on with a version that is there."""
     digest = str(taken.digest) if taken.digest else None
     return VersionExists(ref.model_name, ref.version, state=taken.state, digest=digest)
@@ -24,11 +24,11 @@ async def discard_unfinished(
 
     Hold the model's row before, and ask afterwards whether anything else uses it.
     """
-    if not await tx.versions.lock_discardable(version_id, only_expired=only_expired):
+    if not await tx.version_cleanup.lock_discardable(version_id, only_expired=only_expired):
         return False
-    await tx.uploads.give_up(await tx.uploads.of_version(version_id), delay_seconds=delay_seconds)
+    await tx.uploads.discard(await tx.uploads.of_version(version_id), delay_seconds=delay_seconds)
     pinned = await tx.declared.drop(version_id)
-    await tx.versions.drop_unfinished(version_id)
+    await tx.version_cleanup.delete_unfinished(version_id)
     # What this version alone still held on to.
     await tx.garbage.add_blobs(await tx.blobs.drop_unreferenced(pinned), delay_seconds=delay_seconds)
     return True
@@ -48,7 +48,7 @@ async def keep_blobs(
         if kept[blob.sha256].is_damaged and keys[blob.sha256] != blob.storage_key:
             await tx.blobs.replace(blob)
             await tx.garbage.add_blobs([kept[blob.sha256].blob])
-            await tx.versions.moved(blob.sha256, location(blob.storage_key))
+            await tx.versions.update_file_path(blob.sha256, location(blob.storage_key))
             await tx.events.record_for_versions_with(blob.sha256, "version.healed", actor=actor.name)
             keys[blob.sha256] = blob.storage_key
             kept[blob.sha256] = KeptBlob(blob, is_damaged=False)
@@ -65,7 +65,7 @@ async def announce(tx: Transaction, info: ModelInfo, *, actor: Actor) -> None:
 
 async def purge(tx: Transaction, version_id: int, ref: VersionRef, *, grace_seconds: float, actor: Actor) -> None:
     """Give up the files of a removed version for good, keeping its row; what nothing else shows becomes garbage."""
-    unused = await tx.blobs.drop_unreferenced(await tx.versions.purge(version_id))
+    unused = await tx.blobs.drop_unreferenced(await tx.version_cleanup.purge(version_id))
     # Somebody may still be reading by a URL that was signed a moment ago.
     await tx.garbage.add_blobs(unused, delay_seconds=grace_seconds)
     await tx.events.record(Event(actor.name, "version.purged", ref.model_name, ref.version))

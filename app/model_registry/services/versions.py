@@ -65,7 +65,7 @@ class Versions:
 
         async def read() -> Page[ListedVersion]:
             async with self._database.reading() as tx:
-                page = await tx.versions.page_of_model(
+                page = await tx.version_lists.page_of_model(
                     model_name, state, by_precedence=by_precedence, after=after, limit=limit
                 )
                 if not page.items and not await tx.models.exists(model_name):
@@ -85,6 +85,6 @@ class Versions:
 
         async def read() -> Page[ModelSummary]:
             async with self._database.reading() as tx:
-                return await tx.versions.page(model_name=model_name, after=after, limit=limit)
+                return await tx.version_lists.page(model_name=model_name, after=after, limit=limit)
 
         return await self._pages.read((actor.visibility, model_name, after, limit), read)

@@ -68,7 +68,7 @@ class UploadIntents:
     async def began_multipart(self, upload: NewUpload, multipart_id: str) -> None:
         """Record the store's id of a multipart upload before its first part is sent."""
         if not await self._database.run(
-            lambda tx: tx.uploads.began_multipart(upload.id, multipart_id), patience_seconds=_PATIENCE_SECONDS
+            lambda tx: tx.uploads.record_multipart(upload.id, multipart_id), patience_seconds=_PATIENCE_SECONDS
         ):
             raise LeaseLost
 
@@ -79,7 +79,7 @@ class UploadIntents:
 
     async def give_up(self, tx: Transaction, *, delay_seconds: float) -> None:
         """End the uploads. Their objects become garbage, which is deleted after `delay_seconds` at the earliest."""
-        await tx.uploads.give_up(self.ids, delay_seconds=delay_seconds)
+        await tx.uploads.discard(self.ids, delay_seconds=delay_seconds)
         # Once more by key: after a lost lease the rows are gone, and perhaps their garbage too, but our last write
         # can have arrived after that.
         keys = [upload.storage_key for upload in self._uploads]

@@ -42,7 +42,7 @@ async def readyz(request: Request) -> Response:
     names = ("postgresql", "s3", "schema")
     results = await asyncio.gather(
         _timed(services.database.ping()),
-        _timed(services.blobs.check()),
+        _timed(services.blobs.ping()),
         _timed(require_supported_schema(services.database)),
     )
     missing = [name for name, check in zip(names, results, strict=True) if not check.ok]

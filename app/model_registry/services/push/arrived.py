@@ -30,5 +30,5 @@ async def find_arrived(upload: PushUpload, *, database: Database, blobs: BlobSto
     if stored is None and upload.multipart_id is not None:
         multipart_id = upload.multipart_id
         log.warning("upload.parts_lost", path=upload.path, storage_key=upload.storage_key)
-        await database.run(lambda tx: tx.uploads.lost_multipart(upload.id, multipart_id))
+        await database.run(lambda tx: tx.push_uploads.clear_multipart(upload.id, multipart_id))
     return Arrived((), is_complete=stored is not None and stored.size_bytes == upload.size_bytes)

@@ -120,7 +120,7 @@ class Commits:
         """
         require(actor, Permission.WRITE, ref.model_name)
         async with self._database.reading() as tx:
-            taken = await tx.versions.taken(ref)
+            taken = await tx.versions.find(ref)
             if taken is None or taken.is_expired:
                 raise await missing(tx, VersionSelector(ref.model_name, ref.version))
             if taken.state == VersionState.READY:
@@ -135,7 +135,7 @@ class Commits:
             if task.done():
                 return task.result()
             async with self._database.reading() as tx:
-                now = await tx.versions.taken(ref)
+                now = await tx.versions.find(ref)
                 # Otherwise it has not begun yet, because it waits for a lock, or ends this very moment.
                 if now is not None and now.state in {VersionState.VERIFYING, VersionState.READY}:
                     return await tx.versions.info_by_id(now.id)
@@ -194,12 +194,12 @@ class Commits:
             return []
         if state is None or not state.is_unfinished:
             raise LeaseLost
-        uploads = await tx.uploads.counting(version_id)
+        uploads = await tx.push_uploads.effective(version_id)
         in_parts = {upload.id for upload in uploads.values() if upload.part_size is not None}
         for upload_id in parts:
             if upload_id not in in_parts:
                 raise UploadUnknown(str(upload_id))
-        lacking = await tx.declared.lacking(version_id)
+        lacking = await tx.declared.missing(version_id)
         if absent := [file.path for digest, file in lacking.items() if digest not in uploads]:
             raise UploadIncomplete(ref.model_name, ref.version, dict.fromkeys(sorted(absent), ()))
         to_do = [uploads[digest] for digest in lacking if uploads[digest].state != UploadState.STORED]
@@ -296,18 +296,18 @@ class Commits:
             return await tx.versions.info_by_id(version_id)
         if state is None or not state.is_unfinished:
             raise LeaseLost
-        uploads = await tx.uploads.counting(version_id)
+        uploads = await tx.push_uploads.effective(version_id)
         stored = [upload for upload in uploads.values() if upload.state == UploadState.STORED]
-        await tx.uploads.close_pushed([upload.id for upload in stored])
+        await tx.push_uploads.close([upload.id for upload in stored])
         others = await tx.uploads.of_version(version_id)
-        await tx.uploads.give_up(others, delay_seconds=self._limits.late_write_seconds)
+        await tx.uploads.discard(others, delay_seconds=self._limits.late_write_seconds)
         await keep_blobs(tx, [upload.blob for upload in stored], self._blobs.location, actor=actor)
         failpoint("v-blobs")
         file_count = await tx.declared.publish(version_id)
         failpoint("v-files")
         file_path = None
         if file_count == 1:
-            [file] = await tx.versions.stored_files(version_id)
+            [file] = await tx.version_files.all(version_id)
             file_path = self._blobs.location(file.blob.storage_key)
         info = await tx.versions.publish(version_id, file_path=file_path)
         await announce(tx, info, actor=actor)
@@ -326,10 +326,10 @@ class Commits:
 
 
 async def _write_down(tx: Transaction, findings: Sequence[tuple[PushUpload, _Finding]]) -> None:
-    await tx.uploads.mark_stored([upload.id for upload, found in findings if found is None])
+    await tx.push_uploads.mark_stored([upload.id for upload, found in findings if found is None])
     for upload, found in findings:
         if isinstance(found, _Refused):
-            await tx.uploads.mark_refused(upload.id, found.size_bytes, found.sha256)
+            await tx.push_uploads.mark_refused(upload.id, found.size_bytes, found.sha256)
 
 
 def _mismatch(upload: PushUpload, found: _Refused) -> SizeMismatch | DigestMismatch:

@@ -83,7 +83,7 @@ class UploadParts:
         require(actor, Permission.WRITE, ANY_MODEL)
 
         async def work(tx: Transaction) -> tuple[PushUpload, ModelInfo]:
-            found = await tx.uploads.find_pushed(upload_id)
+            found = await tx.push_uploads.find(upload_id)
             if found is None or found[0].part_size is None or found[0].state == UploadState.REFUSED:
                 raise UploadUnknown(str(upload_id))
             upload, version_id = found
@@ -94,14 +94,14 @@ class UploadParts:
             if not await tx.versions.renew(version_id, self._lease_seconds):
                 raise UploadUnknown(str(upload_id))
             if writable_seconds is not None:
-                await tx.uploads.is_writable_for([upload_id], writable_seconds)
+                await tx.push_uploads.extend_writable([upload_id], writable_seconds)
             return upload, info
 
         return await self._database.run(work)
 
     async def _begin_multipart(self, upload: PushUpload) -> str:
         ours = await self._blobs.create_multipart(upload.storage_key)
-        noted = await self._database.run(lambda tx: tx.uploads.began_multipart_first(upload.id, ours))
+        noted = await self._database.run(lambda tx: tx.push_uploads.record_multipart(upload.id, ours))
         if noted != ours:
             # Another request began one at the same moment, or the upload is gone.
             await self._blobs.abort_multipart(upload.storage_key, ours)

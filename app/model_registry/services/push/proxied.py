@@ -80,7 +80,7 @@ class ProxiedUploads:
             if declared is None:
                 raise FileNotFound(ref.model_name, ref.version, path)
             file, is_stored = declared
-            uploads = await tx.uploads.pushed_of(version_id, file.sha256)
+            uploads = await tx.push_uploads.with_digest(version_id, file.sha256)
         if size_bytes is not None and size_bytes != file.size_bytes:
             raise SizeMismatch(path, file.size_bytes, size_bytes)
         lease = Lease(self._database, self._limits.lease_seconds, version_id)
@@ -99,7 +99,7 @@ class ProxiedUploads:
         return file
 
     async def _pending(self, tx: Transaction, ref: VersionRef, actor: Actor) -> int:
-        taken = await tx.versions.taken(ref)
+        taken = await tx.versions.find(ref)
         if taken is None or taken.is_expired:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
         if taken.state in {VersionState.READY, VersionState.REMOVED} or not actor.owns(taken.created_by):
@@ -148,7 +148,7 @@ class ProxiedUploads:
         """Count these bytes for the push. Returns `False` if a concurrent request has stored the same bytes."""
         if await tx.versions.lock(version_id) is None:
             raise LeaseLost
-        uploads = await tx.uploads.pushed_of(version_id, sha256)
+        uploads = await tx.push_uploads.with_digest(version_id, sha256)
         stored = {each.id for each in uploads if each.state == UploadState.STORED}
         if upload_id in stored:
             return True  # an earlier attempt committed, and its reply was lost
@@ -156,18 +156,18 @@ class ProxiedUploads:
         await tx.versions.renew(version_id, self._limits.lease_seconds)
         if stored:
             return False
-        if await tx.uploads.mark_stored([upload_id]) != 1:
+        if await tx.push_uploads.mark_stored([upload_id]) != 1:
             raise LeaseLost
         # Uploads of concurrent requests through this service belong to those requests.
         direct = [each.id for each in uploads if each.is_direct]
-        await tx.uploads.give_up(direct, delay_seconds=self._limits.late_write_seconds)
+        await tx.uploads.discard(direct, delay_seconds=self._limits.late_write_seconds)
         return True
 
     async def _give_up(self, version_id: int, path: str, uploads: UploadIntents) -> None:
         async def work(tx: Transaction) -> None:
             await tx.versions.lock(version_id)
             for upload_id in uploads.ids:
-                found = await tx.uploads.find_pushed(upload_id)
+                found = await tx.push_uploads.find(upload_id)
                 if found is not None and found[0].state == UploadState.STORED:
                     return  # it was kept, and the reply to the COMMIT was lost: others may count on it now
             await uploads.give_up(tx, delay_seconds=self._limits.late_write_seconds)

@@ -8,7 +8,7 @@ import structlog
 
 from model_registry.auth.permissions import ANY_MODEL, Actor, Permission, require
 from model_registry.database.engine import Database, Transaction
-from model_registry.database.versions import TakenLabel
+from model_registry.database.versions import ExistingVersion
 from model_registry.domain.entities import (
     Annotations,
     Digest,
@@ -116,7 +116,9 @@ class Reservations:
 
         async def work(tx: Transaction) -> ReservedVersion:
             nonlocal is_rerun
-            inserted = await tx.versions.taken_by(request.push.model_name, request.reservation) if is_rerun else None
+            inserted = (
+                await tx.versions.find_reserved(request.push.model_name, request.reservation) if is_rerun else None
+            )
             is_rerun = True
             return await self._take(tx, request, inserted)
 
@@ -126,7 +128,7 @@ class Reservations:
             except _LabelAppeared:
                 continue
 
-    async def _take(self, tx: Transaction, request: _Request, inserted: TakenLabel | None) -> ReservedVersion:
+    async def _take(self, tx: Transaction, request: _Request, inserted: ExistingVersion | None) -> ReservedVersion:
         """`inserted` is the row of this call, if an earlier attempt committed it and its reply was lost."""
         push = request.push
         await tx.models.lock(push.model_name)
@@ -142,7 +144,7 @@ class Reservations:
             version_id = known.id
             await tx.versions.renew(version_id, self._upload_limits.lease_seconds)
             await tx.versions.annotate(version_id, push.details.additional_metadata, push.annotations)
-            lacking = await tx.declared.lacking(version_id)
+            lacking = await tx.declared.missing(version_id)
             uploads = await self._begun_uploads(tx, version_id)
         stored = await _already_stored(tx, lacking.values(), request.actor)
         await tx.declared.pin(version_id, stored)
@@ -152,13 +154,13 @@ class Reservations:
         info = await tx.versions.info_by_id(version_id)
         return ReservedVersion(info, to_send, uploads, is_new=known is None or inserted is not None)
 
-    async def _find_resumable(self, tx: Transaction, request: _Request) -> TakenLabel | None:
+    async def _find_resumable(self, tx: Transaction, request: _Request) -> ExistingVersion | None:
         """The version that this push can continue, or `None`. Raises `VersionExists` if it is another one."""
         push = request.push
         if push.version is None:
             return None
         ref = VersionRef(push.model_name, push.version)
-        taken = await tx.versions.taken(ref)
+        taken = await tx.versions.find(ref)
         if taken is None:
             return None
         if taken.is_expired:
@@ -196,9 +198,9 @@ class Reservations:
 
     async def _begun_uploads(self, tx: Transaction, version_id: int) -> Mapping[Digest, PushUpload]:
         """The uploads that earlier calls opened. Those with wrong bytes are given up, and get a fresh key."""
-        refused = await tx.uploads.refused(version_id)
-        await tx.uploads.give_up(refused, delay_seconds=self._upload_limits.late_write_seconds)
-        return await tx.uploads.counting(version_id)
+        refused = await tx.push_uploads.refused(version_id)
+        await tx.uploads.discard(refused, delay_seconds=self._upload_limits.late_write_seconds)
+        return await tx.push_uploads.effective(version_id)
 
     async def _open_uploads(
         self,
@@ -212,15 +214,15 @@ class Reservations:
         without_upload = [file for digest, file in to_send.items() if digest not in uploads]
         if not still_open and not without_upload:
             return uploads
-        await tx.uploads.is_writable_for(still_open, self._push_limits.writable_seconds)
+        await tx.push_uploads.extend_writable(still_open, self._push_limits.writable_seconds)
         new = await offload(lambda: [self._new_upload(file) for file in without_upload], len(without_upload))
-        await tx.uploads.open_pushed(
+        await tx.push_uploads.open(
             new,
             version_id,
             lease_seconds=self._upload_limits.lease_seconds,
             writable_seconds=self._push_limits.writable_seconds,
         )
-        return await tx.uploads.counting(version_id)
+        return await tx.push_uploads.effective(version_id)
 
     def _new_upload(self, file: FileEntry) -> NewUpload:
         upload_id = uuid4()
@@ -243,5 +245,5 @@ async def _already_stored(tx: Transaction, files: Collection[FileEntry], actor: 
     Otherwise the response tells a stranger what others have, and gives it to any client that knows a digest.
     """
     require(actor, Permission.READ, ANY_MODEL)
-    held = await tx.blobs.hold_sound([file.sha256 for file in files])
+    held = await tx.blobs.lock_intact([file.sha256 for file in files])
     return {file.sha256 for file in files if held.get(file.sha256) == file.size_bytes}

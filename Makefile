@@ -6,6 +6,10 @@ DEV_STAMP := $(VENV)/.installed-dev
 STAMP := $(VENV)/.installed
 MINUTES ?= 2
 
+# Python keeps the bytecode that it compiles, whatever the environment says: pip leaves it to Python (below), and pytest
+# rewrites 500 modules in each process.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: dev test test-all soak bench check install lock format clean help
 
 help: ## Show this list
@@ -22,9 +26,6 @@ test: install ## Run what a change can break: all tests but those marked slow
 
 test-all: install ## Run all tests, also what kills servers, floods, soaks, or installs other programs
 	$(PYTEST) $(ARGS)
-
-# pytest rewrites and compiles 500 modules in each process. Keep the result, whatever the environment says.
-test test-all: export PYTHONDONTWRITEBYTECODE =
 
 soak: install ## Random operations with crashes, then count and hash everything: make soak MINUTES=10
 	$(BIN)/python -m tests.resilience.soak --minutes $(MINUTES) $(ARGS)

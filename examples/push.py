@@ -1,11 +1,11 @@
-"""Push a folder as one version, with nothing but Python: reserve it, send what is missing, commit.
+"""Push a folder as one version, with only the standard library: reserve it, send the missing files, commit.
 
     python examples/push.py fraud-detector 2.0.0 folder
 
-The registry is at MODEL_REGISTRY_URL, or at http://localhost:8000 where `make dev` has started one. Run it again after
-whatever went wrong: files that have arrived are not sent again, and a version that is complete is said to be ready.
+The registry is at MODEL_REGISTRY_URL, or at http://localhost:8000, where `make dev` starts one. Run it again after a
+failure: files that have arrived are not sent again, and a version that is complete is reported as ready.
 """
-# ruff: noqa: S310 - the addresses are the registry's own, or come from it
+# ruff: noqa: S310 - the URLs are those of the registry, or come from it
 
 import hashlib
 import json
@@ -31,11 +31,11 @@ def push(model: str, version: str, folder: Path) -> dict[str, Any]:
     for upload in reserved["uploads"]:
         if not upload["already_stored"]:
             print(f"sending {upload['path']}")
-            # Straight to storage where one PUT will do; through the service what would have to go there in parts.
+            # Directly to storage if one PUT is enough. A file that needs several parts goes through the service.
             through_the_service = f"{versions}/{quote(version)}/files/{quote(upload['path'])}"
             with files[upload["path"]].open("rb") as file:
                 send(file, upload["size_bytes"], upload["url"] or through_the_service, upload["headers"] or {})
-    # Verifying large files takes longer than one answer may; to commit again is to go on waiting.
+    # Verifying large files can take longer than one response may. Commit again to continue to wait.
     while (info := call("POST", f"{versions}/{quote(version)}/commit", {}))["state"] != "ready":
         time.sleep(1)
     return info
@@ -47,8 +47,8 @@ def send(file: IO[bytes], size_bytes: int, url: str, headers: dict[str, str]) ->
 
 def call(method: str, url: str, body: dict[str, Any]) -> dict[str, Any]:
     request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method=method)
-    with urlopen(request) as answer:
-        info: dict[str, Any] = json.load(answer)
+    with urlopen(request) as response:
+        info: dict[str, Any] = json.load(response)
         return info
 
 
@@ -60,8 +60,8 @@ def sha256(path: Path) -> str:
 if __name__ == "__main__":
     try:
         info = push(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
-    except HTTPError as error:  # what is wrong is in the answer, in `detail` where it is the registry's
+    except HTTPError as error:  # the response says what is wrong, a registry in `detail`
         sys.exit(f"error: {error.code}: {error.read().decode()}")
     except URLError as error:
-        sys.exit(f"error: no answer from {URL} ({error.reason}): `make dev` starts a registry.")
+        sys.exit(f"error: no response from {URL} ({error.reason}). `make dev` starts a registry.")
     print(f"{info['model_name']} {info['version']} is ready: {info['file_count']} files, {info['digest']}")

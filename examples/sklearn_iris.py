@@ -1,8 +1,8 @@
-"""Train a scikit-learn model, register it, and use it as somebody else would: from what the registry says alone.
+"""Train a scikit-learn model, register it, and use it with nothing but the data in the registry.
 
     python examples/sklearn_iris.py
 
-The registry is at MODEL_REGISTRY_URL, or at http://localhost:8000 where `make dev` has started one.
+The registry is at MODEL_REGISTRY_URL, or at http://localhost:8000, where `make dev` starts one.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def main() -> None:
         joblib.dump(pipeline["classifier"], trained)
         register(registry, trained, pipeline, accuracy)
 
-        # From here on as anybody else, who knows the name and nothing more.
+        # From here on the code knows only the name of the model, like any other user.
         info = checked(registry.get(f"/get_latest_model_info/{MODEL_NAME}")).json()
         print(f"latest     is {info['version']}, registered at {info['ready_at']}")
 
@@ -52,21 +52,21 @@ def main() -> None:
         download(registry, info, fetched)
         print(f"downloaded {info['size_bytes']} bytes with digest {info['digest']}")
 
-        # A pickle runs code when it is loaded: only now, when it is known to be what was registered.
+        # A pickle runs code when it is loaded, so load it only after it is verified.
         classifier = joblib.load(fetched)
         standardization = info["standardization_params"]
         standardized = (test - standardization["mean"]) / standardization["scale"]
         if not np.array_equal(classifier.predict(standardized), expected):
-            sys.exit("error: the model from the registry predicts otherwise than the one just trained.")
-        print(f"predicted  {len(test)} species as the pipeline did that was trained")
+            sys.exit("error: the model from the registry has other predictions than the trained model.")
+        print(f"predicted  {len(test)} species, the same as the trained pipeline")
 
 
 def register(registry: httpx.Client, trained: Path, pipeline: Pipeline, accuracy: float) -> None:
     with trained.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    # The label and the key come from the bytes, and training is deterministic. So a job that is started again, for
-    # whatever reason, registers the same version again and gets the first answer; other bytes are another version.
-    # A label like this is no number, and of those the one registered last is the latest.
+    # The label and the key depend on the bytes, and the training is deterministic. So a job that runs again registers
+    # the same version and gets the first response. Different bytes are another version. Among labels like this, which
+    # are not numbers, the last registered one is the latest.
     version = f"sha-{sha256[:12]}"
     scaler, classifier = pipeline["scaler"], pipeline["classifier"]
     fields = {
@@ -81,54 +81,56 @@ def register(registry: httpx.Client, trained: Path, pipeline: Pipeline, accuracy
         },
     }
     with trained.open("rb") as file:
-        # httpx sends the fields before the file, so a conflict is known before the file is on its way.
-        answer = registry.post(
+        # httpx sends the fields before the file, so a conflict is known before the file is sent.
+        response = registry.post(
             "/register_model",
             data={name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()},
             files={"model_file": (FILENAME, file)},
             headers={"Idempotency-Key": sha256},
         )
-    # Keys are remembered for a week. After that a repetition is a conflict with what it has registered itself.
+    # The registry keeps keys for a week. After that a repetition conflicts with its own first registration.
     digest = manifest_digest(sha256, trained.stat().st_size, FILENAME)
-    if answer.status_code == 409 and answer.json().get("digest") == digest:
+    if response.status_code == 409 and response.json().get("digest") == digest:
         print(f"registered {MODEL_NAME} {version} some time ago")
     else:
-        print(f"registered {MODEL_NAME} {checked(answer).json()['version']}")
+        print(f"registered {MODEL_NAME} {checked(response).json()['version']}")
 
 
 def download(registry: httpx.Client, info: dict[str, Any], to: Path) -> None:
-    """The only file of a version, verified against what its info says."""
+    """Download the file of a version with one file, and verify it."""
     sha256 = hashlib.sha256()
-    with registry.stream("GET", info["download_url"]) as answer, to.open("wb") as file:
-        if answer.is_error:
-            answer.read()
-        for chunk in checked(answer).iter_bytes():
+    with registry.stream("GET", info["download_url"]) as response, to.open("wb") as file:
+        if response.is_error:
+            response.read()
+        for chunk in checked(response).iter_bytes():
             sha256.update(chunk)
             file.write(chunk)
     [entry] = info["files"]
     if f"sha256:{sha256.hexdigest()}" != entry["sha256"]:
-        sys.exit(f"error: {entry['path']} has the sha256 {sha256.hexdigest()}, and {entry['sha256']} is registered.")
+        sys.exit(f"error: {entry['path']} has the sha256 {sha256.hexdigest()}, but {entry['sha256']} is registered.")
     if manifest_digest(sha256.hexdigest(), to.stat().st_size, entry["path"]) != info["digest"]:
-        sys.exit(f"error: the files are not those of the digest {info['digest']}.")
+        sys.exit(f"error: the files do not have the digest {info['digest']}.")
 
 
 def manifest_digest(sha256: str, size_bytes: int, path: str) -> str:
-    """The digest of a version with one file; with several there is a line for each, sorted by path."""
+    """Return the digest of a version with one file. With several files there is a line for each, sorted by path."""
     manifest = f"{sha256}  {size_bytes}  {path}\n"
     return f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"
 
 
-def checked(answer: httpx.Response) -> httpx.Response:
-    """The answer, if it is no refusal; those say in `detail` what is wrong."""
-    if answer.is_error:
-        is_problem = answer.headers.get("Content-Type") == "application/problem+json"
-        detail = answer.json()["detail"] if is_problem else answer.reason_phrase
-        sys.exit(f"error: {answer.request.method} {answer.url}: {answer.status_code}: {detail}")
-    return answer
+def checked(response: httpx.Response) -> httpx.Response:
+    """Return the response, or exit with its `detail` if it is an error."""
+    if response.is_error:
+        is_problem = response.headers.get("Content-Type") == "application/problem+json"
+        detail = response.json()["detail"] if is_problem else response.reason_phrase
+        sys.exit(f"error: {response.request.method} {response.url}: {response.status_code}: {detail}")
+    return response
 
 
 if __name__ == "__main__":
     try:
         main()
     except (httpx.TransportError, httpx.InvalidURL) as error:
-        sys.exit(f"error: no answer from {URL} ({error}): `make dev` starts a registry, MODEL_REGISTRY_URL names one.")
+        sys.exit(
+            f"error: no response from {URL} ({error}). `make dev` starts a registry, MODEL_REGISTRY_URL names one."
+        )

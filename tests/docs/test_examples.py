@@ -66,7 +66,7 @@ async def test_the_example_registers_its_model_once_however_often_it_runs(
     second = await run_example(service.url, tmp_path)
 
     assert first[0] == 0, first
-    assert "predicted  30 species as the pipeline did that was trained" in first[1]
+    assert "predicted  30 species, the same as the trained pipeline" in first[1]
     assert second == first
     [row] = (await client.get("/list_models")).json()
     info = (await client.get("/get_latest_model_info/iris-classifier")).json()
@@ -98,7 +98,7 @@ async def test_the_example_says_in_one_line_that_nobody_answers(tmp_path: Path) 
 
     assert code == 1
     assert errors.count("\n") == 1
-    assert errors.startswith(f"error: no answer from {url} (")
+    assert errors.startswith(f"error: no response from {url} (")
 
 
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("sha256sum")), reason="needs curl and sha256sum")

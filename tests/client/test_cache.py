@@ -15,8 +15,8 @@ import pytest
 from model_registry_client.cache import Cache, lock
 from model_registry_client.pull import pull
 from model_registry_client.transport import Transport
-from tests.client.test_pull import Told, content
 from tests.support.processes import environment, started
+from tests.support.pulling import RecordedProgress, content
 from tests.support.registering import register
 from tests.support.service import RunningService
 
@@ -75,7 +75,7 @@ def open_file(content: bytes) -> Iterator[int]:
 
 async def test_what_was_pulled_before_comes_from_the_cache(transport: Transport, cache: Cache, tmp_path: Path) -> None:
     first = await pull(transport, "m:1", tmp_path / "1", cache=cache, parallel=1)
-    told = Told()
+    told = RecordedProgress()
 
     second = await pull(transport, "m:1", tmp_path / "2", cache=cache, progress=told)
 
@@ -134,7 +134,7 @@ async def test_a_spoilt_entry_is_dropped_and_fetched_again(
 ) -> None:
     await pull(transport, "m:1", tmp_path / "1", cache=cache)
     spoil(entry(cache, FILES["a"]))
-    told = Told()
+    told = RecordedProgress()
 
     second = await pull(transport, "m:1", tmp_path / "2", cache=cache, progress=told)
     third = await pull(transport, "m:1", tmp_path / "3", cache=cache)
@@ -159,7 +159,7 @@ async def test_a_cache_that_cannot_be_written_is_no_obstacle(
     spoil(cache.root)
     if cache.root.is_dir():
         (cache.root / "tmp").touch()
-    told = Told()
+    told = RecordedProgress()
 
     await pull(transport, "m:1", tmp_path / "1", cache=cache, progress=told)
 

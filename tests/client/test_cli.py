@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import typer
 from rich.console import Console
 
 from model_registry.cli import app, main
+from model_registry_client import async_registry
 from model_registry_client.cli.output import size
 from model_registry_client.cli.progress_bars import Bars
 from tests.support.checkout import ROOT
@@ -73,6 +74,8 @@ def mr(service: RunningService, fresh: None, here: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("MODEL_REGISTRY_RETRY_SECONDS", "0.5")
+    of_settings = async_registry._policy  # which would wait 5 s for a registry that has never responded
+    monkeypatch.setattr(async_registry, "_policy", lambda its: replace(of_settings(its), first_contact_seconds=0.5))
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which the command sets
 
     async def run_it(*arguments: str, exit_code: int = 0, stdin: str = "") -> Ran:

@@ -7,8 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,6 @@ from model_registry_client.errors import (
     UnsafePath,
     UsageError,
 )
-from model_registry_client.progress import Silent
 from model_registry_client.pull import pull
 from model_registry_client.retries import RetryPolicy
 from model_registry_client.transport import Transport
@@ -39,7 +37,7 @@ from model_registry_devstack import StackAddresses
 from tests.resilience.faults.fake_s3 import Exchange, FakeS3, Fault, Flipped, HangsUp, Says, Shorter, Stalled
 from tests.support.processes import environment, free_port, started
 from tests.support.proxy import Proxy, RandomReset
-from tests.support.registering import register
+from tests.support.pulling import RecordedProgress, content, everything, publish
 from tests.support.service import RunningService, make_settings, running
 
 LARGE = bytes(range(256)) * 12_000  # three MiB
@@ -54,38 +52,6 @@ FILES = {
 TOTAL_BYTES = sum(map(len, FILES.values()))
 QUICK = RetryPolicy(retry_seconds=1, first_contact_seconds=0.3, base_delay_seconds=0.02, timeout_seconds=2)
 PATIENT = replace(QUICK, retry_seconds=20)
-
-
-class Told(Silent):
-    """What a pull says of itself."""
-
-    def __init__(self) -> None:
-        self.amounts: Counter[str] = Counter()
-        self.done: list[str] = []
-        self.said: list[str] = []
-        self.changed = asyncio.Event()
-
-    def begin(self, label: str, total_bytes: int, files: int) -> None:
-        self.amounts.update(total=total_bytes, files=files)
-
-    def received(self, size_bytes: int) -> None:
-        self.amounts["received"] += size_bytes
-        self.changed.set()
-
-    def saved(self, size_bytes: int) -> None:
-        self.amounts["saved"] += size_bytes
-
-    def file_done(self, path: str) -> None:
-        self.done.append(path)
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    async def until_received(self, size_bytes: int) -> None:
-        async with asyncio.timeout(10):
-            while self.amounts["received"] < size_bytes:
-                self.changed.clear()
-                await self.changed.wait()
 
 
 @pytest.fixture(scope="module")
@@ -137,27 +103,9 @@ async def small(http: httpx.AsyncClient) -> Ref:
     return await publish(http, {"f": SMALL})
 
 
-async def publish(http: httpx.AsyncClient, files: Mapping[str, bytes], *, of: Ref | None = None) -> Ref:
-    """The first version of a model, or the second one `of` that model."""
-    ref = Ref(of.model, "2") if of else Ref(f"m-{uuid4().hex}", "1")
-    answer = await register(http, {"model_name": ref.model, "version": ref.selector}, dict(files))
-    assert answer.status_code == 201, answer.text
-    return ref
-
-
-def everything(folder: Path) -> list[Path]:
-    return list(folder.rglob("*"))
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file below, unfinished ones too."""
-    files = (path for path in everything(folder) if path.is_file() and not path.is_symlink())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 @asynccontextmanager
 async def cancelled_after(
-    told: Told, size_bytes: int, transport: Transport, ref: Ref, folder: Path
+    told: RecordedProgress, size_bytes: int, transport: Transport, ref: Ref, folder: Path
 ) -> AsyncIterator[None]:
     """A pull that is broken off once so much has arrived; what happens in the block happens before."""
     pulling = asyncio.create_task(pull(transport, ref, folder, progress=told))
@@ -178,7 +126,7 @@ async def test_a_folder_arrives_byte_for_byte(
     transfer: str,
 ) -> None:
     monkeypatch.setattr(module, "_PAGE", 2)
-    told = Told()
+    told = RecordedProgress()
 
     pulled = await pull(transport, several, tmp_path / "new" / "folder", transfer=transfer, progress=told)
 
@@ -234,7 +182,7 @@ async def test_to_pull_again_transfers_nothing(
     await pull(transport, several, tmp_path)
     inodes = {path: path.stat().st_ino for path in everything(tmp_path)}
     fake.seen.clear()
-    told = Told()
+    told = RecordedProgress()
 
     again = await pull(transport, several, tmp_path, progress=told)
 
@@ -280,13 +228,13 @@ async def test_a_pull_goes_on_where_it_was_broken_off(
     if in_pieces:
         smaller(monkeypatch)
     fake.misbehave("get", Stalled(100_000))
-    told = Told()
+    told = RecordedProgress()
     arrives = 800_000 if in_pieces else 100_000
     async with cancelled_after(told, arrives, transport, large, tmp_path):
         assert "f" not in content(tmp_path)
     assert "f" not in content(tmp_path)
     fake.behave()
-    rest = Told()
+    rest = RecordedProgress()
 
     pulled = await pull(transport, large, tmp_path, progress=rest)
 
@@ -325,7 +273,7 @@ async def test_a_pull_goes_on_where_its_process_was_killed(
                 break
             await asyncio.sleep(0.02)
     fake.behave()
-    told = Told()
+    told = RecordedProgress()
 
     await pull(transport, large, tmp_path, progress=told)
 
@@ -344,7 +292,7 @@ async def test_what_lies_half_done_for_another_version_does_not_get_into_this_on
     other = bytes(reversed(LARGE))
     ref = await publish(http, {"f": other}, of=large)
     fake.misbehave("get", Stalled(100_000))
-    async with cancelled_after(Told(), 100_000, transport, large, tmp_path):
+    async with cancelled_after(RecordedProgress(), 100_000, transport, large, tmp_path):
         pass
     fake.behave()
 
@@ -366,7 +314,7 @@ async def test_a_spoilt_unfinished_file_is_not_built_upon(
     spoil: Callable[[bytes], bytes],
 ) -> None:
     fake.misbehave("get", Stalled(100_000))
-    async with cancelled_after(Told(), 100_000, transport, large, tmp_path):
+    async with cancelled_after(RecordedProgress(), 100_000, transport, large, tmp_path):
         pass
     fake.behave()
     (part,) = everything(tmp_path)
@@ -381,7 +329,7 @@ async def test_bytes_that_were_lost_in_an_unfinished_file_are_noticed(
     transport: Transport, large: Ref, fake: FakeS3, tmp_path: Path
 ) -> None:
     fake.misbehave("get", Stalled(100_000))
-    async with cancelled_after(Told(), 100_000, transport, large, tmp_path):
+    async with cancelled_after(RecordedProgress(), 100_000, transport, large, tmp_path):
         pass
     fake.behave()
     (part,) = everything(tmp_path)
@@ -510,7 +458,7 @@ async def test_what_stops_in_the_middle_is_given_up_and_goes_on(
     service_and_fake: tuple[RunningService, FakeS3], large: Ref, fake: FakeS3, tmp_path: Path
 ) -> None:
     fake.misbehave("get", Stalled(1_000_000), times=1)
-    told = Told()
+    told = RecordedProgress()
 
     async with Transport(service_and_fake[0].url, replace(QUICK, timeout_seconds=0.5)) as transport:
         await pull(transport, large, tmp_path, progress=told)
@@ -563,7 +511,7 @@ async def test_without_a_way_to_storage_files_come_through_the_service(
     stack: StackAddresses, several: Ref, tmp_path: Path
 ) -> None:
     settings = make_settings(stack, s3_public_endpoint_url=f"http://127.0.0.1:{free_port()}")
-    told = Told()
+    told = RecordedProgress()
 
     async with running(settings) as service, Transport(service.url, QUICK) as transport:
         await pull(transport, several, tmp_path / "auto", progress=told)
@@ -587,7 +535,7 @@ async def test_a_large_file_arrives_in_pieces(
     transfer: str,
 ) -> None:
     smaller(monkeypatch)
-    told = Told()
+    told = RecordedProgress()
 
     await pull(transport, large, tmp_path, transfer=transfer, progress=told)
 
@@ -677,7 +625,7 @@ async def test_a_version_that_is_removed_meanwhile_is_not_found(
 async def test_two_pulls_into_one_folder_share_the_work(
     transport: Transport, several: Ref, fake: FakeS3, tmp_path: Path
 ) -> None:
-    told = Told(), Told()
+    told = RecordedProgress(), RecordedProgress()
 
     await asyncio.gather(*(pull(transport, several, tmp_path, progress=each) for each in told))
 
@@ -829,7 +777,7 @@ async def test_an_unfinished_file_that_is_another_one_as_well_is_not_written_to(
     transport: Transport, large: Ref, fake: FakeS3, tmp_path: Path, outside: Path, make: Callable[[Path, Path], None]
 ) -> None:
     fake.misbehave("get", Stalled(1000))
-    async with cancelled_after(Told(), 1000, transport, large, tmp_path / "d"):
+    async with cancelled_after(RecordedProgress(), 1000, transport, large, tmp_path / "d"):
         pass
     fake.behave()
     (part,) = everything(tmp_path / "d")

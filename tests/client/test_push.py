@@ -118,16 +118,27 @@ async def transport(service: RunningService, client: httpx.AsyncClient) -> Async
         yield transport
 
 
-@asynccontextmanager
-async def past(
-    stack: StackAddresses, service_with: ServiceWith, **changes: Any
-) -> AsyncIterator[tuple[Transport, FakeS3]]:
-    """A client whose way to storage, and only that, leads past somebody who misbehaves."""
+@pytest.fixture(scope="module")
+async def service_past_faults(
+    stack: StackAddresses, settings: Settings
+) -> AsyncIterator[tuple[RunningService, FakeS3]]:
+    """A service whose clients, but not itself, reach storage through a proxy that can misbehave."""
     async with FakeS3.before(stack.s3_endpoint_url) as store:
-        small = {"multipart_threshold_bytes": MIB, "multipart_part_bytes": PART}
-        service = await service_with(s3_public_endpoint_url=store.url, **small | changes)
-        async with reaching(service.url) as transport:
-            yield transport, store
+        changes: dict[str, Any] = {"multipart_threshold_bytes": MIB, "multipart_part_bytes": PART}
+        async with running(make_settings(stack, s3_public_endpoint_url=store.url, **changes)) as service:
+            yield service, store
+
+
+@pytest.fixture
+async def past_faults(
+    service_past_faults: tuple[RunningService, FakeS3], fresh: None
+) -> AsyncIterator[tuple[Transport, FakeS3]]:
+    """A client, and its way to storage."""
+    service, store = service_past_faults
+    store.seen.clear()
+    async with reaching(service.url) as transport:
+        yield transport, store
+    store.behave()
 
 
 @pytest.fixture
@@ -313,36 +324,36 @@ async def cancelled_at(transport: Transport, source: Path, size_bytes: int, ref:
 
 
 async def test_a_cancelled_push_shows_nothing_and_goes_on_with_the_parts_that_arrived(
-    stack: StackAddresses, service_with: ServiceWith, folder: Path
+    past_faults: tuple[Transport, FakeS3], folder: Path
 ) -> None:
-    async with past(stack, service_with) as (transport, store):
-        interrupted = await cancelled_at(transport, folder, PART + MIB)
-        seen_first = store.seen["put_part"]
-        invisible = await visible(transport)
-        progress = Recorded()
-        pushed = await push(transport, folder, REF, progress=progress)
+    transport, store = past_faults
+    interrupted = await cancelled_at(transport, folder, PART + MIB)
+    seen_first = store.seen["put_part"]
+    invisible = await visible(transport)
+    progress = Recorded()
+    pushed = await push(transport, folder, REF, progress=progress)
 
-        assert (invisible, interrupted.ended) == ([], 1)
-        assert (seen_first, store.seen["put_part"] - seen_first) == (1, 1)
-        assert pushed.saved_bytes >= PART
-        assert progress.sent_bytes == pushed.sent_bytes == SIZE - pushed.saved_bytes
-        await assert_holds(transport, pushed, FILES)
+    assert (invisible, interrupted.ended) == ([], 1)
+    assert (seen_first, store.seen["put_part"] - seen_first) == (1, 1)
+    assert pushed.saved_bytes >= PART
+    assert progress.sent_bytes == pushed.sent_bytes == SIZE - pushed.saved_bytes
+    await assert_holds(transport, pushed, FILES)
 
 
 async def test_a_cancelled_push_goes_on_with_the_files_that_arrived(
-    stack: StackAddresses, service_with: ServiceWith, tmp_path: Path
+    past_faults: tuple[Transport, FakeS3], tmp_path: Path
 ) -> None:
     files = {str(number): bytes([number]) * 1000 for number in range(40)}
     folder = write(tmp_path / "folder", files)
-    async with past(stack, service_with) as (transport, store):
-        interrupted = await cancelled_at(transport, folder, 20_000, ("fraud", None))
-        seen_first = store.seen["put"]
-        pushed = await push(transport, folder, ("fraud", "1"))
+    transport, store = past_faults
+    interrupted = await cancelled_at(transport, folder, 20_000, ("fraud", None))
+    seen_first = store.seen["put"]
+    pushed = await push(transport, folder, ("fraud", "1"))
 
-        assert interrupted.said == ["To continue this push, push to fraud:1."]
-        assert store.seen["put"] - seen_first <= 21
-        assert pushed.saved_bytes >= 19_000
-        await assert_holds(transport, pushed, files)
+    assert interrupted.said == ["To continue this push, push to fraud:1."]
+    assert store.seen["put"] - seen_first <= 21
+    assert pushed.saved_bytes >= 19_000
+    await assert_holds(transport, pushed, files)
 
 
 async def test_other_content_than_that_of_an_unfinished_push_is_a_conflict_that_says_so(
@@ -363,15 +374,22 @@ async def test_a_service_that_restarts_in_the_middle_is_waited_for(
 ) -> None:
     async with Proxy.to(*service.address) as proxy, reaching(f"http://127.0.0.1:{proxy.port}") as transport:
 
-        def restart(sent_bytes: int) -> None:
+        class Restarting(Recorded):
+            """The service goes away after the first MiB, and returns when the client reports that."""
+
+            def say(self, text: str) -> None:
+                super().say(text)
+                proxy.behave()
+
+        def stop(sent_bytes: int) -> None:
             if sent_bytes == MIB:
                 proxy.misbehave(Refuse())
-                asyncio.get_running_loop().call_later(0.7, proxy.behave)
 
         for transfer in ("direct", "proxied"):
             files = FILES | {"model.bin": transfer.encode() + LARGE}
             write(folder, files)
-            pushed = await push(transport, folder, ("fraud", transfer), transfer=transfer, progress=Recorded(restart))
+            progress = Restarting(stop)
+            pushed = await push(transport, folder, ("fraud", transfer), transfer=transfer, progress=progress)
             await assert_holds(transport, pushed, files)
 
 
@@ -437,15 +455,15 @@ async def test_a_push_whose_storage_goes_away_in_the_middle_fails_and_can_go_on_
     ],
 )
 async def test_storage_that_fails_for_a_while_gets_everything_in_the_end(
-    stack: StackAddresses, service_with: ServiceWith, folder: Path, operation: Any, fault: Fault, times: int
+    past_faults: tuple[Transport, FakeS3], folder: Path, operation: Any, fault: Fault, times: int
 ) -> None:
     progress = Recorded()
-    async with past(stack, service_with) as (transport, store):
-        store.misbehave(operation, fault, times=times)
-        pushed = await push(transport, folder, REF, transfer="direct", progress=progress)
+    transport, store = past_faults
+    store.misbehave(operation, fault, times=times)
+    pushed = await push(transport, folder, REF, transfer="direct", progress=progress)
 
-        await assert_holds(transport, pushed, FILES)
-        assert progress.sent_bytes + progress.saved_bytes == SIZE
+    await assert_holds(transport, pushed, FILES)
+    assert progress.sent_bytes + progress.saved_bytes == SIZE
 
 
 @pytest.mark.parametrize(
@@ -454,37 +472,39 @@ async def test_storage_that_fails_for_a_while_gets_everything_in_the_end(
     ids=["redirects", "refuses parts"],
 )
 async def test_storage_that_never_takes_anything_is_gone_around(
-    stack: StackAddresses, service_with: ServiceWith, folder: Path, operation: Any, fault: Says
+    past_faults: tuple[Transport, FakeS3], folder: Path, operation: Any, fault: Says
 ) -> None:
-    async with past(stack, service_with) as (transport, store):
-        store.misbehave(operation, fault)
-        with pytest.raises(RegistryError, match=f"Storage did not take .*{fault.status}.*{fault.code}"):
-            await push(transport, folder, REF, transfer="direct")
+    transport, store = past_faults
+    store.misbehave(operation, fault)
+    with pytest.raises(RegistryError, match=f"Storage did not take .*{fault.status}.*{fault.code}"):
+        await push(transport, folder, REF, transfer="direct")
 
-        await assert_holds(transport, await push(transport, folder, REF), FILES)
+    await assert_holds(transport, await push(transport, folder, REF), FILES)
 
 
 @pytest.mark.parametrize(("operation", "name"), [("put", "labels.txt"), ("put_part", "model.bin")])
 async def test_bytes_that_are_damaged_again_and_again_are_an_error_that_names_the_file(
-    stack: StackAddresses, service_with: ServiceWith, tmp_path: Path, operation: Any, name: str
+    past_faults: tuple[Transport, FakeS3], tmp_path: Path, operation: Any, name: str
 ) -> None:
     folder = write(tmp_path / "folder", {"labels.txt": FILES["conf/labels.txt"], "model.bin": LARGE})
-    async with past(stack, service_with) as (transport, store):
-        store.misbehave(operation, Damages())
-        with pytest.raises(RegistryError, match=name):
-            await push(transport, folder, REF, transfer="direct")
+    transport, store = past_faults
+    store.misbehave(operation, Damages())
+    with pytest.raises(RegistryError, match=name):
+        await push(transport, folder, REF, transfer="direct")
 
-        assert await visible(transport) == []
+    assert await visible(transport) == []
 
 
 async def test_urls_that_expire_are_replaced(stack: StackAddresses, service_with: ServiceWith, tmp_path: Path) -> None:
     files = {str(number): bytes([number]) * MIB for number in range(3)}
-    async with past(stack, service_with, presign_expiry_seconds=2) as (transport, store):
-        store.misbehave("put", Late(), times=1)
-        pushed = await push(transport, write(tmp_path / "folder", files), REF, transfer="direct", parallel=1)
+    async with FakeS3.before(stack.s3_endpoint_url) as store:
+        service = await service_with(s3_public_endpoint_url=store.url, presign_expiry_seconds=2)
+        async with reaching(service.url) as transport:
+            store.misbehave("put", Late(), times=1)
+            pushed = await push(transport, write(tmp_path / "folder", files), REF, transfer="direct", parallel=1)
 
-        assert store.seen["put"] >= 4
-        await assert_holds(transport, pushed, files)
+            assert store.seen["put"] >= 4
+            await assert_holds(transport, pushed, files)
 
 
 async def test_resets_on_all_ways_only_take_time(

@@ -27,9 +27,9 @@ from model_registry_client import (
     RegistryError,
     UsageError,
 )
-from tests.client.test_transport import QUICK, says, scripted
-from tests.support.proxy import BlackHole, Proxy, SwallowReply
+from tests.support.proxy import Proxy, SwallowReply
 from tests.support.registering import register_version
+from tests.support.scripted import QUICK, says, scripted
 from tests.support.service import RunningService
 from tools import sync_client
 
@@ -466,12 +466,11 @@ async def test_what_is_closed_is_over(registry: AsyncRegistry) -> None:
         blocking.version("m")
 
 
-async def test_closing_ends_what_is_under_way(service: RunningService) -> None:
-    async with Proxy.to(*service.address) as proxy:
-        proxy.misbehave(BlackHole())
-        blocking = Registry(f"http://127.0.0.1:{proxy.port}", policy=QUICK)
+async def test_closing_cancels_a_running_call() -> None:
+    async with scripted() as script:
+        blocking = Registry(script.url, policy=QUICK)
         waiting = asyncio.create_task(asyncio.to_thread(blocking.model, "m"))
-        await asyncio.sleep(0.2)
+        await script.until_requested()
         await asyncio.to_thread(blocking.close)
 
         with pytest.raises(UsageError, match="closed"):
@@ -525,8 +524,8 @@ asyncio.run(main())
 import os, signal, threading
 from model_registry_client import RetryPolicy
 registry = Registry("http://127.0.0.1:9", policy=RetryPolicy(first_contact_seconds=60))
-threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     registry.version("m")
 except KeyboardInterrupt:
     print(Registry(url).version("m").version)

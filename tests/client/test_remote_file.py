@@ -18,8 +18,8 @@ from model_registry_client.remote_file import RemoteFile
 from model_registry_client.retries import RetryPolicy
 from model_registry_client.transport import Transport
 from model_registry_client.types import Ref, Version
-from tests.client.test_pull import publish
 from tests.resilience.faults.fake_s3 import FakeS3, Fault, HangsUp, Says, Shorter
+from tests.support.pulling import publish
 from tests.support.service import RunningService
 
 QUICK = RetryPolicy(retry_seconds=1, first_contact_seconds=0.3, base_delay_seconds=0.02, timeout_seconds=2)

@@ -1,7 +1,6 @@
 """How downloads from storage reach the network: connections used again, waits that end, and the proxies of others."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,15 +9,15 @@ import pytest
 
 from model_registry_client import Unreachable
 from model_registry_client.transport import Transport
-from tests.client.test_transport import IMPATIENT, QUICK, says, scripted
 from tests.support.processes import free_port
+from tests.support.scripted import IMPATIENT, QUICK, says, scripted
 
 CONTENT = bytes(range(256)) * 20_000  # five MB
 
 
 @asynccontextmanager
-async def keeping_alive(*, seconds: float = 0) -> AsyncIterator[tuple[str, list[bytes], list[int]]]:
-    """A server that gives `CONTENT` again and again on each connection: its URL, the requests, a 0 per connection."""
+async def keeping_alive() -> AsyncIterator[tuple[str, list[bytes], list[int]]]:
+    """A server that sends `CONTENT` for each request on a connection: its URL, the requests, a 0 per connection."""
     requests: list[bytes] = []
     connections: list[int] = []
 
@@ -27,7 +26,6 @@ async def keeping_alive(*, seconds: float = 0) -> AsyncIterator[tuple[str, list[
         try:
             while request := await reader.readuntil(b"\r\n\r\n"):
                 requests.append(request)
-                await asyncio.sleep(seconds)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -72,17 +70,15 @@ async def test_an_answer_without_a_length_is_read_to_its_end() -> None:
         assert await downloaded(transport, script.url) == b"three"
 
 
-async def test_whoever_gives_up_waits_for_nobody() -> None:
-    async with keeping_alive(seconds=30) as (url, requests, _), Transport(url, QUICK) as transport:
-        waiting = asyncio.create_task(downloaded(transport, url))
-        while not requests:  # noqa: ASYNC110 - only asking tells
-            await asyncio.sleep(0.01)
-        began = time.monotonic()
+async def test_a_cancelled_download_does_not_wait_for_the_server() -> None:
+    async with scripted() as script, Transport(script.url, QUICK) as transport:
+        waiting = asyncio.create_task(downloaded(transport, script.url))
+        await script.until_requested()
         waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
 
-        assert time.monotonic() - began < 5
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
 
 
 async def test_a_server_that_is_no_http_server_or_not_there_is_unreachable() -> None:
@@ -93,9 +89,9 @@ async def test_a_server_that_is_no_http_server_or_not_there_is_unreachable() -> 
 
 
 async def test_silence_is_unreachable() -> None:
-    async with keeping_alive(seconds=30) as (url, _, _), Transport(url, IMPATIENT) as transport:
+    async with scripted() as script, Transport(script.url, IMPATIENT) as transport:
         with pytest.raises(Unreachable, match="no data for 0"):
-            await downloaded(transport, url)
+            await downloaded(transport, script.url)
 
 
 async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

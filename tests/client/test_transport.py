@@ -33,63 +33,10 @@ from model_registry_client.urls import url_path
 from tests.support.processes import free_port
 from tests.support.proxy import BlackHole, CutBefore, Proxy, RandomReset, Refuse, SwallowReply
 from tests.support.registering import WEIGHTS, register, register_version
+from tests.support.scripted import IMPATIENT, QUICK, says, scripted
 from tests.support.service import RunningService, ServiceWith
 
-QUICK = RetryPolicy(
-    retry_seconds=20,
-    first_contact_seconds=20,
-    base_delay_seconds=0.01,
-    max_delay_seconds=0.02,
-    connect_timeout_seconds=5,
-    timeout_seconds=15,
-)
-IMPATIENT = RetryPolicy(
-    retry_seconds=0.3,
-    first_contact_seconds=0.3,
-    base_delay_seconds=0.01,
-    max_delay_seconds=0.02,
-    connect_timeout_seconds=0.5,
-    timeout_seconds=0.5,
-)
 NEW_MODEL = {"name": "m"}
-
-
-class Script:
-    """A server that gives answers one after the other, the last one for ever, and counts the requests."""
-
-    def __init__(self, *answers: bytes) -> None:
-        self.answers = list(answers)
-        self.requests: list[bytes] = []
-        self.pause_seconds = 0.0
-        self.url = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = next(
-                (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0
-            )
-            self.requests.append(head + await reader.readexactly(length))
-            await asyncio.sleep(self.pause_seconds)
-            writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
-            await writer.drain()
-        finally:
-            writer.close()
-
-
-def says(status: int, body: str = "{}", **headers: str) -> bytes:
-    fields = {"content-length": str(len(body)), "connection": "close"} | headers
-    lines = [f"HTTP/1.1 {status} Whatever", *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
-    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
-
-
-@asynccontextmanager
-async def scripted(*answers: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Script]:
-    script = Script(*answers)
-    server = await asyncio.start_server(script.serve, "127.0.0.1", 0, ssl=tls)
-    async with server:
-        script.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        yield script
 
 
 @asynccontextmanager
@@ -315,8 +262,8 @@ async def test_a_request_that_never_arrived_is_made_again_even_if_once_only(
 ) -> None:
     async with through_proxy(service) as (proxy, transport):
         proxy.misbehave(Refuse())
-        asyncio.get_running_loop().call_later(0.3, proxy.behave)
-        response = await transport.request("POST", "/v1/models", json=NEW_MODEL)
+        with reporting_outages(lambda _: proxy.behave()):
+            response = await transport.request("POST", "/v1/models", json=NEW_MODEL)
 
     assert response.status_code == 201
 
@@ -348,9 +295,9 @@ async def test_after_a_lost_answer_the_error_says_so(client: httpx.AsyncClient, 
 
 
 async def test_what_takes_longer_than_our_patience_before_it_fails_is_tried_again() -> None:
-    policy = RetryPolicy(retry_seconds=0.5, first_contact_seconds=0.5, base_delay_seconds=0.01, timeout_seconds=15)
+    policy = RetryPolicy(retry_seconds=0.2, first_contact_seconds=0.2, base_delay_seconds=0.01, timeout_seconds=15)
     async with scripted(b"", says(200)) as script, Transport(script.url, policy) as transport:
-        script.pause_seconds = 0.8
+        script.pause_seconds = 0.4
         response = await transport.request("PUT", "/", content=b"large")
 
     assert (response.status_code, len(script.requests)) == (200, 2)

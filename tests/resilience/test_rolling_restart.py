@@ -1,10 +1,13 @@
-"""Replicas are replaced one after the other under load, behind a balancer that only knows /readyz, and no request is
-lost."""
+"""Replicas are replaced one by one under load, behind a balancer that knows only `/readyz`, and no request is lost.
+
+No process here waits for its delay to end. A second SIGTERM ends the delay, once the test has seen what it waits for.
+"""
 
 import asyncio
 import contextlib
 import hashlib
 import itertools
+import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,12 +18,12 @@ import httpx
 import pytest
 
 from model_registry_devstack import StackAddresses
-from tests.support.processes import environment, free_port, started, until_ready
+from tests.support.processes import descendants, environment, free_port, line_with, started, until_ready
 from tests.support.registering import WEIGHTS, register
 
 pytestmark = pytest.mark.slow
 
-DELAY_SECONDS = 1.5
+DELAY_SECONDS = "600"
 PROBE_SECONDS = 0.2
 
 
@@ -32,6 +35,13 @@ class Balancer:
         self._ready: list[str] = []
         self._turn = itertools.count()
         self._connections: set[asyncio.Task[None]] = set()
+        self._connected: Counter[str] = Counter()
+
+    async def until_forgotten(self, url: str) -> None:
+        """Wait until this replica gets no new connections and has no old ones."""
+        async with asyncio.timeout(60):
+            while url in self._ready or self._connected[url]:  # noqa: ASYNC110 - as short as it can be
+                await asyncio.sleep(0.02)
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -64,15 +74,17 @@ class Balancer:
         task.add_done_callback(self._connections.discard)
         while not self._ready:  # noqa: ASYNC110 - as a balancer does
             await asyncio.sleep(0.05)
-        chosen = httpx.URL(self._ready[next(self._turn) % len(self._ready)])
-        reader, writer = await asyncio.open_connection(chosen.host, chosen.port)
+        url = self._ready[next(self._turn) % len(self._ready)]
+        self._connected[url] += 1
         try:
-            await asyncio.gather(_pump(client_reader, writer), _pump(reader, client))
+            reader, writer = await asyncio.open_connection(httpx.URL(url).host, httpx.URL(url).port)
+            with contextlib.closing(writer):
+                await asyncio.gather(_pump(client_reader, writer), _pump(reader, client))
         except ConnectionError:
             return  # one of the two is gone
         finally:
+            self._connected[url] -= 1
             client.close()
-            writer.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +98,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def test_no_request_is_lost_while_replicas_are_replaced(
     stack: StackAddresses, fresh: None, tmp_path: Path
 ) -> None:
-    env = environment(stack, SHUTDOWN_DELAY_SECONDS=str(DELAY_SECONDS), SHUTDOWN_GRACE_SECONDS="10")
+    env = environment(stack, SHUTDOWN_DELAY_SECONDS=DELAY_SECONDS, SHUTDOWN_GRACE_SECONDS="10")
     balancer = Balancer()
     answers: Counter[str] = Counter()
     is_over = asyncio.Event()
@@ -105,9 +117,8 @@ async def test_no_request_is_lost_while_replicas_are_replaced(
         url = await cleanup.enter_async_context(balancer.listening())
 
         async def load(name: str) -> None:
-            async with httpx.AsyncClient(
-                base_url=url, timeout=30
-            ) as client:  # keeps its connections, never tries again
+            # It keeps its connections, and never tries again.
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
                 for number in itertools.count():
                     if is_over.is_set():
                         return
@@ -122,17 +133,24 @@ async def test_no_request_is_lost_while_replicas_are_replaced(
                     except httpx.TransportError as error:
                         answers[repr(error)] += 1
 
+        async def until_registered(count: int) -> None:
+            async with asyncio.timeout(60):
+                while len(registered) < count:  # noqa: ASYNC110 - as short as it can be
+                    await asyncio.sleep(0.02)
+
         loads = [asyncio.create_task(load(f"c{number}-")) for number in range(3)]
         for each in loads:
             cleanup.callback(each.cancel)
-        await asyncio.sleep(0.5)
+        await until_registered(1)
         exits = []
         for process in old:
             await start()
             process.send_signal(signal.SIGTERM)
-            exits.append(await asyncio.wait_for(process.wait(), 25))
+            await balancer.until_forgotten(balancer.replicas[0])
+            process.send_signal(signal.SIGTERM)
+            exits.append(await asyncio.wait_for(process.wait(), 60))
             del balancer.replicas[0]
-        await asyncio.sleep(0.5)
+        await until_registered(len(registered) + 5)
         is_over.set()
         await asyncio.gather(*loads)
 
@@ -155,22 +173,26 @@ async def test_a_process_that_ends_says_so_first_and_closes_what_it_answers(
     stack: StackAddresses, fresh: None, tmp_path: Path, workers: str
 ) -> None:
     port = free_port()
-    env = environment(stack, SHUTDOWN_DELAY_SECONDS="4", SHUTDOWN_GRACE_SECONDS="1")
+    env = environment(stack, SHUTDOWN_DELAY_SECONDS=DELAY_SECONDS, SHUTDOWN_GRACE_SECONDS="1", LOG_FORMAT="json")
     async with (
         started("serve", "--port", str(port), "--workers", workers, env=env, cwd=tmp_path) as process,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client,
     ):
         await until_ready(str(client.base_url).rstrip("/"))
+        serving = descendants(process.pid) if workers != "1" else {process.pid}
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
-            while (readiness := await client.get("/readyz")).status_code == 200:  # noqa: ASYNC110 - only asking tells
-                await asyncio.sleep(0.02)
+        for _ in range(int(workers)):
+            await line_with(process.stderr, '"draining"')
 
+        readiness = await client.get("/readyz")
         health = await client.get("/healthz")
         registered = await register(client, {"model_name": "m", "version": "1"})
         download = await client.get("/get_model/m/1")
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        for pid in serving:
+            os.kill(pid, signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 60) == 0
 
+    assert readiness.status_code == 503
     assert "about to end" in readiness.json()["detail"]
     assert readiness.headers["retry-after"] == "2"
     assert [answer.status_code for answer in (health, registered, download)] == [200, 201, 200]
@@ -183,12 +205,13 @@ async def test_who_is_in_a_hurry_does_not_wait_for_balancers(
     stack: StackAddresses, fresh: None, tmp_path: Path, signals: list[signal.Signals]
 ) -> None:
     port = free_port()
-    async with started(
-        "serve", "--port", str(port), env=environment(stack, SHUTDOWN_DELAY_SECONDS="60"), cwd=tmp_path
-    ) as process:
+    env = environment(stack, SHUTDOWN_DELAY_SECONDS=DELAY_SECONDS, LOG_FORMAT="json")
+    async with started("serve", "--port", str(port), env=env, cwd=tmp_path) as process:
         await until_ready(f"http://127.0.0.1:{port}")
-        for each in signals:
+        for each in signals[:-1]:
             process.send_signal(each)
-            await asyncio.sleep(0.5)  # a signal that comes before the last was handled is one with it
+            # Two signals that arrive before the first is handled are one.
+            await line_with(process.stderr, '"draining"')
+        process.send_signal(signals[-1])
 
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0

@@ -194,7 +194,7 @@ def test_what_is_decoded_is_decoded_once() -> None:
         and (node.attr if isinstance(node, ast.Attribute) else node.id).startswith("unquote")
     }
 
-    assert found == {"forms.py": "unquote_to_bytes"}
+    assert found == {"multipart.py": "unquote_to_bytes"}
 
 
 @pytest.mark.parametrize("name", ["con", "latest", "6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52"])

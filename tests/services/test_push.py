@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.db_models import BlobDB, DeclaredFileDB, GarbageDB, ModelInfoDB, UploadDB
@@ -16,9 +16,11 @@ from tests.support.problems import slug
 from tests.support.pushing import (
     GOOD,
     MIB,
+    OTHER,
     VERSIONS,
     actions,
     commit,
+    count,
     entry,
     expire,
     missing_from,
@@ -30,15 +32,6 @@ from tests.support.pushing import (
 )
 from tests.support.registering import register
 from tests.support.service import Collect, ServiceWith
-
-OTHER = GOOD[::-1]
-
-
-async def count(session: AsyncSession, table: type) -> int:
-    await session.rollback()
-    number = await session.scalar(select(func.count()).select_from(table))
-    assert number is not None
-    return number
 
 
 @pytest.mark.parametrize("transfer", ["direct", "proxied"])

@@ -16,15 +16,16 @@ from model_registry.auth.permissions import ANONYMOUS, Actor
 from model_registry.db_models import UploadDB
 from model_registry.domain.entities import NewUpload, VersionRef
 from model_registry.errors import Forbidden, UploadUnknown, VersionExists
-from tests.services.test_push import OTHER, count
 from tests.support.bucket import Bucket
 from tests.support.parts import CONTENT, send_parts
 from tests.support.problems import slug
 from tests.support.pushing import (
     GOOD,
     MIB,
+    OTHER,
     VERSIONS,
     commit,
+    count,
     entry,
     missing_from,
     push,

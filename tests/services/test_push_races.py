@@ -12,16 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.db_models import BlobDB, DeclaredFileDB, ModelInfoDB, UploadDB
 from model_registry_devstack import StackAddresses
-from tests.services.test_push import OTHER, count
 from tests.support.bucket import Bucket
 from tests.support.commit_eater import CommitEater
 from tests.support.problems import slug
 from tests.support.pushing import (
     GOOD,
     MIB,
+    OTHER,
     VERSIONS,
     actions,
     commit,
+    count,
     expire,
     missing_from,
     push,

@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 import httpx
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.db_models import EventDB
@@ -12,6 +12,7 @@ from model_registry.db_models import EventDB
 VERSIONS = "/v1/models/fraud/versions"
 MIB = 1024**2
 GOOD = b"weights of a model" * 50
+OTHER = GOOD[::-1]
 
 
 def entry(path: str, content: bytes, **more: Any) -> dict[str, Any]:
@@ -73,3 +74,10 @@ async def expire(session: AsyncSession) -> None:
 async def actions(session: AsyncSession) -> list[str]:
     await session.rollback()
     return list((await session.scalars(select(EventDB.action).order_by(EventDB.id))).all())
+
+
+async def count(session: AsyncSession, table: type) -> int:
+    await session.rollback()
+    number = await session.scalar(select(func.count()).select_from(table))
+    assert number is not None
+    return number

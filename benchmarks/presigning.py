@@ -9,7 +9,8 @@ from aiobotocore.config import AioConfig
 
 from benchmarks.harness import OURS, Report
 from model_registry.object_store.blob_store import storage_key
-from model_registry.object_store.s3 import S3BlobStore, S3Options
+from model_registry.object_store.s3 import S3BlobStore
+from model_registry.object_store.s3_client import S3Options
 from model_registry_devstack import StackAddresses
 
 URLS = 1_000

@@ -12,7 +12,8 @@ from model_registry.maintenance.scrubber import Scrubber
 from model_registry.migrations import head_revision
 from model_registry.model_registry import ModelRegistry
 from model_registry.object_store.blob_store import BlobStore
-from model_registry.object_store.s3 import S3BlobStore, S3Options
+from model_registry.object_store.s3 import S3BlobStore
+from model_registry.object_store.s3_client import S3Options
 from model_registry.runtime.background_tasks import BackgroundTasks
 from model_registry.services.aliases import Aliases
 from model_registry.services.downloads import Downloads

@@ -15,7 +15,8 @@ from moto.server import ThreadedMotoServer
 
 from model_registry.errors import Unavailable
 from model_registry.object_store.blob_store import BlobDamaged, BlobMissing, BlobStore, PartsRefused, storage_key
-from model_registry.object_store.s3 import S3BlobStore, S3Options
+from model_registry.object_store.s3 import S3BlobStore
+from model_registry.object_store.s3_client import S3Options
 from model_registry.transfer.part_buffers import SLOT_BYTES, Part
 from model_registry_devstack import StackAddresses
 from tests.support.proxy import BlackHole, Proxy

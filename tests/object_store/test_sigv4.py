@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from model_registry.domain.entities import Digest
 from model_registry.errors import Unavailable
 from model_registry.object_store.blob_store import PresignedRequest, StoredObject, storage_key
-from model_registry.object_store.s3 import S3BlobStore, S3Options
+from model_registry.object_store.s3 import S3BlobStore
+from model_registry.object_store.s3_client import S3Options
 from model_registry.object_store.sigv4 import AccessKey, BucketAddress, Presigner
 from model_registry.settings import Settings
 

@@ -1,1 +1,4 @@
-"""S3-compatible storage: the protocol that services ask, its S3 implementation, signed URLs."""
+"""S3-compatible storage: the protocol that the use cases see, its implementation on S3, and signed URLs.
+
+Start in `blob_store`. The room imports `domain`, `utils` and `errors`; only `wiring` imports `s3`.
+"""

@@ -1,6 +1,6 @@
-"""What the registry asks of an object store, and how keys are laid out.
+"""The operations that the registry needs from an object store, and the layout of keys.
 
-The store is told only of opaque keys; which digest is where, Postgres knows.
+The store only sees opaque keys. PostgreSQL records which digest is under which key.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -21,35 +21,35 @@ KEY_PREFIX = "blobs/"
 
 
 def storage_key(upload_id: UUID) -> str:
-    """Where an upload's bytes go: a key written once, never reused, and never the digest of what it holds.
+    """Return the key of an upload. A key is written once, never reused, and does not depend on the content.
 
-    So a late or repeated delete can only ever hit the upload it was meant for.
+    A late or repeated delete can therefore only delete the upload that it was meant for.
     """
     return f"{KEY_PREFIX}{upload_id}"
 
 
 class BlobMissing(RegistryError):
-    """The store has no object where the database says there is one."""
+    """The store has no object under a key that the database refers to."""
 
     slug = "blob-missing"
 
     def __init__(self, key: str) -> None:
-        super().__init__("The object store has lost an object that the registry counts on.")
+        super().__init__("The object store has lost an object of the registry.")
         self.key = key
 
 
 class BlobDamaged(RegistryError):
-    """The bytes that came back are not those that were stored."""
+    """The store returned other bytes than were stored."""
 
     slug = "blob-damaged"
 
     def __init__(self, key: str) -> None:
-        super().__init__("The object store gave back other bytes than were stored.")
+        super().__init__("The object store returned other bytes than were stored.")
         self.key = key
 
 
 class PartsRefused(RegistryError):
-    """The store is there and will not make one object of these parts; `reason` is its code for why."""
+    """The store responded, and refuses to combine these parts; `reason` is its error code."""
 
     slug = "parts-refused"
 
@@ -61,9 +61,9 @@ class PartsRefused(RegistryError):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What the store says of an object. `sha256` is of the whole, `None` unless the store was given one and kept it.
+    """An object as the store describes it. `sha256` is of the whole object, `None` unless the store kept one.
 
-    Only from a store that `enforces_checksums` is it more than the word of whoever wrote the object.
+    Without `enforces_checksums`, the store may not have compared it with the bytes.
     """
 
     size_bytes: int
@@ -72,7 +72,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """A part of an unfinished upload; `etag` as `complete_multipart` wants it, which includes any quotes."""
+    """A part of an unfinished upload; `etag` is what `complete_multipart` takes, including any quotes."""
 
     number: int
     size_bytes: int
@@ -81,14 +81,14 @@ class StoredPart:
 
 @dataclass(frozen=True, slots=True)
 class PresignedRequest:
-    """A PUT that needs no credentials: to `url`, with exactly these `headers` and as many bytes as they say."""
+    """A PUT without credentials: to `url`, with exactly these `headers` and the number of bytes that they declare."""
 
     url: str
     headers: dict[str, str]
 
 
 class Body(Protocol):
-    """Bytes to send, in one or several pieces that must not change until the call returns."""
+    """Bytes to send, in one or more pieces. They must not change until the call returns."""
 
     @property
     def pieces(self) -> Sequence[memoryview]: ...
@@ -97,99 +97,100 @@ class Body(Protocol):
 
 
 class BlobStore(Protocol):
-    """An S3-like store. Every call is bounded in time and raises `Unavailable` when the store is out of reach."""
+    """An S3-compatible store. Every call has a timeout and raises `Unavailable` if the store cannot be reached."""
 
     def location(self, key: str) -> str:
-        """`s3://bucket/key`, for people."""
+        """Return `s3://bucket/key`, for display."""
         ...
 
     async def ping(self) -> None:
-        """Return when the bucket can be used, raise `Unavailable` otherwise."""
+        """Return if the bucket is usable; otherwise raise `Unavailable`."""
         ...
 
     async def create_bucket(self) -> bool:
-        """Make the bucket unless it is there; `True` when it was made."""
+        """Create the bucket if it does not exist; return whether it was created."""
         ...
 
     async def put(self, key: str, body: Body) -> None:
-        """Write a whole object in one request; at most `MAX_PUT_BYTES`."""
+        """Write an object in one request; at most `MAX_PUT_BYTES`."""
         ...
 
     async def create_multipart(self, key: str) -> str:
-        """Begin an object of several parts; returns the store's id of the upload."""
+        """Start an object of several parts; return the store's id of the upload."""
         ...
 
     async def put_part(self, key: str, multipart_id: str, number: int, body: Body) -> str:
-        """Write part `number` (1 to `MAX_PARTS`); returns its etag, as `complete_multipart` wants it."""
+        """Write part `number` (1 to `MAX_PARTS`); return its etag for `complete_multipart`."""
         ...
 
     async def complete_multipart(self, key: str, multipart_id: str, etags: Sequence[str], size_bytes: int) -> None:
-        """Make the parts one object. Safe to repeat; a lost answer is resolved by looking at the object.
+        """Combine the parts into one object. Safe to repeat: if a response is lost, the object itself decides.
 
-        Raises `PartsRefused` when a part is missing, has another etag, or is too small and not the last.
+        Raises `PartsRefused` if a part is missing, has another etag, or is too small and not the last.
         """
         ...
 
     async def abort_multipart(self, key: str, multipart_id: str | None) -> None:
-        """Throw away the parts of an unfinished upload; `None` for whatever uploads there are to this key."""
+        """Delete the parts of an unfinished upload; with `None`, of all uploads to this key."""
         ...
 
     async def list_parts(self, key: str, multipart_id: str) -> list[StoredPart] | None:
-        """All parts of an unfinished upload by number; `None` when the store knows no such upload (any more)."""
+        """Return all parts of an unfinished upload by number; `None` if the store does not have the upload."""
         ...
 
     async def stored(self, key: str) -> StoredObject | None:
-        """What the store says of an object, `None` when there is none."""
+        """Return the size and checksum of an object; `None` if it does not exist."""
         ...
 
     def read(self, key: str, start: int, stop: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Bytes `start` to `stop` (exclusive, not empty) of an object, in pieces of any size, exactly that many.
+        """Read bytes `start` to `stop` (exclusive, not empty) of an object, in pieces of any size.
 
-        Leaving the context early ends the transfer. Raises `BlobMissing`; `BlobDamaged` when fewer bytes came.
+        Leaving the context early ends the transfer. Raises `BlobMissing`, and `BlobDamaged` if the number of bytes is
+        wrong.
         """
         ...
 
     def objects(self) -> AsyncIterator[Sequence[tuple[str, int]]]:
-        """Every object under our prefix, in pages of up to 1 000: keys and sizes in bytes."""
+        """Yield all objects under `KEY_PREFIX` in pages of up to 1 000: keys and sizes in bytes."""
         ...
 
     async def delete(self, keys: Sequence[str]) -> Collection[str]:
-        """Delete objects, at most 1 000; those that do not exist count as deleted. Returns what the store refused."""
+        """Delete at most 1 000 objects; missing objects count as deleted. Return the keys that the store refused."""
         ...
 
     async def presign_gets(self, wanted: Sequence[tuple[str, str]], *, expires_in_seconds: int) -> list[str]:
-        """A URL that needs no credentials for each key and disposition.
+        """Return a URL that needs no credentials for each key and disposition.
 
-        It answers application/octet-stream with that Content-Disposition. Nothing connects to the store for this, and
-        thousands at once are fine. URLs signed with temporary credentials end with those, if that is sooner than
-        `expires_in_seconds`; so it is with every presigned URL.
+        Its response has the type application/octet-stream and this Content-Disposition. Signing does not connect to
+        the store, so thousands at once are fine. A URL signed with temporary credentials expires with them, if that
+        is before `expires_in_seconds`. This applies to all presigned URLs.
         """
         ...
 
     async def presign_puts(
         self, wanted: Sequence[tuple[str, Digest, int]], *, expires_in_seconds: int
     ) -> list[PresignedRequest]:
-        """A request that writes one whole object for each key, sha256 and size in bytes; at most `MAX_PUT_BYTES`.
+        """Return a request that writes one object for each key, sha256 and size in bytes; at most `MAX_PUT_BYTES`.
 
-        The store takes no other number of bytes, never writes over an object, and, if it `enforces_checksums`, takes
-        no other bytes. It expires as in `presign_gets`, and until then it works again when the object was deleted.
+        The store refuses another number of bytes and never overwrites an object. If it `enforces_checksums`, it also
+        refuses other bytes. The request expires as in `presign_gets`; until then it works again if the object is
+        deleted.
         """
         ...
 
     async def presign_parts(
         self, key: str, multipart_id: str, parts: Sequence[tuple[int, int]], *, expires_in_seconds: int
     ) -> list[PresignedRequest]:
-        """A request that writes one part for each part number and size in bytes; the store takes no other size.
+        """Return a request that writes one part for each part number and size in bytes; other sizes are refused.
 
-        A part may be written again until the upload is completed or aborted, with other bytes too: nothing checks
-        what they are. It expires as in `presign_gets`.
+        Until the upload is completed or aborted, a part can be written again, also with other bytes: the store does
+        not compare them with a checksum. The request expires as in `presign_gets`.
         """
         ...
 
     async def enforces_checksums(self, key: str) -> bool:
-        """Whether the store refuses bytes that do not have the sha256 declared with them, found out by trying.
+        """Return whether the store refuses bytes that do not match their declared sha256. This tries it.
 
-        Bytes that it takes are deleted again. `key` must be where the collector looks, for the case that this ends in
-        the middle.
+        An object that the store accepts is deleted again. The collector must know `key`, in case this is interrupted.
         """
         ...

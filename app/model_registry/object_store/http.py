@@ -1,4 +1,4 @@
-"""Objects and parts by requests that we sign ourselves: a third of the CPU that the S3 library takes for one."""
+"""Requests for objects and parts that this service signs itself, with a third of the CPU of the S3 library."""
 
 import asyncio
 import re
@@ -11,23 +11,23 @@ import aiohttp
 from yarl import URL
 
 _CODE = re.compile(rb"<Code>([^<]*)</Code>")
-_PAUSES_SECONDS = (0.1, 0.2, 0.4)
-_LARGEST_ERROR_BYTES = 64 * 1024
+PAUSES_SECONDS = (0.1, 0.2, 0.4)
+_MAX_ERROR_BYTES = 64 * 1024
 _IDLE_SECONDS = 10
 _Body = Callable[[], AsyncIterable[memoryview]]
 
 
 class Refused(Exception):
-    """The store answered with a failure; `code` is its own word for it (Amazon S3 API Reference, "Error responses")."""
+    """The store responded with an error; `code` is the store's (Amazon S3 API Reference, "Error responses")."""
 
     def __init__(self, status: int, code: str) -> None:
         self.status = status
         self.code = code
-        super().__init__(f"the object store answered {status} {code}".strip())
+        super().__init__(f"the object store responded {status} {code}".strip())
 
 
 class SignedRequests:
-    """One pool of connections; use as an async context manager."""
+    """A pool of connections; use as an async context manager."""
 
     def __init__(
         self, *, connections: int, connect_timeout_seconds: float, read_timeout_seconds: float, ca_bundle: str | None
@@ -41,7 +41,7 @@ class SignedRequests:
 
     async def __aenter__(self) -> "SignedRequests":
         connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._trusted, keepalive_timeout=_IDLE_SECONDS)
-        # To look for a proxy, aiohttp reads the user's .netrc for each request: a tenth of the CPU of a small one.
+        # When aiohttp looks for a proxy, it reads the user's .netrc for each request: a tenth of a small request's CPU.
         has_proxy = not {"http", "https"}.isdisjoint(getproxies())
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=self._timeout, auto_decompress=False, trust_env=has_proxy
@@ -59,22 +59,23 @@ class SignedRequests:
         headers: Mapping[str, str],
         body: _Body | None = None,
         *,
-        pauses_seconds: Sequence[float] = _PAUSES_SECONDS,
+        pauses_seconds: Sequence[float] = PAUSES_SECONDS,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A success; what fails on the way or in the store (5xx) is tried again, with the body from its beginning.
+        """Send a request and yield the successful response.
 
-        Raises `Refused`, `aiohttp.ClientError` or `TimeoutError`.
+        Connection errors and 5xx responses are retried with the body from its start. Raises `Refused`,
+        `aiohttp.ClientError` or `TimeoutError`.
         """
-        response = await self._asked(method, url, headers, body, pauses_seconds)
+        response = await self._response(method, url, headers, body, pauses_seconds)
         try:
             yield response
         finally:
             if response.content.at_eof():
                 response.release()
             else:
-                response.close()  # what was not read ends with the connection
+                response.close()  # closes the connection, because the body was not read to its end
 
-    async def _asked(
+    async def _response(
         self, method: str, url: str, headers: Mapping[str, str], body: _Body | None, pauses_seconds: Sequence[float]
     ) -> aiohttp.ClientResponse:
         for pause_seconds in (*pauses_seconds, None):
@@ -89,7 +90,7 @@ class SignedRequests:
                     raise refused
             except aiohttp.ConnectionTimeoutError:
                 if pause_seconds is None:
-                    # Its own message has the signed URL, and what is told of an outage is logged.
+                    # Its own message contains the signed URL, and this message is logged.
                     raise aiohttp.ConnectionTimeoutError("no connection in time") from None
             except aiohttp.ClientConnectionError:
                 if pause_seconds is None:
@@ -100,6 +101,6 @@ class SignedRequests:
 
 async def _refused(response: aiohttp.ClientResponse) -> Refused:
     async with response:
-        body = await response.content.read(_LARGEST_ERROR_BYTES)
+        body = await response.content.read(_MAX_ERROR_BYTES)
     match = _CODE.search(body)
     return Refused(response.status, match[1].decode(errors="replace") if match else str(response.status))

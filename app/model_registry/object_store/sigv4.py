@@ -1,7 +1,7 @@
 """Presigned S3 URLs: AWS Signature Version 4 in the query string.
 
-The S3 library builds a whole request for each URL, and a manifest wants thousands of them at once. Here all that is the
-same for a batch is worked out once, and a URL costs two encodings and two hashes.
+The S3 library builds a whole request for each URL, and a manifest needs thousands of URLs at once. This module computes
+once what is the same for a batch, so each URL costs two encodings and two hashes.
 
 References
 ----------
@@ -21,7 +21,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True, slots=True)
 class AccessKey:
-    """Credentials as they are at one moment; those with a session token are temporary."""
+    """Credentials at one moment. Credentials with a session token are temporary."""
 
     id: str
     secret: str = field(repr=False)
@@ -30,7 +30,7 @@ class AccessKey:
 
 @dataclass(frozen=True, slots=True)
 class BucketAddress:
-    """Where a bucket's objects are, and what a signature calls that: `host` is without a scheme's own port."""
+    """The address of a bucket. `host` is as signatures spell it: without the default port of the scheme."""
 
     origin: str
     host: str
@@ -39,7 +39,7 @@ class BucketAddress:
 
     @classmethod
     def from_presigned(cls, url: str, key: str) -> "BucketAddress":
-        """As in a URL that another signer made for `key`, a plain word: whatever rules led there are its own."""
+        """Take the address from a URL that another signer made for `key`, which needs no quoting."""
         parts = urlsplit(url)
         credential = parse_qs(parts.query)["X-Amz-Credential"][0]
         return cls(
@@ -51,7 +51,7 @@ class BucketAddress:
 
 
 class Presigner:
-    """Signs URLs for one bucket by one access key, all good from one moment (`now`) for the same time."""
+    """Signs URLs for one bucket with one access key. All are valid from `now` for the same time."""
 
     def __init__(
         self, address: BucketAddress, access_key: AccessKey, *, expires_in_seconds: int, now: datetime | None = None
@@ -71,22 +71,22 @@ class Presigner:
         )
 
     def get(self, key: str, *, content_type: str, disposition: str) -> str:
-        """To read an object; the answer has this Content-Type and Content-Disposition."""
+        """Sign a GET of an object; the response has this Content-Type and Content-Disposition."""
         parameters = (
             f"&response-content-disposition={_encoded(disposition)}&response-content-type={_encoded(content_type)}"
         )
         return self._url("GET", key, parameters, {})
 
     def plain(self, method: str, key: str, headers: Mapping[str, str]) -> str:
-        """To GET or HEAD an object, by a request that has exactly these headers."""
+        """Sign a GET or HEAD of an object with exactly these headers."""
         return self._url(method, key, "", headers)
 
     def put(self, key: str, headers: Mapping[str, str]) -> str:
-        """To write an object, by a request that has exactly these headers."""
+        """Sign a PUT of an object with exactly these headers."""
         return self._url("PUT", key, "", headers)
 
     def put_part(self, key: str, multipart_id: str, number: int, headers: Mapping[str, str]) -> str:
-        """To write one part of an object, by a request that has exactly these headers."""
+        """Sign a PUT of one part of an object with exactly these headers."""
         return self._url("PUT", key, f"&partNumber={number}&uploadId={_encoded(multipart_id)}", headers)
 
     def _url(self, method: str, key: str, parameters: str, headers: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Reads a `Problem` from an HTTP response, whoever sent it."""
+"""Reads a `Problem` from an HTTP response, whether a registry or another server sent it."""
 
 import re
 

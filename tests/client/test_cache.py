@@ -129,7 +129,7 @@ SPOILT: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
-async def test_a_spoilt_entry_is_dropped_and_fetched_again(
+async def test_a_damaged_entry_is_dropped_and_downloaded_again(
     transport: Transport, cache: Cache, tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
     await pull(transport, "m:1", tmp_path / "1", cache=cache)
@@ -146,14 +146,14 @@ async def test_a_spoilt_entry_is_dropped_and_fetched_again(
 
 
 @pytest.mark.parametrize("spoil", [*SPOILT.values(), become_folder], ids=[*SPOILT, "a folder"])
-def test_a_spoilt_entry_is_never_handed_out(cache: Cache, spoil: Callable[[Path], object]) -> None:
+def test_a_damaged_entry_is_never_used(cache: Cache, spoil: Callable[[Path], object]) -> None:
     spoil(add(cache, FILES["a"]))
 
     assert copied(cache, FILES["a"]) is None
 
 
 @pytest.mark.parametrize("spoil", [Path.touch, Path.mkdir], ids=["a file", "a folder that is full"])
-async def test_a_cache_that_cannot_be_written_is_no_obstacle(
+async def test_a_pull_succeeds_if_the_cache_cannot_be_written(
     transport: Transport, cache: Cache, tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
     spoil(cache.root)
@@ -167,14 +167,14 @@ async def test_a_cache_that_cannot_be_written_is_no_obstacle(
     assert [str(cache.root) in text for text in told.said] == [True]
 
 
-def test_what_is_no_digest_names_no_entry(cache: Cache) -> None:
+def test_a_string_that_is_not_a_digest_is_refused(cache: Cache) -> None:
     with pytest.raises(ValueError, match="is not a sha256"), open_file(b"x") as file:
         cache.add("sha256:../../x", 1, file)
 
     assert not cache.root.exists()
 
 
-def test_bytes_that_changed_meanwhile_are_not_kept(cache: Cache) -> None:
+def test_bytes_that_change_during_the_copy_are_not_kept(cache: Cache) -> None:
     with open_file(b"y") as file:
         cache.add(digest(b"x"), 1, file)
 
@@ -196,7 +196,7 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (stamp, stamp))
 
 
-def test_the_entries_of_longest_ago_make_room_for_the_newest(cache: Cache) -> None:
+def test_the_oldest_entries_are_deleted_first(cache: Cache) -> None:
     contents = some(3_000_000, 6)
     for number, each in enumerate(contents):
         age(add(cache, each), 100 - number)
@@ -207,7 +207,7 @@ def test_the_entries_of_longest_ago_make_room_for_the_newest(cache: Cache) -> No
     assert [copied(cache, each) == each for each in contents] == [False] * 3 + [True] * 3
 
 
-def test_what_was_of_use_is_as_good_as_new(cache: Cache) -> None:
+def test_a_used_entry_counts_as_new(cache: Cache) -> None:
     contents = some(3_000_000, 4)
     for number, each in enumerate(contents[:3]):
         age(add(cache, each), 100 - number)
@@ -236,7 +236,7 @@ def test_an_entry_that_is_being_read_stays(cache: Cache) -> None:
     assert copied(cache, contents[1]) == contents[1]
 
 
-def test_what_is_larger_than_the_cache_empties_nothing(cache: Cache) -> None:
+def test_a_file_larger_than_the_cache_is_not_added(cache: Cache) -> None:
     kept = add(cache, b"kept")
 
     add(cache, bytes(LIMIT_BYTES + 1))
@@ -245,7 +245,7 @@ def test_what_is_larger_than_the_cache_empties_nothing(cache: Cache) -> None:
     assert (kept.exists(), sized(cache)) == (True, 4)
 
 
-def test_what_a_dead_writer_left_behind_goes_and_what_a_live_one_writes_stays(cache: Cache) -> None:
+def test_files_of_dead_writers_are_deleted_and_those_of_running_ones_stay(cache: Cache) -> None:
     add(cache, b"x")
     dead, alive, begun = (cache.root / "tmp" / name for name in ("dead", "alive", "begun"))
     for path in (dead, alive, begun):
@@ -260,7 +260,7 @@ def test_what_a_dead_writer_left_behind_goes_and_what_a_live_one_writes_stays(ca
         assert (dead.exists(), alive.exists(), begun.exists()) == (False, True, True)
 
 
-def test_many_at_once_get_what_they_ask_for_or_nothing(cache: Cache) -> None:
+def test_parallel_readers_get_the_right_bytes_or_none(cache: Cache) -> None:
     contents = some(1_500_000, 12)
     wrong: list[str] = []
 
@@ -300,7 +300,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_processes_may_share_a_cache_that_is_too_small_for_them(
+async def test_processes_can_share_a_cache_that_is_too_small(
     transport: Transport, cache: Cache, tmp_path: Path
 ) -> None:
     """Both fill it at once, and evict what the other one has put there."""

@@ -168,7 +168,9 @@ async def test_the_examples_of_the_page_work_in_its_order(mr: Run, here: Path, s
     assert (here / "models/fraud/model.onnx").read_text() == "graph"
 
 
-async def test_a_push_says_what_it_saved_and_does_nothing_twice(mr: Run, here: Path, client: httpx.AsyncClient) -> None:
+async def test_a_push_reports_what_it_saved_and_does_nothing_twice(
+    mr: Run, here: Path, client: httpx.AsyncClient
+) -> None:
     make_files(here)
     params = '{"big": 123456789012345678901234567890, "C": 1, "lr": 0.1}'
     (here / "params.json").write_text(params, encoding="utf-8-sig")
@@ -224,7 +226,7 @@ async def test_json_carries_every_digit(mr: Run, here: Path) -> None:
     assert '"y":123456789012345678901234567890' in output
 
 
-async def test_a_pull_takes_what_is_asked_for_and_nothing_twice(mr: Run, here: Path, two_versions: None) -> None:
+async def test_a_pull_downloads_the_requested_files_once(mr: Run, here: Path, two_versions: None) -> None:
     first = await mr("pull", "fraud-detector", "--no-cache", "--json")
     again = await mr("pull", "fraud-detector:2.0.0")
     part = await mr("pull", "fraud-detector:2.0.0", "part", "--include", "*.onnx", "-q")
@@ -236,7 +238,7 @@ async def test_a_pull_takes_what_is_asked_for_and_nothing_twice(mr: Run, here: P
     assert [path.name for path in (here / "part").iterdir()] == ["model.onnx"]
 
 
-async def test_lists_are_fields_for_a_pipe_names_in_quiet_and_arrays_in_json(mr: Run, two_versions: None) -> None:
+async def test_lists_are_fields_in_a_pipe_names_with_quiet_and_arrays_in_json(mr: Run, two_versions: None) -> None:
     models, versions, files = [await mr("ls", *each) for each in ((), ("fraud-detector",), ("fraud-detector:2.0.0",))]
 
     assert [row[:3] for row in models.fields] == [["fraud-detector", "2.0.0", "2"]]
@@ -253,7 +255,7 @@ async def test_lists_are_fields_for_a_pipe_names_in_quiet_and_arrays_in_json(mr:
     assert (await mr("ls", "fraud-detector@champion", "-q")).output == "model.bin\n"
 
 
-async def test_info_is_the_service_s_own_account(mr: Run, two_versions: None, client: httpx.AsyncClient) -> None:
+async def test_info_shows_what_the_service_returns(mr: Run, two_versions: None, client: httpx.AsyncClient) -> None:
     real = (await client.get("/get_model_info/fraud-detector/1.0.0")).json()
 
     document = (await mr("info", "fraud-detector@champion", "--json")).document
@@ -266,7 +268,7 @@ async def test_info_is_the_service_s_own_account(mr: Run, two_versions: None, cl
     assert rows["created"].endswith("Z")
 
 
-async def test_search_finds_by_what_versions_are(mr: Run, two_versions: None) -> None:
+async def test_search_finds_versions_by_a_condition(mr: Run, two_versions: None) -> None:
     found = await mr("search", "additional_metadata.metrics.auc >= 0.9", "-q")
     ordered = await mr("search", "model_name = 'fraud-detector'", "--order-by", "number ASC", "-q")
     broken = await mr("search", "number =", exit_code=2)
@@ -307,7 +309,9 @@ async def test_diff_shows_files_by_digest_and_values_side_by_side(mr: Run, here:
     await mr("diff", "fraud-detector:1.0.0", "fraud-detector@champion", "--exit-code")
 
 
-async def test_tags_go_on_and_off_versions_and_models(mr: Run, two_versions: None, client: httpx.AsyncClient) -> None:
+async def test_tags_of_versions_and_models_are_set_and_removed(
+    mr: Run, two_versions: None, client: httpx.AsyncClient
+) -> None:
     version = await mr("tag", "fraud-detector:2.0.0", "stage-", "reviewed=yes", "formula=a=b", "--json")
     model = await mr("tag", "fraud-detector", "owner=me")
 
@@ -320,7 +324,7 @@ async def test_tags_go_on_and_off_versions_and_models(mr: Run, two_versions: Non
     await mr("tag", "fraud-detector@champion", "a=b", exit_code=2)
 
 
-async def test_aliases_move_as_compare_and_swap_where_that_is_asked(mr: Run, here: Path, two_versions: None) -> None:
+async def test_aliases_move_by_compare_and_swap_on_request(mr: Run, here: Path, two_versions: None) -> None:
     generation = (await mr("alias", "ls", "fraud-detector", "--json")).document[0]["generation"]
     moved = await mr("alias", "set", "fraud-detector@champion", "latest", "--if-generation", str(generation))
     late = ("alias", "set", "fraud-detector@champion", "1.0.0", "--if-generation", str(generation))
@@ -340,7 +344,7 @@ async def test_aliases_move_as_compare_and_swap_where_that_is_asked(mr: Run, her
     await mr("alias", "set", "fraud-detector", "1.0.0", exit_code=2)
 
 
-async def test_a_version_is_yanked_removed_and_brought_back(
+async def test_a_version_is_yanked_removed_restored_and_purged(
     mr: Run, two_versions: None, client: httpx.AsyncClient
 ) -> None:
     await mr("yank", "fraud-detector:2.0.0", "--reason", "wrong\nlabels\x1b[2J")
@@ -363,7 +367,7 @@ async def test_a_version_is_yanked_removed_and_brought_back(
     await mr("restore", "fraud-detector:1.0.0", exit_code=4)
 
 
-async def test_a_url_is_all_that_a_stranger_needs(mr: Run, two_versions: None) -> None:
+async def test_a_url_downloads_a_file_without_credentials(mr: Run, two_versions: None) -> None:
     url = (await mr("url", "fraud-detector:2.0.0", "model.onnx", "--expires", "2h")).output.strip()
 
     async with httpx.AsyncClient() as stranger:
@@ -375,7 +379,7 @@ async def test_a_url_is_all_that_a_stranger_needs(mr: Run, two_versions: None) -
         assert refused.errors.startswith("error: --expires ")
 
 
-async def test_login_is_remembered_and_is_the_last_to_be_asked(
+async def test_login_is_saved_and_has_the_lowest_precedence(
     mr: Run, service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MODEL_REGISTRY_URL")
@@ -422,7 +426,7 @@ async def test_login_is_remembered_and_is_the_last_to_be_asked(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
-async def test_what_goes_wrong_is_a_line_or_two_and_an_exit_code(
+async def test_an_error_is_one_or_two_lines_and_an_exit_code(
     mr: Run, here: Path, arguments: tuple[str, ...], exit_code: int, said: str
 ) -> None:
     if arguments[1] != ".":
@@ -444,7 +448,9 @@ def test_sizes_are_shown_in_the_unit_that_fits(size_bytes: int, shown: str) -> N
     assert size(size_bytes) == shown
 
 
-async def test_a_folder_that_cannot_be_written_is_no_bug_of_ours(mr: Run, here: Path, two_versions: None) -> None:
+async def test_a_folder_that_cannot_be_written_is_an_error_with_its_path(
+    mr: Run, here: Path, two_versions: None
+) -> None:
     (here / "taken").write_text("a file")
 
     ran = await mr("pull", "fraud-detector:2.0.0", "taken/below", exit_code=1)
@@ -452,7 +458,7 @@ async def test_a_folder_that_cannot_be_written_is_no_bug_of_ours(mr: Run, here: 
     assert "taken" in ran.errors
 
 
-async def test_the_client_s_commands_need_nothing_until_they_run(tmp_path: Path) -> None:
+async def test_the_commands_import_nothing_heavy_until_they_run(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "import model_registry.cli, model_registry_client.pytest_plugin\n"
@@ -465,7 +471,7 @@ async def test_the_client_s_commands_need_nothing_until_they_run(tmp_path: Path)
     assert process.returncode == 0, errors.decode()
 
 
-async def test_completion_is_there_for_the_asking(tmp_path: Path) -> None:
+async def test_the_shell_completes_commands(tmp_path: Path) -> None:
     env = environment() | {
         "_MODEL_REGISTRY_COMPLETE": "complete_bash",
         "COMP_WORDS": "model-registry pu",
@@ -521,7 +527,7 @@ async def test_people_get_bars_and_tables_and_a_pipe_gets_neither(
     assert "2.0 MB" in listed[1]
 
 
-async def test_people_are_asked_before_a_purge_and_shown_the_docs_in_their_browser(
+async def test_a_purge_asks_for_confirmation_and_open_shows_the_docs_in_the_browser(
     mr: Run, two_versions: None, service: RunningService, tmp_path: Path
 ) -> None:
     env = environment(URL=service.url) | {"BROWSER": "sh -c 'echo $0 > shown' %s"}
@@ -546,7 +552,7 @@ def until_it_sleeps(pid: int) -> None:
 
 
 @pytest.mark.parametrize("is_asked", [True, False], ids=["a question", "a file that does not end"])
-async def test_ctrl_c_ends_what_waits_for_input_at_once(
+async def test_ctrl_c_ends_a_command_that_waits_for_input_at_once(
     mr: Run, two_versions: None, service: RunningService, tmp_path: Path, is_asked: bool
 ) -> None:
     env = environment(URL=service.url)
@@ -580,7 +586,7 @@ async def test_ctrl_c_ends_what_waits_for_input_at_once(
     assert (await mr("ls", "fraud-detector", "-q")).output.split() == ["fraud-detector:2.0.0", "fraud-detector:1.0.0"]
 
 
-async def test_an_unfinished_push_is_dropped_for_good(mr: Run, client: httpx.AsyncClient) -> None:
+async def test_an_unfinished_push_is_deleted_for_ever(mr: Run, client: httpx.AsyncClient) -> None:
     file = {"path": "f", "size_bytes": 1, "sha256": f"sha256:{'0' * 64}"}
     assert (await client.post("/v1/models/m/versions", json={"version": "1", "files": [file]})).status_code == 201
 
@@ -595,7 +601,7 @@ async def test_an_unfinished_push_is_dropped_for_good(mr: Run, client: httpx.Asy
         (16, "20.0/40.0 MB"),
     ],
 )
-def test_a_bar_leaves_out_what_does_not_fit_and_what_did_not_move_is_no_speed(width: int, fits: str) -> None:
+def test_a_bar_omits_what_does_not_fit_and_saved_bytes_do_not_count_as_speed(width: int, fits: str) -> None:
     screen = io.StringIO()
     bars = Bars(Console(file=screen, force_terminal=True, width=width, color_system=None))
 
@@ -616,7 +622,7 @@ async def until_reserved(client: httpx.AsyncClient, version: str) -> None:
     raise AssertionError("nothing was reserved")
 
 
-async def test_ctrl_c_leaves_nothing_to_see_and_the_same_command_goes_on(
+async def test_after_ctrl_c_nothing_is_visible_and_the_same_command_continues(
     service: RunningService, client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with Proxy.to(*service.address) as proxy:

@@ -19,7 +19,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_anything_set_it_is_the_registry_of_make_dev(home: Path) -> None:
+def test_the_default_is_the_registry_of_make_dev(home: Path) -> None:
     settings = Settings.load(url=None)
 
     assert settings.url == "http://localhost:8000"
@@ -28,7 +28,7 @@ def test_without_anything_set_it_is_the_registry_of_make_dev(home: Path) -> None
     assert list(home.iterdir()) == []
 
 
-def test_an_argument_goes_before_the_environment_and_that_before_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_overrides_the_environment_which_overrides_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     save_url("http://file:1/")
     assert Settings.load().url == "http://file:1"
 
@@ -40,13 +40,13 @@ def test_an_argument_goes_before_the_environment_and_that_before_the_file(monkey
         assert registry.base_url == "http://environment:1"
 
 
-def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_REGISTRY_URL", "")
 
     assert Settings.load().url == "http://localhost:8000"
 
 
-def test_xdg_folders_are_used_where_they_are_absolute(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xdg_folders_are_used_if_they_are_absolute(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "c"))
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
 
@@ -54,7 +54,7 @@ def test_xdg_folders_are_used_where_they_are_absolute(home: Path, monkeypatch: p
     assert Settings.load().cache_dir == home / ".cache/model-registry"
 
 
-def test_what_is_saved_is_for_its_owner_alone_and_keeps_the_rest() -> None:
+def test_only_the_owner_can_read_the_saved_file_and_other_settings_stay() -> None:
     path = save_url("http://one:1")
     path.write_text(json.dumps({"url": "http://one:1", "cache_bytes": 5, "newer": True}))
     path.chmod(0o644)
@@ -69,7 +69,7 @@ def test_what_is_saved_is_for_its_owner_alone_and_keeps_the_rest() -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\x00"])
-def test_a_broken_file_is_named_and_mended_by_login(text: str) -> None:
+def test_a_damaged_file_is_named_and_login_replaces_it(text: str) -> None:
     path = save_url("http://one:1")
     path.write_text(text)
 
@@ -80,7 +80,7 @@ def test_a_broken_file_is_named_and_mended_by_login(text: str) -> None:
     assert Settings.load().url == "http://two:1"
 
 
-def test_whoever_says_where_the_registry_is_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_url_the_file_is_not_necessary(monkeypatch: pytest.MonkeyPatch) -> None:
     save_url("http://one:1").write_text("{")
 
     assert Settings.load(url="http://argument:1").url == "http://argument:1"
@@ -118,6 +118,6 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         "http://a/#b",
     ],
 )
-def test_what_is_no_url_is_refused_at_once(url: str) -> None:
+def test_a_string_that_is_not_a_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(UsageError, match=r"is not (a|the) URL"):
         Registry(url)

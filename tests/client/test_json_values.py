@@ -101,14 +101,14 @@ def test_a_value_becomes_what_it_means(value: Any, meaning: Any) -> None:
         (object(), "The value: JSON cannot represent 'object'"),
     ],
 )
-def test_what_has_no_meaning_is_refused_with_its_place(value: Any, place: str) -> None:
+def test_a_value_that_json_cannot_represent_is_refused_with_its_place(value: Any, place: str) -> None:
     with pytest.raises(UsageError) as raised:
         dumps(value)
 
     assert str(raised.value).startswith(place)
 
 
-def test_what_holds_itself_is_refused() -> None:
+def test_a_value_that_contains_itself_is_refused() -> None:
     endless: dict[str, Any] = {}
     endless["again"] = endless
 
@@ -147,7 +147,7 @@ def test_a_document_comes_back_as_it_was(document: list[Any]) -> None:
         ("1" * 40, int("1" * 40)),
     ],
 )
-def test_a_number_is_a_float_only_where_that_is_exact(text: str, value: Any) -> None:
+def test_a_number_is_a_float_only_if_that_is_exact(text: str, value: Any) -> None:
     read = loads(text)
 
     assert read == value
@@ -185,7 +185,7 @@ async def test_metadata_arrives_exactly(service: RunningService, fresh: None) ->
     assert version.model_params == {"a": [1, 2]}
 
 
-def test_plain_values_are_written_as_json_does_it() -> None:
+def test_plain_values_are_written_like_the_json_module_does() -> None:
     plain = {"a": [1, 2.5, "ü", None, True], "b": {}}
 
     assert json.loads(dumps(plain)) == plain

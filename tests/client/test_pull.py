@@ -140,7 +140,7 @@ async def test_a_folder_arrives_byte_for_byte(
     assert (tmp_path / "new" / "folder" / "config.yaml").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-async def test_the_folder_is_called_as_the_model_unless_it_is_named(
+async def test_the_default_folder_has_the_name_of_the_model(
     transport: Transport, several: Ref, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -161,7 +161,7 @@ async def test_the_folder_is_called_as_the_model_unless_it_is_named(
         ([".hidden/x"], {".hidden/x"}),
     ],
 )
-async def test_only_what_is_asked_for_arrives(
+async def test_only_the_requested_files_arrive(
     transport: Transport, several: Ref, tmp_path: Path, include: list[str], expected: set[str]
 ) -> None:
     await pull(transport, several, tmp_path, include=include)
@@ -169,14 +169,12 @@ async def test_only_what_is_asked_for_arrives(
     assert set(content(tmp_path)) == expected
 
 
-async def test_to_ask_for_files_that_are_not_there_is_an_error(
-    transport: Transport, several: Ref, tmp_path: Path
-) -> None:
+async def test_patterns_that_match_no_file_are_an_error(transport: Transport, several: Ref, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r":1 has no file that matches \*\.gguf or FRAUD"):
         await pull(transport, several, tmp_path, include=["*.gguf", "FRAUD"])
 
 
-async def test_to_pull_again_transfers_nothing(
+async def test_a_second_pull_transfers_nothing(
     transport: Transport, several: Ref, fake: FakeS3, tmp_path: Path
 ) -> None:
     await pull(transport, several, tmp_path)
@@ -192,7 +190,7 @@ async def test_to_pull_again_transfers_nothing(
     assert {path: path.stat().st_ino for path in everything(tmp_path)} == inodes
 
 
-async def test_only_what_differs_is_fetched_and_what_else_is_there_stays(
+async def test_only_files_that_differ_are_downloaded_and_other_files_stay(
     transport: Transport, several: Ref, tmp_path: Path
 ) -> None:
     await pull(transport, several, tmp_path)
@@ -217,7 +215,7 @@ async def test_a_version_without_files_is_an_empty_folder(
 
 
 @pytest.mark.parametrize("in_pieces", [False, True], ids=["whole", "in pieces"])
-async def test_a_pull_goes_on_where_it_was_broken_off(
+async def test_a_cancelled_pull_continues_where_it_stopped(
     transport: Transport,
     large: Ref,
     fake: FakeS3,
@@ -262,7 +260,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_a_pull_goes_on_where_its_process_was_killed(
+async def test_a_killed_pull_continues_where_it_stopped(
     transport: Transport, large: Ref, fake: FakeS3, tmp_path: Path
 ) -> None:
     fake.misbehave("get", Stalled(2_500_000))
@@ -286,7 +284,7 @@ def arrived_bytes(part: Path) -> int:
     return int.from_bytes(part.read_bytes()[-8:], "little")
 
 
-async def test_what_lies_half_done_for_another_version_does_not_get_into_this_one(
+async def test_an_unfinished_file_of_another_version_is_not_used(
     transport: Transport, http: httpx.AsyncClient, large: Ref, fake: FakeS3, tmp_path: Path
 ) -> None:
     other = bytes(reversed(LARGE))
@@ -306,7 +304,7 @@ async def test_what_lies_half_done_for_another_version_does_not_get_into_this_on
     [lambda part: part[:-3], lambda part: b"", lambda part: part + b"x", lambda part: b"\xff" * len(part)],
     ids=["shorter", "empty", "longer", "garbage"],
 )
-async def test_a_spoilt_unfinished_file_is_not_built_upon(
+async def test_a_damaged_unfinished_file_is_not_used(
     transport: Transport,
     large: Ref,
     fake: FakeS3,
@@ -375,7 +373,7 @@ SERVICE_FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_a_transfer_that_goes_wrong_heals(
+async def test_a_failed_transfer_is_repeated(
     transport: Transport, large: Ref, fake: FakeS3, tmp_path: Path, fault: Fault
 ) -> None:
     fake.misbehave("get", fault, times=2)
@@ -397,7 +395,7 @@ async def test_a_transfer_that_goes_wrong_heals(
     ],
     ids=["flipped", "shorter", "cut", "hung up", "refused", "broken"],
 )
-async def test_where_storage_stays_wrong_files_come_through_the_service(
+async def test_if_storage_keeps_failing_files_come_through_the_service(
     transport: Transport, small: Ref, fake: FakeS3, tmp_path: Path, fault: Fault
 ) -> None:
     fake.misbehave("get", fault)
@@ -418,7 +416,7 @@ async def test_where_storage_stays_wrong_files_come_through_the_service(
     ],
     ids=["damaged", "refused", "broken", "hung up", "cut"],
 )
-async def test_what_never_arrives_whole_never_has_its_name(
+async def test_a_file_that_never_arrives_complete_never_gets_its_name(
     transport: Transport,
     small: Ref,
     fake: FakeS3,
@@ -454,7 +452,7 @@ async def test_urls_that_have_expired_are_renewed(
     assert content(tmp_path) == FILES
 
 
-async def test_what_stops_in_the_middle_is_given_up_and_goes_on(
+async def test_a_transfer_that_stalls_is_closed_and_continued(
     service_and_fake: tuple[RunningService, FakeS3], large: Ref, fake: FakeS3, tmp_path: Path
 ) -> None:
     fake.misbehave("get", Stalled(1_000_000), times=1)
@@ -468,7 +466,7 @@ async def test_what_stops_in_the_middle_is_given_up_and_goes_on(
 
 
 @pytest.mark.parametrize("fault", [FAULTS[name] for name in SERVICE_FAULTS], ids=SERVICE_FAULTS)
-async def test_a_transfer_through_the_service_that_goes_wrong_heals(
+async def test_a_failed_transfer_through_the_service_is_repeated(
     service_and_fake: tuple[RunningService, FakeS3], large: Ref, tmp_path: Path, fault: Fault
 ) -> None:
     times = 2
@@ -488,7 +486,7 @@ async def test_a_transfer_through_the_service_that_goes_wrong_heals(
     assert (content(tmp_path), times) == ({"f": LARGE}, 0)
 
 
-async def test_a_network_that_resets_now_and_then_is_only_slow(
+async def test_a_pull_survives_random_resets(
     stack: StackAddresses, several: Ref, large: Ref, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smaller(monkeypatch)
@@ -507,7 +505,7 @@ async def test_a_network_that_resets_now_and_then_is_only_slow(
     assert content(tmp_path / large.model) == {"f": LARGE}
 
 
-async def test_without_a_way_to_storage_files_come_through_the_service(
+async def test_without_access_to_storage_files_come_through_the_service(
     stack: StackAddresses, several: Ref, tmp_path: Path
 ) -> None:
     settings = make_settings(stack, s3_public_endpoint_url=f"http://127.0.0.1:{free_port()}")
@@ -545,7 +543,7 @@ async def test_a_large_file_arrives_in_pieces(
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_pieces_that_go_wrong_heal(
+async def test_failed_pieces_are_repeated(
     transport: Transport,
     large: Ref,
     fake: FakeS3,
@@ -563,7 +561,7 @@ async def test_pieces_that_go_wrong_heal(
     assert content(tmp_path) == {"f": LARGE}
 
 
-async def test_a_store_that_knows_no_ranges_gives_the_whole_and_is_understood(
+async def test_a_store_without_ranges_sends_the_whole_file(
     transport: Transport, large: Ref, fake: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smaller(monkeypatch)
@@ -575,7 +573,7 @@ async def test_a_store_that_knows_no_ranges_gives_the_whole_and_is_understood(
 
 
 @pytest.mark.parametrize("selector", ["@live", "latest"])
-async def test_all_files_are_of_one_version_although_the_alias_moves_meanwhile(
+async def test_all_files_are_of_one_version_if_the_alias_moves_during_the_pull(
     transport: Transport,
     http: httpx.AsyncClient,
     fake: FakeS3,
@@ -603,7 +601,7 @@ async def test_all_files_are_of_one_version_although_the_alias_moves_meanwhile(
     assert content(tmp_path) == {"a": b"2a", "b": b"2b"}
 
 
-async def test_a_version_that_is_removed_meanwhile_is_not_found(
+async def test_a_version_that_is_removed_during_the_pull_is_not_found(
     transport: Transport, http: httpx.AsyncClient, fake: FakeS3, tmp_path: Path
 ) -> None:
     ref = await publish(http, {"f": SMALL})
@@ -677,7 +675,7 @@ async def pull_from(registry: Registry, folder: Path) -> Pulled:
         return await pull(registry, "m:1", folder, transfer="proxied", parallel=1)
 
 
-async def test_a_registry_may_well_say_what_is_in_order(tmp_path: Path) -> None:
+async def test_a_valid_manifest_is_pulled(tmp_path: Path) -> None:
     await pull_from(Registry([entry("a/b"), entry("..c"), entry("d..")]), tmp_path / "d")
 
     assert content(tmp_path / "d") == {"a/b": b"evil", "..c": b"evil", "d..": b"evil"}
@@ -690,7 +688,9 @@ async def test_a_registry_may_well_say_what_is_in_order(tmp_path: Path) -> None:
         "a/C:x", "a\0b", "a\nb", "a\x7f", "\udcff",
     ],
 )  # fmt: skip
-async def test_a_path_that_leads_elsewhere_is_refused_before_anything_is_written(tmp_path: Path, path: str) -> None:
+async def test_a_path_that_leads_out_of_the_folder_is_refused_before_anything_is_written(
+    tmp_path: Path, path: str
+) -> None:
     (tmp_path / "d").mkdir()
 
     with pytest.raises(UnsafePath if path.isascii() else RegistryError):
@@ -707,7 +707,7 @@ async def test_an_absolute_path_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("paths", [("a", "A"), ("a", "a/b"), ("a/b", "A"), ("x", "x")])
-async def test_paths_that_cannot_all_be_laid_out_are_refused(tmp_path: Path, paths: tuple[str, str]) -> None:
+async def test_paths_that_cannot_exist_together_are_refused(tmp_path: Path, paths: tuple[str, str]) -> None:
     with pytest.raises(UnsafePath):
         await pull_from(Registry([entry(path) for path in paths]), tmp_path)
 
@@ -725,7 +725,7 @@ async def test_paths_that_cannot_all_be_laid_out_are_refused(tmp_path: Path, pat
     ],
     ids=["no digest", "no size", "another digest of the version", "another size", "another digest"],
 )
-async def test_a_registry_that_contradicts_itself_changes_nothing(registry: Registry, tmp_path: Path) -> None:
+async def test_a_manifest_that_contradicts_the_version_changes_nothing(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(Damaged):
         await pull_from(registry, tmp_path)
 
@@ -742,7 +742,7 @@ def outside(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("link", "to"), [("a", ""), ("a/b", ""), ("a/b/f", "f"), ("a/b/f", "dangling")])
-async def test_a_symbolic_link_is_not_written_through(tmp_path: Path, outside: Path, link: str, to: str) -> None:
+async def test_a_symbolic_link_is_not_followed(tmp_path: Path, outside: Path, link: str, to: str) -> None:
     folder = tmp_path / "d"
     (folder / link).parent.mkdir(parents=True)
     (folder / link).symlink_to(outside / to)
@@ -754,7 +754,7 @@ async def test_a_symbolic_link_is_not_written_through(tmp_path: Path, outside: P
 
 
 @pytest.mark.parametrize("swapped", ["a", "a/b"])
-async def test_a_symbolic_link_that_is_swapped_in_meanwhile_is_not_written_through(
+async def test_a_symbolic_link_that_appears_during_the_pull_is_not_followed(
     transport: Transport, http: httpx.AsyncClient, fake: FakeS3, tmp_path: Path, outside: Path, swapped: str
 ) -> None:
     ref = await publish(http, {"a/b/e": SMALL, "a/b/f": LARGE})
@@ -773,7 +773,7 @@ async def test_a_symbolic_link_that_is_swapped_in_meanwhile_is_not_written_throu
 
 
 @pytest.mark.parametrize("make", [os.link, os.symlink])
-async def test_an_unfinished_file_that_is_another_one_as_well_is_not_written_to(
+async def test_an_unfinished_file_with_a_second_name_is_not_written(
     transport: Transport, large: Ref, fake: FakeS3, tmp_path: Path, outside: Path, make: Callable[[Path, Path], None]
 ) -> None:
     fake.misbehave("get", Stalled(1000))
@@ -834,7 +834,7 @@ def tiny_disk(folder: Path) -> Iterator[Callable[[str], object]]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-async def test_a_full_disk_is_named_and_leaves_nothing_that_looks_whole(
+async def test_a_full_disk_is_reported_and_leaves_no_file_that_looks_complete(
     transport: Transport, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     ref = await publish(http, {"a/f": LARGE})
@@ -849,7 +849,7 @@ async def test_a_full_disk_is_named_and_leaves_nothing_that_looks_whole(
         assert content(tmp_path / "d") == {"a/f": LARGE}
 
 
-async def test_a_folder_that_may_not_be_written_is_named(
+async def test_a_folder_without_write_permission_is_named(
     transport: Transport, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     ref = await publish(http, {"a/f": SMALL})
@@ -861,6 +861,8 @@ async def test_a_folder_that_may_not_be_written_is_named(
 
 
 @pytest.mark.parametrize("wrong", [{"parallel": 0}, {"transfer": "pigeon"}])
-async def test_what_can_never_work_is_said(transport: Transport, tmp_path: Path, wrong: dict[str, Any]) -> None:
+async def test_arguments_that_cannot_work_are_refused(
+    transport: Transport, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
     with pytest.raises(UsageError):
         await pull(transport, "m:1", tmp_path, **wrong)

@@ -208,7 +208,7 @@ async def test_a_file_by_itself_is_pushed_under_its_name(transport: Transport, f
     await assert_holds(transport, pushed, {"labels.txt": FILES["conf/labels.txt"]})
 
 
-async def test_what_storage_has_is_not_sent_again(transport: Transport, folder: Path) -> None:
+async def test_files_that_storage_has_are_not_sent_again(transport: Transport, folder: Path) -> None:
     await push(transport, folder, REF)
     (folder / "new").write_bytes(b"new")
     (folder / "new too").write_bytes(b"new")
@@ -231,7 +231,7 @@ async def test_a_push_that_succeeded_changes_nothing_when_it_is_run_again(transp
     assert await transport.get_json("/v1/models/fraud/aliases/champion") == alias
 
 
-async def test_an_alias_that_was_not_set_any_more_is_set_by_the_next_run(transport: Transport, folder: Path) -> None:
+async def test_an_alias_that_was_not_set_is_set_by_the_next_run(transport: Transport, folder: Path) -> None:
     await push(transport, folder, REF)
 
     pushed = await push(transport, folder, REF, alias="champion")
@@ -239,14 +239,14 @@ async def test_an_alias_that_was_not_set_any_more_is_set_by_the_next_run(transpo
     assert (pushed.was_ready, pushed.version.aliases) == (True, ("champion",))
 
 
-async def test_an_alias_that_cannot_be_is_refused_before_anything_is_sent(transport: Transport, folder: Path) -> None:
+async def test_an_invalid_alias_is_refused_before_anything_is_sent(transport: Transport, folder: Path) -> None:
     with pytest.raises(Invalid, match="alias"):
         await push(transport, folder, REF, alias="latest")
 
     assert (await transport.get_json("/v1/models"))["items"] == []
 
 
-async def test_other_content_under_the_same_label_is_a_conflict_that_shows_the_digest(
+async def test_different_content_under_the_same_label_is_a_conflict_that_shows_the_digest(
     transport: Transport, folder: Path
 ) -> None:
     await push(transport, folder, REF)
@@ -267,7 +267,7 @@ async def test_without_a_version_each_push_takes_the_next_number(transport: Tran
     assert numbers == ["1", "2"]
 
 
-async def test_a_push_needs_a_label_and_not_an_alias(transport: Transport, folder: Path) -> None:
+async def test_a_push_needs_a_label_instead_of_an_alias(transport: Transport, folder: Path) -> None:
     with pytest.raises(UsageError, match="fraud:VERSION"):
         await push(transport, folder, Ref("fraud", "@champion"))
 
@@ -323,7 +323,7 @@ async def cancelled_at(transport: Transport, source: Path, size_bytes: int, ref:
     return progress
 
 
-async def test_a_cancelled_push_shows_nothing_and_goes_on_with_the_parts_that_arrived(
+async def test_a_cancelled_push_is_invisible_and_continues_with_the_missing_parts(
     past_faults: tuple[Transport, FakeS3], folder: Path
 ) -> None:
     transport, store = past_faults
@@ -340,7 +340,7 @@ async def test_a_cancelled_push_shows_nothing_and_goes_on_with_the_parts_that_ar
     await assert_holds(transport, pushed, FILES)
 
 
-async def test_a_cancelled_push_goes_on_with_the_files_that_arrived(
+async def test_a_cancelled_push_continues_with_the_missing_files(
     past_faults: tuple[Transport, FakeS3], tmp_path: Path
 ) -> None:
     files = {str(number): bytes([number]) * 1000 for number in range(40)}
@@ -356,7 +356,7 @@ async def test_a_cancelled_push_goes_on_with_the_files_that_arrived(
     await assert_holds(transport, pushed, files)
 
 
-async def test_other_content_than_that_of_an_unfinished_push_is_a_conflict_that_says_so(
+async def test_different_content_than_that_of_an_unfinished_push_is_a_conflict(
     transport: Transport, folder: Path
 ) -> None:
     await cancelled_at(transport, folder, MIB)
@@ -422,7 +422,7 @@ async def test_a_client_that_cannot_reach_storage_sends_through_the_service(
         await assert_holds(transport, pushed, FILES)
 
 
-async def test_a_push_whose_storage_goes_away_in_the_middle_fails_and_can_go_on_later(
+async def test_a_push_that_loses_its_storage_fails_and_can_be_continued(
     stack: StackAddresses, service_with: ServiceWith, folder: Path
 ) -> None:
     storage = httpx.URL(stack.s3_endpoint_url)
@@ -454,7 +454,7 @@ async def test_a_push_whose_storage_goes_away_in_the_middle_fails_and_can_go_on_
         pytest.param("put_part", Damages(), 1, id="damages a part"),
     ],
 )
-async def test_storage_that_fails_for_a_while_gets_everything_in_the_end(
+async def test_storage_that_fails_for_some_time_gets_all_files(
     past_faults: tuple[Transport, FakeS3], folder: Path, operation: Any, fault: Fault, times: int
 ) -> None:
     progress = Recorded()
@@ -471,7 +471,7 @@ async def test_storage_that_fails_for_a_while_gets_everything_in_the_end(
     [("put", Says(307, "TemporaryRedirect")), ("put_part", Says(403, "SignatureDoesNotMatch"))],
     ids=["redirects", "refuses parts"],
 )
-async def test_storage_that_never_takes_anything_is_gone_around(
+async def test_if_storage_never_takes_anything_the_push_goes_through_the_service(
     past_faults: tuple[Transport, FakeS3], folder: Path, operation: Any, fault: Says
 ) -> None:
     transport, store = past_faults
@@ -483,7 +483,7 @@ async def test_storage_that_never_takes_anything_is_gone_around(
 
 
 @pytest.mark.parametrize(("operation", "name"), [("put", "labels.txt"), ("put_part", "model.bin")])
-async def test_bytes_that_are_damaged_again_and_again_are_an_error_that_names_the_file(
+async def test_bytes_that_are_damaged_in_every_attempt_are_an_error_that_names_the_file(
     past_faults: tuple[Transport, FakeS3], tmp_path: Path, operation: Any, name: str
 ) -> None:
     folder = write(tmp_path / "folder", {"labels.txt": FILES["conf/labels.txt"], "model.bin": LARGE})
@@ -507,7 +507,7 @@ async def test_urls_that_expire_are_replaced(stack: StackAddresses, service_with
             await assert_holds(transport, pushed, files)
 
 
-async def test_resets_on_all_ways_only_take_time(
+async def test_a_push_survives_random_resets_of_all_connections(
     stack: StackAddresses, service_with: ServiceWith, folder: Path
 ) -> None:
     storage = httpx.URL(stack.s3_endpoint_url)
@@ -604,7 +604,7 @@ async def test_a_file_that_changes_after_it_was_sent_is_noticed_before_the_commi
 # What is taken from disk
 
 
-async def test_litter_is_left_out_unless_it_is_asked_for(transport: Transport, tmp_path: Path) -> None:
+async def test_ignored_files_are_pushed_only_on_request(transport: Transport, tmp_path: Path) -> None:
     kept = {"model.bin": b"weights", ".hidden/file": b"x", "git": b"y"}
     litter = {".git/config": b"1", "a/__pycache__/b.pyc": b"2", ".DS_Store": b"3", "a/.DS_Store": b"4"}
     litter[".weights.bin.0123456789abcdef.part"] = b"of a pull that was interrupted"
@@ -652,7 +652,7 @@ async def test_names_are_sent_in_unicode_normal_form_c(transport: Transport, tmp
         ),
     ],
 )
-async def test_what_can_be_no_version_is_refused_before_anything_is_sent(
+async def test_files_that_cannot_be_a_version_are_refused_before_anything_is_sent(
     transport: Transport, tmp_path: Path, make: Callable[[Path], object], said: str
 ) -> None:
     folder = tmp_path / "folder"
@@ -673,7 +673,7 @@ async def test_a_name_that_the_registry_refuses_is_named(transport: Transport, t
 
 
 @pytest.mark.parametrize("options", [{"transfer": "by post"}, {"parallel": 0}])
-async def test_options_that_mean_nothing_are_refused(transport: Transport, folder: Path, options: Any) -> None:
+async def test_invalid_options_are_refused(transport: Transport, folder: Path, options: Any) -> None:
     with pytest.raises(UsageError):
         await push(transport, folder, REF, **options)
 
@@ -682,7 +682,7 @@ async def test_options_that_mean_nothing_are_refused(transport: Transport, folde
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, MIB, 3 * MIB + 7])
-async def test_a_digest_is_that_of_the_bytes(tmp_path: Path, size_bytes: int) -> None:
+async def test_the_digest_of_a_file_is_the_sha256_of_its_bytes(tmp_path: Path, size_bytes: int) -> None:
     content = os.urandom(size_bytes)
     (tmp_path / "file").write_bytes(content)
     counted: list[int] = []

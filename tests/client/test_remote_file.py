@@ -82,7 +82,7 @@ async def with_file(
     return await asyncio.to_thread(work)
 
 
-async def test_a_file_is_read_as_any_other(transport: Transport, several: Ref) -> None:
+async def test_a_file_is_read_like_a_local_one(transport: Transport, several: Ref) -> None:
     def use(file: RemoteFile) -> None:
         assert (file.readable(), file.seekable(), file.writable()) == (True, True, False)
         assert (file.name, file.mode, file.size_bytes, file.tell()) == ("dir/bytes 100%", "rb", len(BYTES), 0)
@@ -118,7 +118,7 @@ STEPS = st.lists(
 )
 
 
-async def test_any_reading_and_seeking_is_as_in_memory(
+async def test_any_sequence_of_reads_and_seeks_works_as_in_memory(
     transport: Transport, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With blocks so small that every border is met, and so few of them that most are forgotten."""
@@ -185,7 +185,7 @@ async def test_numpy_reads_an_archive_of_arrays(transport: Transport, http: http
 
 
 @pytest.mark.parametrize("size_bytes", [1, 8192, 100_000], ids=["lines", "buffers", "pieces"])
-async def test_to_read_on_fetches_ever_more_at_a_time(
+async def test_sequential_reads_download_more_and_more_at_a_time(
     transport: Transport, several: Ref, way: FakeS3, size_bytes: int
 ) -> None:
     def use(file: RemoteFile) -> int:
@@ -197,7 +197,7 @@ async def test_to_read_on_fetches_ever_more_at_a_time(
     assert way.seen["get"] <= 5  # 1, 2, 4 and 8 blocks of 256 KiB
 
 
-async def test_what_was_read_is_not_fetched_again(transport: Transport, several: Ref, way: FakeS3) -> None:
+async def test_bytes_that_were_read_are_not_downloaded_again(transport: Transport, several: Ref, way: FakeS3) -> None:
     def use(file: RemoteFile) -> None:
         for _ in range(20):
             file.seek(1_000_000)
@@ -223,7 +223,7 @@ async def test_what_was_read_is_not_fetched_again(transport: Transport, several:
     ],
     ids=["error", "busy", "too many", "hung up after", "hung up before", "cut", "reset"],
 )
-async def test_an_answer_that_goes_wrong_is_asked_for_again(several: Ref, way: FakeS3, fault: Fault) -> None:
+async def test_a_failed_response_is_requested_again(several: Ref, way: FakeS3, fault: Fault) -> None:
     def use(file: RemoteFile) -> bytes:
         way.misbehave("get", fault, times=2)
         file.seek(1_000_000)
@@ -245,7 +245,7 @@ async def test_an_answer_that_goes_wrong_is_asked_for_again(several: Ref, way: F
     ],
     ids=["busy", "hung up", "shorter", "shorter without a length", "not found", "another file"],
 )
-async def test_what_cannot_be_read_is_an_error(
+async def test_bytes_that_cannot_be_read_are_an_error(
     transport: Transport, several: Ref, way: FakeS3, fault: Fault, error: type[Exception]
 ) -> None:
     def use(file: RemoteFile) -> None:
@@ -279,12 +279,12 @@ async def test_a_file_that_the_version_does_not_have_is_not_found(transport: Tra
         await with_file(transport, several, "absent", lambda file: None)
 
 
-async def test_one_of_several_files_has_to_be_named(transport: Transport, several: Ref) -> None:
+async def test_a_version_with_several_files_needs_a_path(transport: Transport, several: Ref) -> None:
     with pytest.raises(UsageError, match="has 4 files"):
         await with_file(transport, several, None, lambda file: None)
 
 
-async def test_a_file_beyond_those_that_a_version_lists_says_itself_what_it_is(
+async def test_a_file_that_the_version_does_not_list_is_opened_by_its_headers(
     transport: Transport, http: httpx.AsyncClient
 ) -> None:
     ref = await publish(http, {f"{number:03}": str(number).encode() for number in range(101)})

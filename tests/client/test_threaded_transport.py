@@ -41,7 +41,7 @@ async def downloaded(transport: Transport, url: str) -> bytes:
         return b"".join([chunk async for chunk in response.aiter_raw()])
 
 
-async def test_one_connection_serves_one_download_after_the_other() -> None:
+async def test_downloads_reuse_a_connection() -> None:
     async with keeping_alive() as (url, requests, connections), Transport(url, QUICK) as transport:
         assert [await downloaded(transport, f"{url}/b/{number}?X=a%2Fb") == CONTENT for number in range(5)] == [
             True
@@ -53,7 +53,7 @@ async def test_one_connection_serves_one_download_after_the_other() -> None:
     assert b"accept-encoding: identity" in requests[0].lower()
 
 
-async def test_a_download_that_was_broken_off_leaves_no_connection_to_the_next() -> None:
+async def test_the_connection_of_an_interrupted_download_is_not_reused() -> None:
     async with keeping_alive() as (url, _, connections), Transport(url, QUICK) as transport:
         async with transport.raw_stream("GET", f"{url}/first") as response:
             await anext(response.aiter_raw())
@@ -62,7 +62,7 @@ async def test_a_download_that_was_broken_off_leaves_no_connection_to_the_next()
     assert len(connections) == 2
 
 
-async def test_an_answer_without_a_length_is_read_to_its_end() -> None:
+async def test_a_response_without_a_length_is_read_to_its_end() -> None:
     chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
     until_the_end = b"HTTP/1.1 200 OK\r\n\r\nthree"
     async with scripted(chunks, until_the_end) as script, Transport(script.url, QUICK) as transport:
@@ -81,7 +81,7 @@ async def test_a_cancelled_download_does_not_wait_for_the_server() -> None:
                 await waiting
 
 
-async def test_a_server_that_is_no_http_server_or_not_there_is_unreachable() -> None:
+async def test_a_server_that_does_not_speak_http_or_does_not_listen_is_unreachable() -> None:
     async with scripted(b"SSH-2.0-x\r\n") as script, Transport(script.url, IMPATIENT) as transport:
         for url, reason in ((script.url, "SSH-2.0-x"), (f"http://127.0.0.1:{free_port()}", "refused")):
             with pytest.raises(Unreachable, match=reason):
@@ -104,7 +104,7 @@ async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPa
     assert proxy.requests[0].startswith(b"GET http://storage.test/b/k HTTP/1.1\r\n")
 
 
-async def test_what_httpx_asks_of_a_transport_is_there() -> None:
+async def test_a_response_has_what_httpx_expects() -> None:
     async with (
         scripted(says(403, "<Error/>")) as script,
         Transport(script.url, QUICK) as transport,

@@ -94,7 +94,7 @@ async def test_a_refused_field_is_named(client: httpx.AsyncClient, service: Runn
     assert "team" in str(raised.value)
 
 
-async def test_members_beyond_the_standard_ones_are_kept(client: httpx.AsyncClient, service: RunningService) -> None:
+async def test_extension_members_are_kept(client: httpx.AsyncClient, service: RunningService) -> None:
     await register_version(client, "m", "1.0")
     await client.put("/v1/models/m/aliases/a", json={"version": "1.0"})
     async with Transport(service.url, QUICK) as transport:
@@ -108,7 +108,7 @@ async def test_members_beyond_the_standard_ones_are_kept(client: httpx.AsyncClie
 
 
 @pytest.mark.parametrize("body", ["Go away", "<html><title>Go\naway</title><p>nginx</html>"])
-async def test_an_answer_that_is_no_problem_still_says_what_it_can(body: str) -> None:
+async def test_an_error_that_is_not_a_problem_has_the_text_of_the_response(body: str) -> None:
     async with scripted(says(403, body)) as script, Transport(script.url, QUICK) as transport:
         with pytest.raises(ServerError) as raised:
             await transport.request("GET", "/v1/models")
@@ -128,7 +128,7 @@ async def test_an_answer_that_is_no_problem_still_says_what_it_can(body: str) ->
         (404, '{"type": "urn:model-registry:problem:no-such-route", "status": 404}'),
     ],
 )
-async def test_what_is_no_registry_is_said_to_be_none(status: int, body: str) -> None:
+async def test_another_server_is_reported_as_not_a_registry(status: int, body: str) -> None:
     async with scripted(says(status, body)) as script, Transport(f"{script.url}/docs", QUICK) as transport:
         with pytest.raises(RegistryError, match=r"/docs is not a model registry .*MODEL_REGISTRY_URL") as raised:
             await transport.get_json("/v1/models")
@@ -147,7 +147,7 @@ async def test_a_redirect_says_which_url_to_use(location: str) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-async def test_an_answer_that_may_pass_is_asked_for_again(status: int) -> None:
+async def test_a_transient_status_is_retried(status: int) -> None:
     async with scripted(says(status), says(status), says(200)) as script, Transport(script.url, QUICK) as transport:
         response = await transport.request("POST", "/v1/models", json=NEW_MODEL)
 
@@ -157,7 +157,7 @@ async def test_an_answer_that_may_pass_is_asked_for_again(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 501])
-async def test_an_answer_that_stays_is_not_asked_for_again(status: int) -> None:
+async def test_a_final_status_is_not_retried(status: int) -> None:
     async with scripted(says(status)) as script, Transport(script.url, QUICK) as transport:
         with pytest.raises(RegistryError):
             await transport.request("GET", "/")
@@ -172,7 +172,7 @@ OVERLOADED = '{"type": "urn:model-registry:problem:overloaded", "status": 503}'
     ("answer", "count"),
     [(says(408), 2), (says(429), 2), (says(503, OVERLOADED), 2), (says(500), 1), (says(502), 1), (says(503), 1)],
 )
-async def test_what_may_be_done_once_only_is_repeated_where_it_was_not_done(answer: bytes, count: int) -> None:
+async def test_a_request_that_is_not_idempotent_is_repeated_only_if_it_was_not_done(answer: bytes, count: int) -> None:
     async with scripted(answer, says(418)) as script, Transport(script.url, QUICK) as transport:
         with pytest.raises(ServerError):
             await transport.request("POST", "/", idempotent=False)
@@ -194,7 +194,7 @@ async def test_retry_after_is_waited_for(retry_after: Callable[[], str]) -> None
     assert time.monotonic() - started >= 0.9
 
 
-async def test_who_does_not_answer_is_told_once_until_there_is_an_answer() -> None:
+async def test_an_outage_is_reported_once_until_the_server_responds() -> None:
     said: list[str] = []
     answers = says(503), says(502), says(200), says(500), says(200)
     async with scripted(*answers) as script, Transport(script.url, QUICK) as transport:
@@ -212,7 +212,7 @@ async def test_who_does_not_answer_is_told_once_until_there_is_an_answer() -> No
     ]
 
 
-async def test_a_retry_after_beyond_our_patience_is_not_waited_for() -> None:
+async def test_a_retry_after_beyond_the_policy_is_not_waited_for() -> None:
     async with scripted(says(503, retry_after="3600")) as script, Transport(script.url, QUICK) as transport:
         started = time.monotonic()
         with pytest.raises(Busy) as raised:
@@ -237,7 +237,7 @@ async def test_a_service_at_its_limit_is_waited_for(service_with: ServiceWith) -
         assert await refusals() != before
 
 
-async def test_a_busy_service_is_told_after_the_time_is_up() -> None:
+async def test_a_busy_service_is_an_error_after_the_time_is_up() -> None:
     async with scripted(says(503)) as script, Transport(script.url, IMPATIENT) as transport:
         with pytest.raises(Busy):
             await transport.request("GET", "/")
@@ -257,7 +257,7 @@ async def test_resets_are_survived(client: httpx.AsyncClient, service: RunningSe
         assert proxy.struck > 0
 
 
-async def test_a_request_that_never_arrived_is_made_again_even_if_once_only(
+async def test_a_request_that_was_never_sent_is_repeated_even_if_it_is_not_idempotent(
     client: httpx.AsyncClient, service: RunningService
 ) -> None:
     async with through_proxy(service) as (proxy, transport):
@@ -268,7 +268,7 @@ async def test_a_request_that_never_arrived_is_made_again_even_if_once_only(
     assert response.status_code == 201
 
 
-async def test_a_reset_of_what_may_be_done_once_only_is_told(
+async def test_a_reset_of_a_request_that_is_not_idempotent_is_an_error(
     client: httpx.AsyncClient, service: RunningService
 ) -> None:
     async with through_proxy(service) as (proxy, transport):
@@ -279,7 +279,7 @@ async def test_a_reset_of_what_may_be_done_once_only_is_told(
     assert (await client.get("/v1/models/m")).status_code == 404
 
 
-async def test_after_a_lost_answer_the_error_says_so(client: httpx.AsyncClient, service: RunningService) -> None:
+async def test_after_a_lost_response_the_error_says_so(client: httpx.AsyncClient, service: RunningService) -> None:
     async with through_proxy(service) as (proxy, transport):
         proxy.misbehave(SwallowReply(b"POST"))
         with pytest.raises(Conflict, match="may have done it") as raised:
@@ -294,7 +294,7 @@ async def test_after_a_lost_answer_the_error_says_so(client: httpx.AsyncClient, 
     assert (await client.get("/v1/models/m")).status_code == 200
 
 
-async def test_what_takes_longer_than_our_patience_before_it_fails_is_tried_again() -> None:
+async def test_the_time_of_the_policy_begins_with_the_first_failure() -> None:
     policy = RetryPolicy(retry_seconds=0.2, first_contact_seconds=0.2, base_delay_seconds=0.01, timeout_seconds=15)
     async with scripted(b"", says(200)) as script, Transport(script.url, policy) as transport:
         script.pause_seconds = 0.4
@@ -318,7 +318,7 @@ async def test_silence_is_not_waited_for_longer_than_the_timeout(
     assert time.monotonic() - started < 5
 
 
-async def test_nobody_there_says_which_url_and_what_to_do(unused_url: str) -> None:
+async def test_an_unreachable_server_is_reported_with_its_url_and_what_to_do(unused_url: str) -> None:
     async with Transport(unused_url.replace("://", "://me:secret@"), IMPATIENT) as transport:
         with pytest.raises(Unreachable) as raised:
             await transport.request("GET", "/v1/models")
@@ -329,7 +329,7 @@ async def test_nobody_there_says_which_url_and_what_to_do(unused_url: str) -> No
     assert raised.value.exit_code == 5
 
 
-async def test_who_never_answered_is_given_up_sooner(unused_url: str) -> None:
+async def test_a_server_that_never_responded_is_given_up_sooner(unused_url: str) -> None:
     async with Transport(unused_url, RetryPolicy(first_contact_seconds=0.2)) as transport:
         started = time.monotonic()
         with pytest.raises(Unreachable):
@@ -340,9 +340,7 @@ async def test_who_never_answered_is_given_up_sooner(unused_url: str) -> None:
     assert time.monotonic() - started < 10
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_told_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_untrusted_certificate_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl makes the certificate, and is not here")
@@ -381,7 +379,7 @@ async def unused_url() -> str:
 # Storage
 
 
-async def test_storage_gets_the_url_as_it_is_and_its_refusals_are_handed_on() -> None:
+async def test_storage_gets_the_exact_url_and_its_4xx_responses_are_returned() -> None:
     async with scripted(says(503), says(403, "<Error/>")) as script, Transport(script.url, QUICK) as transport:
         response = await transport.raw("PUT", f"{script.url}/b/k?X-Amz-Signature=a%2Fb%3D", content=b"bytes")
 
@@ -391,7 +389,7 @@ async def test_storage_gets_the_url_as_it_is_and_its_refusals_are_handed_on() ->
     assert script.requests[1].endswith(b"\r\n\r\nbytes")
 
 
-async def test_a_body_in_pieces_begins_anew_at_each_attempt() -> None:
+async def test_a_body_in_pieces_starts_again_in_each_attempt() -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"one"
         yield b"two"
@@ -402,13 +400,13 @@ async def test_a_body_in_pieces_begins_anew_at_each_attempt() -> None:
     assert [request.endswith(b"\r\n\r\nonetwo") for request in script.requests] == [True, True]
 
 
-async def test_storage_that_stays_broken_is_an_error() -> None:
+async def test_storage_that_keeps_failing_is_an_error() -> None:
     async with scripted(says(500, "<Error/>")) as script, Transport(script.url, IMPATIENT) as transport:
         with pytest.raises(ServerError, match=f"{script.url} responded with 500"):
             await transport.raw("GET", f"{script.url}/b/k?secret=1")
 
 
-async def test_a_stream_is_read_by_the_caller_who_hears_where_it_breaks() -> None:
+async def test_the_caller_reads_a_stream_and_gets_the_error_if_it_breaks() -> None:
     cut = says(200, "half").replace(b"content-length: 4", b"content-length: 8")
     async with scripted(cut) as script, Transport(script.url, QUICK) as transport:
         async with transport.raw_stream("GET", f"{script.url}/b/k") as response:
@@ -423,12 +421,12 @@ async def test_a_stream_is_read_by_the_caller_who_hears_where_it_breaks() -> Non
 # Paths
 
 
-def test_a_segment_is_encoded_and_never_climbs() -> None:
+def test_a_segment_is_encoded() -> None:
     assert url_path("a b", "1.0+x", "@c", "d/e", "ü%") == "/a%20b/1.0%2Bx/%40c/d%2Fe/%C3%BC%25"
 
 
 @pytest.mark.parametrize("segment", ["", ".", ".."])
-def test_a_segment_that_would_climb_is_refused(segment: str) -> None:
+def test_an_empty_segment_or_dots_are_refused(segment: str) -> None:
     with pytest.raises(RegistryError, match="not a valid name"):
         url_path("a", segment)
 

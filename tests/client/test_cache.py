@@ -1,4 +1,4 @@
-"""The cache of pulled files: it saves transfers, and never hands out what is not what its name says."""
+"""The cache of pulled files saves transfers, and never returns bytes with a wrong digest."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ LIMIT_BYTES = 10_000_000
 
 @pytest.fixture
 async def transport(service: RunningService, client: httpx.AsyncClient) -> AsyncIterator[Transport]:
-    """Of a registry that has `m:1`, with `FILES`."""
+    """A client of a registry that has `m:1` with `FILES`."""
     assert (await register(client, {"model_name": "m", "version": "1"}, FILES)).status_code == 201
     async with Transport(service.url) as transport:
         yield transport
@@ -44,7 +44,7 @@ def digest(content: bytes) -> str:
 
 
 def entry(cache: Cache, content: bytes) -> Path:
-    """Where these bytes are, or would be."""
+    """The path of the entry for these bytes."""
     name = digest(content).removeprefix("sha256:")
     return cache.root / "blobs" / "sha256" / name[:2] / name[2:]
 
@@ -56,7 +56,7 @@ def add(cache: Cache, content: bytes) -> Path:
 
 
 def copied(cache: Cache, content: bytes) -> bytes | None:
-    """What the cache gives for these bytes."""
+    """What the cache returns for these bytes."""
     with open_file(b"longer than what there was before" * 100) as file:
         if not cache.copy(digest(content), len(content), file):
             return None
@@ -99,7 +99,7 @@ async def test_a_pulled_file_can_be_changed_without_changing_the_cache(
 
 
 def flip(path: Path) -> None:
-    """One bit, with the time of the last change as it was: as a disk does it."""
+    """Flip one bit and keep the mtime, as a failing disk does."""
     before = path.stat()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -303,7 +303,7 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_processes_can_share_a_cache_that_is_too_small(
     transport: Transport, cache: Cache, tmp_path: Path
 ) -> None:
-    """Both fill it at once, and evict what the other one has put there."""
+    """Both fill the cache at the same time, and evict the entries of the other."""
     command = [sys.executable, "-W", "error", "-c", PULL, transport.url, str(cache.root)]
     async with contextlib.AsyncExitStack() as stack:
         processes = [

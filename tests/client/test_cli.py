@@ -1,4 +1,4 @@
-"""The commands for people who have models, as people and scripts run them, against a real service."""
+"""The commands of the client, as people and scripts run them, against a real service."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ IN_ALL = {"--url", "--json", "--quiet", "--help"}
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command came to."""
+    """The result of a command."""
 
     exit_code: int
     output: str
@@ -60,7 +60,7 @@ Run = Callable[..., Awaitable[Ran]]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that commands run in."""
+    """The working directory of the commands."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -69,7 +69,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def mr(service: RunningService, fresh: None, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs `model-registry …`, whose registry is the service; `exit_code` is what it must end with."""
+    """Runs `model-registry …` with the service as its registry, and checks the `exit_code`."""
     monkeypatch.setenv("MODEL_REGISTRY_URL", service.url)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -79,7 +79,7 @@ def mr(service: RunningService, fresh: None, here: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which the command sets
 
     async def run_it(*arguments: str, exit_code: int = 0, stdin: str = "") -> Ran:
-        # In a thread, because the service answers from this event loop.
+        # In a thread, because the service runs in this event loop.
         ran = await asyncio.to_thread(_in_this_process, arguments, stdin)
         assert ran.exit_code == exit_code, ran
         assert "Traceback" not in ran.errors
@@ -109,7 +109,7 @@ def _stdin(text: str) -> Iterator[None]:
 
 @pytest.fixture
 async def two_versions(mr: Run, here: Path) -> None:
-    """`fraud-detector` 1.0.0 of one file, the champion, and 2.0.0 of a folder that shares it."""
+    """`fraud-detector` 1.0.0 is a file and the champion. 2.0.0 is a folder with the same file and another one."""
     make_files(here)
     await mr("push", "model.bin", "fraud-detector:1.0.0", "--alias", "champion", "--metadata", "metrics=1")
     await mr("push", "folder", "fraud-detector:2.0.0", "--metadata", "@metrics.json", "--tag", "stage=test")
@@ -124,7 +124,7 @@ def make_files(folder: Path) -> None:
 
 
 def commands(group: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The client's commands: `alias set` and the like."""
+    """The commands of the client by name, such as `alias set`."""
     group = group or typer.main.get_command(app)
     for name, each in group.commands.items():
         if hasattr(each, "commands"):
@@ -134,7 +134,7 @@ def commands(group: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def section(command: str) -> str:
-    """What the page says on a command."""
+    """The section of the page about a command."""
     [text] = [
         text
         for heading, text in re.findall(r"^## ([\w, ]+)\n(.*?)(?=^## |\Z)", DOCS, re.MULTILINE | re.DOTALL)
@@ -490,7 +490,7 @@ async def test_the_shell_completes_commands(tmp_path: Path) -> None:
 
 
 async def on_a_terminal(*arguments: str, env: dict[str, str], cwd: Path, typed: str = "") -> tuple[int, str]:
-    """Exit code, and all that a person sees."""
+    """Run a command on a terminal. Returns the exit code and the text on the screen."""
     ours, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *COMMAND, *arguments, env=env | {"COLUMNS": "120"}, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs
@@ -498,7 +498,7 @@ async def on_a_terminal(*arguments: str, env: dict[str, str], cwd: Path, typed: 
     os.close(theirs)
     os.write(ours, typed.encode())
     seen = b""
-    with contextlib.suppress(OSError):  # which is how a terminal ends
+    with contextlib.suppress(OSError):  # a closed terminal raises it
         while piece := await asyncio.to_thread(os.read, ours, 65536):
             seen += piece
     os.close(ours)
@@ -546,7 +546,7 @@ async def test_a_purge_asks_for_confirmation_and_open_shows_the_docs_in_the_brow
 
 
 def until_it_sleeps(pid: int) -> None:
-    """A signal just before the system call that waits would be noticed only after it."""
+    """Wait until the process is in the system call that blocks. A signal just before it would be noticed after it."""
     while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
         time.sleep(0.01)
 

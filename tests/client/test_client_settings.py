@@ -1,4 +1,4 @@
-"""Where the client takes its settings from, and what it leaves behind."""
+"""Where the client reads its settings, and where it saves them."""
 
 import json
 import stat
@@ -12,7 +12,7 @@ from model_registry_client.settings import config_path, save_url
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user who has set nothing."""
+    """A user without settings."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MODEL_REGISTRY_URL", "MODEL_REGISTRY_CACHE_BYTES"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""What Python has becomes JSON that means the same, and comes back so."""
+"""Python values become JSON with the same meaning, and come back."""
 
 import enum
 import json
@@ -25,7 +25,7 @@ class Color(enum.Enum):
 
 
 class NaT(datetime):
-    """As pandas has it: a time that is none."""
+    """A missing time, like NaT of pandas."""
 
     def __eq__(self, other: object) -> bool:
         return False
@@ -34,7 +34,7 @@ class NaT(datetime):
 
 
 class NAType:
-    """As pandas has it: nothing."""
+    """A missing value, like NA of pandas."""
 
 
 CEST = timezone(timedelta(hours=2))
@@ -121,7 +121,7 @@ leaves = st.none() | st.booleans() | st.text() | numbers
 
 
 def exact(value: Any) -> Any:
-    """A float and a Decimal of one text are one number."""
+    """A float and a Decimal with the same text are equal."""
     match value:
         case list():
             return [exact(item) for item in value]

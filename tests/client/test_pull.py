@@ -1,4 +1,4 @@
-"""Pull: a folder byte for byte, whatever storage, the network, the registry or the disk do meanwhile."""
+"""A pull is byte for byte right, or fails, whatever storage, the network, the registry or the disk do."""
 
 import asyncio
 import contextlib
@@ -65,7 +65,7 @@ async def service_and_fake(stack: StackAddresses, settings: Settings) -> AsyncIt
 
 @pytest.fixture
 def fake(service_and_fake: tuple[RunningService, FakeS3]) -> Iterator[FakeS3]:
-    """Storage as the client sees it; the service sees the real one."""
+    """Storage as the client sees it. The service uses the real storage."""
     fake = service_and_fake[1]
     fake.seen.clear()
     yield fake
@@ -80,7 +80,7 @@ async def transport(service_and_fake: tuple[RunningService, FakeS3], fake: FakeS
 
 @pytest.fixture(scope="module")
 async def http(service_and_fake: tuple[RunningService, FakeS3]) -> AsyncIterator[httpx.AsyncClient]:
-    """Without an empty registry: each test has models of its own, or what this module shares."""
+    """The registry is not empty: each test uses its own models, or those that this module shares."""
     async with httpx.AsyncClient(base_url=service_and_fake[0].url, timeout=30) as http:
         yield http
 
@@ -107,7 +107,7 @@ async def small(http: httpx.AsyncClient) -> Ref:
 async def cancelled_after(
     told: RecordedProgress, size_bytes: int, transport: Transport, ref: Ref, folder: Path
 ) -> AsyncIterator[None]:
-    """A pull that is broken off once so much has arrived; what happens in the block happens before."""
+    """Cancel a pull when it has received `size_bytes`, after the block has run."""
     pulling = asyncio.create_task(pull(transport, ref, folder, progress=told))
     await told.until_received(size_bytes)
     yield
@@ -280,7 +280,7 @@ async def test_a_killed_pull_continues_where_it_stopped(
 
 
 def arrived_bytes(part: Path) -> int:
-    """What an unfinished file of one piece says at its end."""
+    """The counts at the end of an unfinished file with one piece."""
     return int.from_bytes(part.read_bytes()[-8:], "little")
 
 
@@ -590,7 +590,7 @@ async def test_all_files_are_of_one_version_if_the_alias_moves_during_the_pull(
     async def promote(exchange: Exchange) -> None:
         await publish(http, {"a": b"2a", "b": b"2b"}, of=first)
         assert (await http.put(alias, json={"version": "2"})).is_success
-        await Says(403, "AccessDenied")(exchange)  # so that a fresh URL is asked for
+        await Says(403, "AccessDenied")(exchange)  # so that the client requests a new URL
 
     fake.misbehave("get", promote, times=1)
     pulled = await pull(transport, moving, tmp_path, parallel=1)
@@ -632,7 +632,7 @@ async def test_two_pulls_into_one_folder_share_the_work(
 
 
 class Registry(Transport):
-    """One whose manifest says what it likes; its files are all `evil`."""
+    """A registry with any manifest. All its files have the content `evil`."""
 
     def __init__(self, items: list[dict[str, Any]], digest: str | None = None) -> None:
         super().__init__("http://registry.example", QUICK)
@@ -642,7 +642,7 @@ class Registry(Transport):
     @asynccontextmanager
     async def stream(self, method: str, path: str, **_: Any) -> AsyncIterator[httpx.Response]:
         if path.endswith("/files"):
-            # Escaped, so that there may be surrogates.
+            # Escaped, so that it can have surrogates.
             yield httpx.Response(200, content=json.dumps({"items": self._items, "next_page_token": None}))
         elif "/files/" in path:
 
@@ -734,7 +734,7 @@ async def test_a_manifest_that_contradicts_the_version_changes_nothing(registry:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder beside the one that is pulled to."""
+    """A folder beside the target of the pull."""
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "f").write_bytes(b"mine")
@@ -821,7 +821,7 @@ async def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> Non
 
 @contextlib.contextmanager
 def tiny_disk(folder: Path) -> Iterator[Callable[[str], object]]:
-    """A file system of 256 KiB at `folder`; what it yields remounts it with other options."""
+    """Mount a file system of 256 KiB at `folder`. Yields a function that remounts it with other options."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a file system")
     folder.mkdir()

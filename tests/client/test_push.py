@@ -1,4 +1,4 @@
-"""Pushing by one call: whole folders, resumed, by whatever way there is, and never other bytes than those on disk."""
+"""A push publishes exactly the bytes on disk. It resumes, and takes any way to storage that works."""
 
 import asyncio
 import hashlib
@@ -46,7 +46,7 @@ REF = Ref("fraud", "1.0")
 
 @dataclass
 class Recorded(Silent):
-    """What a progress was told; `at_sent` is called with the bytes that went out so far."""
+    """Records what a push reports. `at_sent` is called with the total of the sent bytes."""
 
     at_sent: Callable[[int], None] = lambda _: None
     hashed_bytes: int = 0
@@ -81,7 +81,7 @@ class Recorded(Silent):
 
 
 class Damages:
-    """A byte of a request's body is another one when it arrives."""
+    """One byte of the body of a request arrives with another value."""
 
     async def __call__(self, exchange: Exchange) -> None:
         if not exchange.request.endswith(b"\r\n\r\n"):
@@ -90,7 +90,7 @@ class Damages:
 
 
 class Late:
-    """The answer comes after URLs that are good for two seconds have expired."""
+    """The response comes after URLs that are valid for two seconds have expired."""
 
     async def __call__(self, exchange: Exchange) -> None:
         answer = await exchange.asked()
@@ -100,7 +100,7 @@ class Late:
 
 @pytest.fixture(scope="module")
 async def service(stack: StackAddresses, settings: Settings) -> AsyncIterator[RunningService]:
-    """One that wants parts for less than others do."""
+    """A service that splits smaller files into parts than usual."""
     async with running(make_settings(stack, multipart_threshold_bytes=MIB, multipart_part_bytes=PART)) as service:
         yield service
 
@@ -154,7 +154,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def digest_of(files: dict[str, bytes]) -> str:
-    """A version's digest, as anybody can work it out."""
+    """The digest of a version, computed here."""
     lines = sorted((path.encode(), content) for path, content in files.items())
     manifest = b"".join(b"%s  %d  %s\n" % (hashlib.sha256(c).hexdigest().encode(), len(c), path) for path, c in lines)
     return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
@@ -165,7 +165,7 @@ async def visible(transport: Transport) -> list[str]:
 
 
 async def assert_holds(transport: Transport, pushed: Pushed, files: dict[str, bytes]) -> None:
-    """The registry hands out these bytes, and no others."""
+    """Check that the version has exactly these files."""
     version = pushed.version
     assert (version.state, version.digest, version.file_count) == ("ready", digest_of(files), len(files))
     for path, content in files.items():
@@ -312,7 +312,7 @@ async def test_a_push_that_outlives_its_lease_keeps_it(
 
 
 async def cancelled_at(transport: Transport, source: Path, size_bytes: int, ref: Any = REF) -> Recorded:
-    """A push that is cancelled once so much went out."""
+    """Cancel a push when it has sent `size_bytes`."""
     is_time = asyncio.Event()
     progress = Recorded(lambda sent_bytes: is_time.set() if sent_bytes >= size_bytes else None)
     running = asyncio.create_task(push(transport, source, ref, parallel=1, progress=progress))
@@ -393,7 +393,7 @@ async def test_a_service_that_restarts_in_the_middle_is_waited_for(
             await assert_holds(transport, pushed, files)
 
 
-# Storage that is away, or says no
+# Storage that is unreachable, or refuses
 
 
 @pytest.fixture
@@ -584,7 +584,7 @@ async def test_a_file_that_changes_while_it_is_pushed_is_named_and_nothing_is_pu
 
     assert (await visible(transport), progress.ended) == ([], 1)
     file.write_bytes(LARGE)
-    # The label is free for what the files are now.
+    # The label is free for the new content.
     (folder / "a").write_bytes(b"something else")
     await assert_holds(transport, await push(transport, folder, REF), {"a": b"something else", "model.bin": LARGE})
 
@@ -601,7 +601,7 @@ async def test_a_file_that_changes_after_it_was_sent_is_noticed_before_the_commi
     assert await visible(transport) == []
 
 
-# What is taken from disk
+# Files on disk
 
 
 async def test_ignored_files_are_pushed_only_on_request(transport: Transport, tmp_path: Path) -> None:

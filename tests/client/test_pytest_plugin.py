@@ -1,4 +1,4 @@
-"""The fixtures for tests of other projects, as pytest gives them to such a project."""
+"""The fixtures of the pytest plugin, used in the tests of another project."""
 
 import asyncio
 import sys
@@ -26,7 +26,7 @@ def test_it_is_the_same_for_all_tests(model_registry):
 
 
 async def outcome(folder: Path, env: dict[str, str]) -> tuple[int | None, str]:
-    """Exit code and output of pytest in a project of somebody else's."""
+    """Run pytest in another project. Returns the exit code and the output."""
     (folder / "test_project.py").write_text(PROJECT)
     options = ["-p", "model_registry_client.pytest_plugin", "-p", "no:cacheprovider", "-rs", "-W", "error"]
     command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", str(folder), *options, "test_project.py"]
@@ -36,7 +36,7 @@ async def outcome(folder: Path, env: dict[str, str]) -> tuple[int | None, str]:
 
 
 async def test_a_project_gets_a_registry_that_ends_with_its_tests(tmp_path: Path) -> None:
-    # What the developer has set is for the registry of the developer.
+    # The settings of the developer are for another registry.
     exit_code, output = await outcome(tmp_path, environment(URL="http://127.0.0.1:9", DATABASE_URL="nonsense"))
 
     assert exit_code == 0, output

@@ -1,4 +1,4 @@
-"""The registry through its client: everything that can be asked, page by page, and in both manners."""
+"""Every method of the two clients, against a real service."""
 
 import asyncio
 import gc
@@ -38,7 +38,7 @@ LABELS = ("1.0", "2.0", "10.0")
 
 @pytest.fixture
 async def registry(service: RunningService, client: httpx.AsyncClient) -> AsyncIterator[AsyncRegistry]:
-    """A client of a registry with three versions of the model `m`, and a file in the last."""
+    """A client of a registry with three versions of the model `m`. The last one has files."""
     for label in LABELS[:-1]:
         await register_version(client, "m", label)
     form = {"model_name": "m", "version": LABELS[-1]}

@@ -1,4 +1,4 @@
-"""A file of the registry as an open file: what is read is what is there, in few requests."""
+"""A file in the registry as an open file: it reads the right bytes, with few requests."""
 
 import asyncio
 import io
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @pytest.fixture(scope="module")
 async def front(service: RunningService) -> AsyncIterator[FakeS3]:
-    """The way to the service, on which something may happen; it counts."""
+    """A proxy before the service. It counts requests and can misbehave."""
     async with FakeS3.before(service.url) as front:
         yield front
 
@@ -70,7 +70,7 @@ async def version_of(transport: Transport, ref: Ref) -> Version:
 async def with_file(
     transport: Transport, ref: Ref, path: str | None, use: Callable[[RemoteFile], T], *, way: FakeS3 | None = None
 ) -> T:
-    """What `use` makes of the file, in a thread; the way counts from its opening on."""
+    """Call `use` with the open file in a thread. The proxy counts from the opening on."""
     version = await version_of(transport, ref)
     if way:
         way.seen.clear()
@@ -121,7 +121,7 @@ STEPS = st.lists(
 async def test_any_sequence_of_reads_and_seeks_works_as_in_memory(
     transport: Transport, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With blocks so small that every border is met, and so few of them that most are forgotten."""
+    """The blocks are so small that every boundary occurs, and so few that most are evicted."""
     monkeypatch.setattr(remote_file, "BLOCK_BYTES", 16)
     monkeypatch.setattr(remote_file, "_MOST_AHEAD_BLOCKS", 4)
     monkeypatch.setattr(remote_file, "_KEPT_BLOCKS", 5)
@@ -143,7 +143,7 @@ async def test_any_sequence_of_reads_and_seeks_works_as_in_memory(
 
 
 def outcome(file: Any, name: str, arguments: list[int]) -> object:
-    """What it says, and where it is then."""
+    """The result of an operation, and the position after it."""
     if name == "readinto":
         buffer = bytearray(arguments[0])
         return file.readinto(buffer), buffer, file.tell()
@@ -152,7 +152,7 @@ def outcome(file: Any, name: str, arguments: list[int]) -> object:
     if name == "seek":
         offset, whence = arguments
         position = {0: 0, 1: file.tell(), 2: len(file.getvalue()) if isinstance(file, io.BytesIO) else file.size_bytes}
-        if position[whence] + offset < 0:  # memory stops at zero then, where files refuse
+        if position[whence] + offset < 0:  # io.BytesIO goes to zero, a file raises
             if not isinstance(file, io.BytesIO):
                 with pytest.raises(ValueError, match="negative"):
                     file.seek(offset, whence)

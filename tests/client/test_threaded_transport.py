@@ -1,4 +1,4 @@
-"""How downloads from storage reach the network: connections used again, waits that end, and the proxies of others."""
+"""The transport of downloads: it reuses connections, ends waits, and uses the proxies of the environment."""
 
 import asyncio
 from collections.abc import AsyncIterator

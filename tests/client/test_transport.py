@@ -1,4 +1,4 @@
-"""What the client makes of answers, and of none."""
+"""What the client does with a response, and without one."""
 
 import asyncio
 import shutil
@@ -343,13 +343,13 @@ async def test_a_server_that_never_responded_is_given_up_sooner(unused_url: str)
 async def test_an_untrusted_certificate_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("openssl makes the certificate, and is not here")
+        pytest.skip("needs openssl to create a certificate")
     made = tmp_path / "made.pem"
     options = (
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=a -addext subjectAltName=IP:127.0.0.1"
     )
     where = ["-keyout", str(made), "-out", str(tmp_path / "cert.pem")]
-    subprocess.run([openssl, *options.split(), *where], check=True, capture_output=True)  # noqa: ASYNC221 - a moment
+    subprocess.run([openssl, *options.split(), *where], check=True, capture_output=True)  # noqa: ASYNC221 - it takes a moment
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(tmp_path / "cert.pem", made)
 
@@ -360,7 +360,7 @@ async def test_an_untrusted_certificate_is_an_error_at_once(tmp_path: Path, monk
                 await transport.request("GET", "/")
             with pytest.raises(Unreachable, match="SSL_CERT_FILE"):
                 async with transport.raw_stream("GET", script.url):
-                    pytest.fail("nobody vouches for it")
+                    pytest.fail("the certificate is untrusted")
             assert time.monotonic() - started < 10
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
         async with Transport(script.url, QUICK) as transport:
@@ -371,7 +371,7 @@ async def test_an_untrusted_certificate_is_an_error_at_once(tmp_path: Path, monk
 
 @pytest.fixture
 async def unused_url() -> str:
-    """Nobody listens there."""
+    """The URL of a port that nothing listens on."""
     async with scripted(says(200)) as script:
         return script.url
 

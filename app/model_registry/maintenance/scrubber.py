@@ -12,7 +12,7 @@ from model_registry.domain.entities import Digest, StoredBlob, VersionRef
 from model_registry.domain.naming_rules import validate_model_name
 from model_registry.errors import ModelNotFound
 from model_registry.object_store.blob_store import BlobStore
-from model_registry.transfer.object_digest import Checker
+from model_registry.transfer.object_digest import ObjectHasher
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Scrubber:
     def __init__(self, *, database: Database, blobs: BlobStore) -> None:
         self._database = database
         self._blobs = blobs
-        self._checker = Checker(blobs)
+        self._hasher = ObjectHasher(blobs)
 
     async def verify(self, model_name: str | None = None, *, progress: Callable[[Verified], None]) -> Verified:
         """Hash every stored blob, or those of one model, and write down which are sound and which are damaged.
@@ -95,7 +95,7 @@ class Scrubber:
         stored = await self._blobs.stored(blob.storage_key)
         if stored is None or stored.size_bytes != blob.size_bytes:
             return None
-        return await self._checker.digest(blob.storage_key, blob.size_bytes)
+        return await self._hasher.digest(blob.storage_key, blob.size_bytes)
 
     async def _write_down(self, sound: Sequence[StoredBlob], damaged: Sequence[StoredBlob]) -> list[Damage]:
         async def work(tx: Transaction) -> list[Damage]:

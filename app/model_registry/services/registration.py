@@ -26,7 +26,7 @@ from model_registry.object_store.blob_store import BlobStore
 from model_registry.runtime.background_tasks import BackgroundTasks
 from model_registry.runtime.failpoints import failpoint
 from model_registry.services.idempotency import IdempotencyKey, meaning_of
-from model_registry.services.label_claim import LabelClaim
+from model_registry.services.label_reservation import LabelReservation
 from model_registry.services.version_transitions import announce, keep_blobs
 from model_registry.transfer.lease import Lease
 from model_registry.transfer.object_writer import ObjectWriter
@@ -74,7 +74,7 @@ class Registration:
         self._background_tasks = background_tasks
         self._actor = actor
         self._key = IdempotencyKey(database, actor.name, idempotency_key) if idempotency_key is not None else None
-        self._label = LabelClaim(actor.name, limits)
+        self._label = LabelReservation(actor.name, limits)
         self._conflict: VersionExists | None = None
         self._files: list[StoredFile] = []
         self._paths = DistinctPaths()

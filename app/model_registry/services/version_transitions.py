@@ -11,10 +11,10 @@ from model_registry.errors import VersionExists
 from model_registry.utils import to_json_text
 
 
-def already_exists(ref: VersionRef, taken: ExistingVersion) -> VersionExists:
+def already_exists(ref: VersionRef, existing: ExistingVersion) -> VersionExists:
     """What to say to whoever may not go on with a version that is there."""
-    digest = str(taken.digest) if taken.digest else None
-    return VersionExists(ref.model_name, ref.version, state=taken.state, digest=digest)
+    digest = str(existing.digest) if existing.digest else None
+    return VersionExists(ref.model_name, ref.version, state=existing.state, digest=digest)
 
 
 async def discard_unfinished(

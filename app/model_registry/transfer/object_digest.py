@@ -1,4 +1,4 @@
-"""Reading stored bytes back, to know what they are."""
+"""The digest of stored objects, to compare them with what they should be."""
 
 import asyncio
 
@@ -16,18 +16,18 @@ _TRIES = 4
 _PAUSE_SECONDS = 0.2
 
 
-class Checker:
-    """Takes the sha256 of objects in the store, a few at a time, in memory that does not grow with them."""
+class ObjectHasher:
+    """Reads objects back and hashes them, a few at a time. Memory does not grow with the objects."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self._turn = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def digest(self, key: str, size_bytes: int) -> Digest | None:
-        """The digest of `size_bytes` bytes at `key`; `None` when there are none, or not so many to be had.
+        """The digest of `size_bytes` bytes at `key`; `None` if there is no object, or fewer bytes can be read.
 
-        A transfer that breaks goes on where it broke, and is given up after a few tries that brought nothing. Raises
-        `Unavailable` when the store is away.
+        A transfer that breaks continues where it broke, and is given up after four tries in a row that read nothing.
+        Raises `Unavailable` if the store cannot be used.
         """
         digest = StreamDigest()
         position = failures = 0

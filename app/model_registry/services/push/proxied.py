@@ -99,14 +99,14 @@ class ProxiedUploads:
         return file
 
     async def _pending(self, tx: Transaction, ref: VersionRef, actor: Actor) -> int:
-        taken = await tx.versions.find(ref)
-        if taken is None or taken.is_expired:
+        existing = await tx.versions.find(ref)
+        if existing is None or existing.is_expired:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
-        if taken.state in {VersionState.READY, VersionState.REMOVED} or not actor.owns(taken.created_by):
-            raise already_exists(ref, taken)
-        if taken.state != VersionState.PENDING:
-            raise VersionNotAvailable(ref.model_name, ref.version, taken.state)
-        return taken.id
+        if existing.state in {VersionState.READY, VersionState.REMOVED} or not actor.owns(existing.created_by):
+            raise already_exists(ref, existing)
+        if existing.state != VersionState.PENDING:
+            raise VersionNotAvailable(ref.model_name, ref.version, existing.state)
+        return existing.id
 
     async def _compare(self, version_id: int, file: FileEntry, chunks: AsyncIterable[bytes]) -> None:
         """Compare bytes that are already stored; they are not stored again."""

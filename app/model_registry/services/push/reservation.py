@@ -139,16 +139,16 @@ class Reservations:
         if known is None:
             version_id = await self._take_label(tx, request)
             await tx.declared.add(version_id, push.files)
-            lacking = await offload(lambda: _first_of_each(push.files), len(push.files))
+            missing_files = await offload(lambda: _first_of_each(push.files), len(push.files))
         else:
             version_id = known.id
             await tx.versions.renew(version_id, self._upload_limits.lease_seconds)
             await tx.versions.annotate(version_id, push.details.additional_metadata, push.annotations)
-            lacking = await tx.declared.missing(version_id)
+            missing_files = await tx.declared.missing(version_id)
             uploads = await self._begun_uploads(tx, version_id)
-        stored = await _already_stored(tx, lacking.values(), request.actor)
+        stored = await _already_stored(tx, missing_files.values(), request.actor)
         await tx.declared.pin(version_id, stored)
-        to_send = {digest: file for digest, file in lacking.items() if digest not in stored}
+        to_send = {digest: file for digest, file in missing_files.items() if digest not in stored}
         if request.is_direct:
             uploads = await self._open_uploads(tx, version_id, to_send, uploads)
         info = await tx.versions.info_by_id(version_id)
@@ -160,18 +160,18 @@ class Reservations:
         if push.version is None:
             return None
         ref = VersionRef(push.model_name, push.version)
-        taken = await tx.versions.find(ref)
-        if taken is None:
+        existing = await tx.versions.find(ref)
+        if existing is None:
             return None
-        if taken.is_expired:
+        if existing.is_expired:
             delay_seconds = self._upload_limits.late_write_seconds
-            await discard_unfinished(tx, taken.id, only_expired=True, delay_seconds=delay_seconds)
+            await discard_unfinished(tx, existing.id, only_expired=True, delay_seconds=delay_seconds)
             return None
-        is_same = taken.digest == request.manifest.digest and await tx.versions.has_params(taken.id, push.details)
-        is_open = taken.state.is_unfinished and request.actor.owns(taken.created_by)
-        if is_same and (is_open or taken.state == VersionState.READY):
-            return taken
-        raise already_exists(ref, taken)
+        is_same = existing.digest == request.manifest.digest and await tx.versions.has_params(existing.id, push.details)
+        is_open = existing.state.is_unfinished and request.actor.owns(existing.created_by)
+        if is_same and (is_open or existing.state == VersionState.READY):
+            return existing
+        raise already_exists(ref, existing)
 
     async def _take_label(self, tx: Transaction, request: _Request) -> int:
         push, max_pending = request.push, self._push_limits.max_pending

@@ -8,7 +8,7 @@ from model_registry.domain.entities import Digest, FileEntry, ModelDetails
 from model_registry.domain.naming_rules import MAX_FILES, DistinctPaths, validate_media_type
 from model_registry.errors import InvalidField, UploadUnknown
 from model_registry.object_store.blob_store import MAX_PARTS
-from model_registry.services.push.commit import Parts, PartTag
+from model_registry.services.push.multipart_completion import Parts, PartTag
 from model_registry.services.push.reservation import Push
 from model_registry.utils import JsonText, Loc, parse_json_object, to_json_text
 from model_registry.web.requests.annotations import annotations_of

@@ -10,8 +10,8 @@ from model_registry.services.version_transitions import already_exists, discard_
 from model_registry.transfer.upload_limits import UploadLimits
 
 
-class LabelClaim:
-    """The claim of one registration to one label. Its uuid marks the row that it inserts."""
+class LabelReservation:
+    """The reservation of one label by one registration. Its uuid marks the row that it inserts."""
 
     def __init__(self, actor_name: str, limits: UploadLimits) -> None:
         self._actor_name = actor_name
@@ -57,9 +57,9 @@ class LabelClaim:
         if self._ref is None or not self.may_be_held:
             return
         await tx.models.lock(self._ref.model_name)
-        taken = await tx.versions.find(self._ref)
-        if taken is not None and taken.reservation == self._reservation:
-            await discard_unfinished(tx, taken.id, delay_seconds=self._limits.late_write_seconds)
+        existing = await tx.versions.find(self._ref)
+        if existing is not None and existing.reservation == self._reservation:
+            await discard_unfinished(tx, existing.id, delay_seconds=self._limits.late_write_seconds)
         await tx.models.drop_if_unused(self._ref.model_name)
 
     async def _begin(self, tx: Transaction, ref: VersionRef) -> int:
@@ -73,14 +73,14 @@ class LabelClaim:
 
     async def _make_room(self, tx: Transaction, ref: VersionRef) -> int | None:
         """Discard the version that has the label, if its lease has expired. Returns its id if it is ours."""
-        taken = await tx.versions.find(ref)
-        if taken is None:
+        existing = await tx.versions.find(ref)
+        if existing is None:
             return None
-        if taken.reservation == self._reservation:
-            return taken.id  # an earlier attempt committed, and its reply was lost
-        if not taken.is_expired:
-            raise self._lost(already_exists(ref, taken))
-        await discard_unfinished(tx, taken.id, only_expired=True, delay_seconds=self._limits.late_write_seconds)
+        if existing.reservation == self._reservation:
+            return existing.id  # an earlier attempt committed, and its reply was lost
+        if not existing.is_expired:
+            raise self._lost(already_exists(ref, existing))
+        await discard_unfinished(tx, existing.id, only_expired=True, delay_seconds=self._limits.late_write_seconds)
         return None
 
     def _lost(self, error: VersionExists) -> VersionExists:

@@ -26,7 +26,8 @@ from model_registry.database.engine import Database
 from model_registry.database.pool import DatabaseLimits
 from model_registry.database.search import page_statement
 from model_registry.db_models import ModelInfoDB
-from model_registry.domain.search_filter import Order, SearchPosition, parse_filter, parse_order
+from model_registry.domain.filter_parser import parse_filter
+from model_registry.domain.search_order import Order, SearchPosition, parse_order
 from model_registry.migrations import migrate
 from model_registry_devstack import EmbeddedStack
 

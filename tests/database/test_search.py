@@ -21,10 +21,10 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from model_registry.database.filter_sql import where
 from model_registry.database.search import page_statement
 from model_registry.db_models import ModelInfoDB
+from model_registry.domain.filter_parser import parse_filter
 from model_registry.domain.search_filter import (
     MAX_NESTING,
     MAX_PATH,
-    NEWEST_FIRST,
     STATES,
     And,
     Comparison,
@@ -34,9 +34,8 @@ from model_registry.domain.search_filter import (
     Operator,
     Or,
     Scalar,
-    parse_filter,
-    parse_order,
 )
+from model_registry.domain.search_order import NEWEST_FIRST, parse_order
 from model_registry.utils import to_json_text
 from tests.support.service import RunningService
 

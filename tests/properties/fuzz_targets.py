@@ -27,8 +27,10 @@ with (
     from multipart import PushMultipartParser  # noqa: F401 - so that the fuzzer sees its branches
 
     from model_registry.domain.entities import ListPosition
+    from model_registry.domain.filter_parser import parse_filter
     from model_registry.domain.naming_rules import validate_alias, validate_model_name, validate_path
-    from model_registry.domain.search_filter import InvalidFilter, parse_filter, parse_order
+    from model_registry.domain.search_filter import InvalidFilter
+    from model_registry.domain.search_order import parse_order
     from model_registry.domain.version_labels import precedence, validate_version
     from model_registry.errors import InvalidField, PreconditionFailed, RegistryError
     from model_registry.utils import canonical_json, exact_json, parse_json_object, to_json_text

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from packaging.version import InvalidVersion, Version
 
 from model_registry.domain.entities import Digest, StoredBlob, StoredFile
+from model_registry.domain.filter_parser import parse_filter
 from model_registry.domain.naming_rules import validate_alias, validate_model_name, validate_path
-from model_registry.domain.search_filter import MAX_CHARACTERS, InvalidFilter, parse_filter
+from model_registry.domain.search_filter import MAX_CHARACTERS, InvalidFilter
 from model_registry.domain.version_labels import precedence, validate_version
 from model_registry.errors import InvalidField, InvalidForm, PreconditionFailed, RegistryError
 from model_registry.services.tar_archive import TarLayout

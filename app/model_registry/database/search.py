@@ -18,7 +18,8 @@ from model_registry.database.version_json import LISTED, bounded_page, to_listed
 from model_registry.database.version_rows import IS_NOT_EXPIRED
 from model_registry.db_models import ModelInfoDB
 from model_registry.domain.entities import ListedVersion, Page, VersionState
-from model_registry.domain.search_filter import Filter, Order, SearchPosition, mentions
+from model_registry.domain.search_filter import Filter, mentions
+from model_registry.domain.search_order import Order, SearchPosition
 
 _FEW = 5000
 

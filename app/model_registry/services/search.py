@@ -3,7 +3,8 @@
 from model_registry.auth.permissions import ANY_MODEL, Actor, Permission, require
 from model_registry.database.engine import Database
 from model_registry.domain.entities import ListedVersion, Page
-from model_registry.domain.search_filter import NEWEST_FIRST, Filter, Order, SearchPosition
+from model_registry.domain.search_filter import Filter
+from model_registry.domain.search_order import NEWEST_FIRST, Order, SearchPosition
 from model_registry.runtime.single_flight import SingleFlight
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from model_registry.domain.search_filter import parse_filter
+from model_registry.domain.filter_parser import parse_filter
 from model_registry.errors import InvalidPageToken, Unavailable
 from model_registry.web.openapi.operation import operation, refusal
 from model_registry.web.openapi.shared import BAD_LIMIT

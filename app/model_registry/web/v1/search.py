@@ -5,7 +5,8 @@ from datetime import datetime
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from model_registry.domain.search_filter import NEWEST_FIRST, SearchPosition, parse_filter, parse_order
+from model_registry.domain.filter_parser import parse_filter
+from model_registry.domain.search_order import NEWEST_FIRST, SearchPosition, parse_order
 from model_registry.utils import rfc3339
 from model_registry.web.context import Context
 from model_registry.web.openapi.search import SEARCH_VERSIONS, FilterText, OrderBy

@@ -45,7 +45,7 @@ router = APIRouter(tags=["registry"])
 
 @router.post("/register_model", **REGISTER_MODEL)
 async def register_model(request: Request, context: Context, idempotency_key: IdempotencyKey = None) -> Response:
-    """Register one version, with its files or without."""
+    """Register one version, with or without files."""
     return registered_response(await register(request, context, idempotency_key))
 
 
@@ -53,15 +53,17 @@ async def register_model(request: Request, context: Context, idempotency_key: Id
 async def get_model_info(
     context: Context, model_name: ModelName, version: ReadVersion, conditions: IfUnread
 ) -> Response:
-    """One version: its parameters, metadata, files, digest and aliases."""
+    """Get one version: its parameters, metadata, files, digest and aliases."""
     info = await context.registry.get(VersionSelector(model_name, version), actor=context.actor)
     return model_info_response(info, conditions)
 
 
 @router.get("/get_latest_model_info/{model_name}", **GET_LATEST_MODEL_INFO)
 async def get_latest_model_info(context: Context, model_name: ModelName, conditions: IfUnread) -> Response:
-    """The version of highest precedence (`1.10.0` > `1.9.0` > `1.9.0rc1`) that is neither yanked nor a pre-release;
-    a pre-release only where there is nothing else."""
+    """Get the version with the highest precedence (`1.10.0` > `1.9.0` > `1.9.0rc1`) that is not yanked.
+
+    A pre-release is the latest version only if all versions are pre-releases.
+    """
     info = await context.registry.latest(model_name, actor=context.actor)
     return model_info_response(info, conditions)
 
@@ -70,7 +72,7 @@ async def get_latest_model_info(context: Context, model_name: ModelName, conditi
 async def list_models(
     context: Context, limit: Limit = 100, page_token: LinkToken = None, model_name: OfModel = None
 ) -> Response:
-    """Every version that can be read, page by page; pages stay right while versions are added."""
+    """List all ready versions, page by page. Pages stay consistent while versions are added."""
     after = list_position(page_token or None, [model_name])
     page = await context.registry.list_versions(model_name=model_name, after=after, limit=limit, actor=context.actor)
     return summaries_response(page, model_name, limit)
@@ -86,7 +88,7 @@ async def get_model(
     redirect: Redirect = None,
     path: OneFile = None,
 ) -> Response:
-    """The bytes of a version: its only file, the file at `path`, or all of them as a deterministic tar."""
+    """Download the only file of a version, the file at `path`, or all files as a deterministic tar archive."""
     download = await context.registry.download(VersionSelector(model_name, version), path, actor=context.actor)
     return await file_response(context, download, wanted, conditions, redirect=redirect)
 
@@ -95,20 +97,20 @@ async def get_model(
 async def head_model(
     context: Context, model_name: ModelName, version: ReadVersion, conditions: IfUnread, path: OneFile = None
 ) -> Response:
-    """The headers of a download, without the bytes: size, name, digest and version. Never a redirect."""
+    """Get the size, name, digest and version of a download without its bytes. This is never a redirect."""
     download = await context.registry.download(VersionSelector(model_name, version), path, actor=context.actor)
     return file_headers(download, conditions)
 
 
 @router.delete("/remove_model/{model_name}/{version}", **REMOVE_MODEL)
 async def remove_model(context: Context, model_name: ModelName, version: Label, force: Force = False) -> Response:
-    """Hide a version. Its label stays taken for ever, so that it can never name other bytes."""
+    """Hide a version. Its label stays taken, so that it never names other bytes."""
     info = await context.registry.remove(VersionRef(model_name, version), force=force, actor=context.actor)
     return removed_response(info)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application. It reads its settings, unless given, and connects when it is started, not before."""
+    """Create the application. It reads its settings, unless given, and connects only when it starts."""
     app = FastAPI(
         title=document.TITLE,
         version=__version__,

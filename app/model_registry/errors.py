@@ -1,7 +1,8 @@
-"""What can go wrong, in the registry's own words; knows no protocol.
+"""The errors of the registry. They know no protocol.
 
-Each kind below `RegistryError` says who can do what about it; each leaf names the thing. `slug` is the stable
-name that clients match on, `members` are the facts that a protocol adds to its answer.
+The classes directly below `RegistryError` are kinds, and each protocol has a code for each kind. The other classes say
+what happened to what. `slug` is the stable name that clients match on. `members` are facts that a protocol adds to its
+response.
 """
 
 import reprlib
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 
 def shown(value: object) -> object:
-    """A value as an error repeats it: short and printable, whatever it was."""
+    """Return a value in the form in which errors repeat it: short and printable."""
     if value is None or isinstance(value, bool | int | float):
         return value
     match value:
@@ -34,11 +35,11 @@ _OTHER_DIGEST = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10
 
 
 class RegistryError(Exception):
-    """Anything the registry refuses or cannot do."""
+    """Something that the registry refuses or cannot do."""
 
     slug: ClassVar[str] = "error"
     example: ClassVar[Mapping[str, Any]] = {}
-    """Arguments for an instance that documentation can show."""
+    """Arguments of an instance for the API documentation."""
     retry_after_seconds: int | None = None
 
     def __init__(self, detail: str, **members: object) -> None:
@@ -52,19 +53,19 @@ class RegistryError(Exception):
 
 
 class Invalid(RegistryError):
-    """It can never succeed as written."""
+    """The request can never succeed as it is."""
 
     slug = "invalid"
 
 
 class Unauthenticated(RegistryError):
-    """No credential, or one we do not know."""
+    """The credential is missing or unknown."""
 
     slug = "unauthenticated"
 
 
 class Forbidden(RegistryError):
-    """A known caller without the permission."""
+    """The caller is known but does not have the permission."""
 
     slug = "forbidden"
 
@@ -73,32 +74,38 @@ class Forbidden(RegistryError):
 
 
 class NotFound(RegistryError):
-    """Absent, or hidden from this caller."""
+    """It does not exist, or this caller cannot see it."""
 
     slug = "not-found"
 
 
 class Conflict(RegistryError):
-    """Legal, but not in the present state."""
+    """The request is valid, but not in the present state."""
 
     slug = "conflict"
 
 
 class PreconditionFailed(RegistryError):
-    """An If-Match or If-None-Match says no."""
+    """A condition of the request, such as If-Match, does not hold."""
 
     slug = "precondition-failed"
-    example: ClassVar = {"detail": "If-Match: this is another version than the one you hold.", "etag": '"1.1"'}
+
+
+class EtagMismatch(PreconditionFailed):
+    example: ClassVar = {"etag": "1.1"}
+
+    def __init__(self, etag: str) -> None:
+        super().__init__("If-Match: this is not the current ETag; read again and retry.", etag=f'"{etag}"')
 
 
 class TooLarge(RegistryError):
-    """Beyond a configured limit."""
+    """It exceeds a configured limit."""
 
     slug = "too-large"
 
 
 class Stalled(RegistryError):
-    """The caller stopped sending in the middle of a body."""
+    """The client stopped sending in the middle of a body."""
 
     slug = "request-timeout"
     example: ClassVar = {"idle_seconds": 30}
@@ -108,18 +115,18 @@ class Stalled(RegistryError):
 
 
 class TooSlow(Stalled):
-    """The caller sends, but so slowly that it keeps others from sending."""
+    """The client sends so slowly that it keeps others from sending."""
 
     def __init__(self, bytes_per_second: float, seconds: float) -> None:
         RegistryError.__init__(
             self,
-            f"The body came in at less than {bytes_per_second:g} bytes a second for {seconds:g} seconds; "
+            f"The body arrived at less than {bytes_per_second:g} bytes per second for {seconds:g} seconds; "
             "send the request again over a faster connection.",
         )
 
 
 class TooMany(RegistryError):
-    """More than one caller may have at a time."""
+    """The caller has reached a limit of its own."""
 
     slug = "too-many"
     retry_after_seconds = 5
@@ -131,14 +138,14 @@ class TooManyPending(TooMany):
 
     def __init__(self, actor: str, limit: int) -> None:
         super().__init__(
-            f"{actor!r} has {limit} versions pending, which is as many as one may have: commit them, delete what will "
-            "not be sent, or wait until their leases end.",
+            f"{actor!r} has {limit} pending versions, which is the limit; commit or delete some of them, or wait until "
+            "their leases expire.",
             limit=limit,
         )
 
 
 class Unavailable(RegistryError):
-    """Postgres or the object store is out of reach; a retry may help."""
+    """PostgreSQL or the object store is unavailable. A retry may help."""
 
     slug = "unavailable"
     example: ClassVar = {"what": "PostgreSQL"}
@@ -149,10 +156,10 @@ class Unavailable(RegistryError):
 
 
 class Overloaded(Unavailable):
-    """This process has as much to do as it may have; others may have less."""
+    """This process has reached a limit. Another process may have capacity."""
 
     slug = "overloaded"
-    example: ClassVar = {"burden": "is answering 1000 requests"}
+    example: ClassVar = {"burden": "is handling 1000 requests"}
 
     def __init__(self, burden: str) -> None:
         super().__init__(
@@ -161,7 +168,7 @@ class Overloaded(Unavailable):
 
 
 class InvalidField(Invalid):
-    """One value breaks one rule. `loc` is the way to it, from the outside in."""
+    """A value breaks a rule. `loc` is the path to the value, from the outside in."""
 
     slug = "invalid-field"
 
@@ -175,7 +182,7 @@ class InvalidForm(Invalid):
     """A multipart body that is not a well-formed form."""
 
     slug = "invalid-form"
-    example: ClassVar = {"detail": "The body is no well-formed multipart/form-data: it ends before its last boundary."}
+    example: ClassVar = {"detail": "The body is not well-formed multipart/form-data: it ends before its last boundary."}
 
 
 class IdempotencyKeyReused(Invalid):
@@ -184,8 +191,8 @@ class IdempotencyKeyReused(Invalid):
 
     def __init__(self, key: str) -> None:
         super().__init__(
-            f"The Idempotency-Key {shown(key)!r} was used before for something else; "
-            "use a new key for a new registration.",
+            f"The Idempotency-Key {shown(key)!r} was used before for a different registration; "
+            "use a new key for each registration.",
             idempotency_key=shown(key),
         )
 
@@ -194,19 +201,20 @@ class InvalidPageToken(Invalid):
     slug = "invalid-page-token"
 
     def __init__(self, parameter: str = "page_token") -> None:
+        rule = "the token does not belong to this query"
         super().__init__(
-            f"{parameter}: not a token of this query; start again without {parameter}.",
-            errors=[{"loc": ["query", parameter], "msg": "not a token of this query", "value": None}],
+            f"{parameter}: {rule}; start again without {parameter}.",
+            errors=[{"loc": ["query", parameter], "msg": rule, "value": None}],
         )
 
 
 class UnknownPosition(Invalid):
-    """A place in the log that this database has never been at."""
+    """A position in the audit log that this database has not reached."""
 
     slug = "unknown-position"
 
     def __init__(self) -> None:
-        rule = "a position that this database has not reached: it was restored from an older state"
+        rule = "this database has not reached this position, because it was restored from an older state"
         super().__init__(
             f"after: {rule}; start again without after.",
             errors=[{"loc": ["query", "after"], "msg": rule, "value": None}],
@@ -226,7 +234,7 @@ class BodyTooLarge(TooLarge):
     example: ClassVar = {"limit_bytes": 32 * 1024**2}
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"This body has at most {limit_bytes} bytes.", limit_bytes=limit_bytes)
+        super().__init__(f"The body is larger than the limit of {limit_bytes} bytes.", limit_bytes=limit_bytes)
 
 
 class ModelNotFound(NotFound):
@@ -234,9 +242,9 @@ class ModelNotFound(NotFound):
     example: ClassVar = {"model_name": "fraud-detector"}
 
     def __init__(self, model_name: str, existing: str | None = None) -> None:
-        hint = f" There is {existing!r}: names are read with their exact case." if existing else ""
+        hint = f" There is a model {existing!r}; names must match in case." if existing else ""
         super().__init__(
-            f"There is no model {shown(model_name)!r} with a version to show.{hint}", model_name=shown(model_name)
+            f"There is no model {shown(model_name)!r} with a ready version.{hint}", model_name=shown(model_name)
         )
 
 
@@ -246,14 +254,14 @@ class AliasNotFound(NotFound):
 
     def __init__(self, model_name: str, alias: str) -> None:
         super().__init__(
-            f"Model {model_name!r} has no alias {alias!r} that points at a version to show.",
+            f"Model {model_name!r} has no alias {alias!r} that points at a ready version.",
             model_name=model_name,
             alias=alias,
         )
 
 
 class AliasPointedNowhere(NotFound):
-    """At some time in the past."""
+    """The alias pointed at no version at a time in the past."""
 
     slug = "alias-pointed-nowhere"
     example: ClassVar = _ALIAS | {"at": "2020-01-31T12:00:00.000000Z"}
@@ -299,8 +307,7 @@ class UploadUnknown(NotFound):
 
     def __init__(self, upload_id: str) -> None:
         super().__init__(
-            f"There is no upload {shown(upload_id)!r} in parts that is still open; reserve the version again for what "
-            "it lacks.",
+            f"There is no open multipart upload {shown(upload_id)!r}; reserve the version again to get a new one.",
             upload_id=shown(upload_id),
         )
 
@@ -312,8 +319,8 @@ class SizeMismatch(Invalid):
     def __init__(self, path: str, declared_bytes: int, found_bytes: int | None) -> None:
         found = "more" if found_bytes is None else str(found_bytes)
         super().__init__(
-            f"File {shown(path)!r} was declared with {declared_bytes} bytes and {found} were sent; "
-            "nothing of it was kept.",
+            f"File {shown(path)!r} was declared with {declared_bytes} bytes, but {found} were sent; "
+            "none of them were kept.",
             path=shown(path),
             declared_bytes=declared_bytes,
             found_bytes=found_bytes,
@@ -326,8 +333,8 @@ class DigestMismatch(Invalid):
 
     def __init__(self, path: str, declared: str, found: str) -> None:
         super().__init__(
-            f"File {shown(path)!r} was declared as {declared} and the bytes that were sent are {found}; "
-            "send it again, in another place if reserving again gives one.",
+            f"File {shown(path)!r} was declared as {declared}, but the bytes that were sent are {found}; "
+            "reserve the version again, because the URL may be a new one, and send the file again.",
             path=shown(path),
             declared=declared,
             found=found,
@@ -335,7 +342,7 @@ class DigestMismatch(Invalid):
 
 
 class UploadIncomplete(Conflict):
-    """Files that were declared and are not there yet; for those in parts, which parts."""
+    """Declared files were not sent yet; `missing` also names the parts of files in parts."""
 
     slug = "upload-incomplete"
     example: ClassVar = _VERSION | {"missing": {"model.joblib": range(1, 8)}}
@@ -354,7 +361,7 @@ class UploadIncomplete(Conflict):
 
 
 class PartsChanged(Unavailable):
-    """A part was sent again while it was put together with the others."""
+    """A part was sent again while the parts were joined."""
 
     slug = "parts-changed"
     example: ClassVar = {"path": "model.joblib"}
@@ -362,7 +369,7 @@ class PartsChanged(Unavailable):
     def __init__(self, path: str) -> None:
         super().__init__(
             "The object store",
-            detail=f"The parts of {shown(path)!r} changed while they were put together; commit again.",
+            detail=f"The parts of {shown(path)!r} changed while they were joined; commit again.",
         )
 
 
@@ -372,7 +379,7 @@ class CommitInProgress(Conflict):
 
     def __init__(self, model_name: str, version: str) -> None:
         super().__init__(
-            f"Version {version!r} of {model_name!r} is being committed with other parts; wait for that to end.",
+            f"Version {version!r} of {model_name!r} is already being committed with other parts; wait until that ends.",
             model_name=model_name,
             version=version,
         )
@@ -396,8 +403,8 @@ class FileDamaged(Conflict):
 
     def __init__(self, path: str, sha256: str) -> None:
         super().__init__(
-            f"The stored bytes of {path!r} are not those that were registered any more; register or push the same "
-            "file again, in any version, and they are healed.",
+            f"The stored bytes of {path!r} no longer match the registered digest; to repair them, register or push the "
+            "same file again, in any version.",
             path=path,
             sha256=sha256,
         )
@@ -408,9 +415,7 @@ class ModelExists(Conflict):
     example: ClassVar = {"model_name": "fraud-detector"}
 
     def __init__(self, model_name: str) -> None:
-        super().__init__(
-            f"A model named {model_name!r} exists; PATCH it to describe it otherwise.", model_name=model_name
-        )
+        super().__init__(f"A model named {model_name!r} exists; use PATCH to edit it.", model_name=model_name)
 
 
 class ModelInUse(Conflict):
@@ -419,8 +424,7 @@ class ModelInUse(Conflict):
 
     def __init__(self, model_name: str) -> None:
         super().__init__(
-            f"Model {model_name!r} has, or had, versions, and a model is never deleted after that; "
-            "remove its versions instead.",
+            f"Model {model_name!r} has or had versions, so it cannot be deleted; remove its versions instead.",
             model_name=model_name,
         )
 
@@ -431,7 +435,7 @@ class VersionPurged(Conflict):
 
     def __init__(self, model_name: str, version: str) -> None:
         super().__init__(
-            f"Version {version!r} of {model_name!r} was purged: its bytes are gone for good; register another version.",
+            f"Version {version!r} of {model_name!r} was purged, and its bytes are deleted; register another version.",
             model_name=model_name,
             version=version,
         )
@@ -444,8 +448,8 @@ class VersionExists(Conflict):
     def __init__(self, model_name: str, version: str, *, state: str, digest: str | None) -> None:
         held = {
             "removed": "was removed, and a label is never used twice; register another version",
-            "pending": "is being registered by another request; wait for it, or register another version",
-            "verifying": "is being registered by another request; wait for it, or register another version",
+            "pending": "is being registered by another request; wait for that, or register another version",
+            "verifying": "is being registered by another request; wait for that, or register another version",
         }.get(state, "exists, and a version never changes; register another version")
         super().__init__(
             f"Version {version!r} of {model_name!r} {held}.",
@@ -462,8 +466,8 @@ class VersionAliased(Conflict):
 
     def __init__(self, model_name: str, version: str, aliases: list[str]) -> None:
         super().__init__(
-            f"Version {version!r} of {model_name!r} is what {', '.join(aliases)} points at; "
-            "move the alias first, or remove with force=true, which drops it.",
+            f"Version {version!r} of {model_name!r} has aliases: {', '.join(aliases)}; "
+            "move them first, or remove the version with force=true, which drops them.",
             model_name=model_name,
             version=version,
             aliases=aliases,
@@ -471,7 +475,7 @@ class VersionAliased(Conflict):
 
 
 class VersionNotAvailable(Conflict):
-    """It is there, but not ready, and what was asked needs a version that is."""
+    """The version exists but is not ready, and the operation needs a ready version."""
 
     slug = "version-not-available"
     example: ClassVar = _VERSION | {"state": "removed"}
@@ -479,7 +483,7 @@ class VersionNotAvailable(Conflict):
     def __init__(self, model_name: str, version: str, state: str) -> None:
         held = {
             "removed": "was removed; restore it, or choose another version",
-        }.get(state, "is not whole yet; wait until it is ready, or choose another version")
+        }.get(state, "is not complete yet; wait until it is ready, or choose another version")
         super().__init__(
             f"Version {version!r} of {model_name!r} {held}.", model_name=model_name, version=version, state=state
         )
@@ -491,8 +495,8 @@ class NoPreviousTarget(Conflict):
 
     def __init__(self, model_name: str, alias: str, version: str) -> None:
         super().__init__(
-            f"Alias {alias!r} of {model_name!r} has never pointed at another version than {version!r}; "
-            "put it on the version that you mean.",
+            f"Alias {alias!r} of {model_name!r} has never pointed at a version other than {version!r}; "
+            "point it at the version that you want.",
             model_name=model_name,
             alias=alias,
             version=version,
@@ -500,14 +504,14 @@ class NoPreviousTarget(Conflict):
 
 
 class AliasChanged(PreconditionFailed):
-    """The alias is not at the generation that the caller had in mind; without one it is not there."""
+    """The alias is not what the precondition expects. Without a `generation` it does not exist."""
 
     example: ClassVar = _ALIAS | {"generation": 17, "version": "2.4.0"}
 
     def __init__(self, model_name: str, alias: str, *, generation: int | None, version: str | None) -> None:
         now = "does not exist" if version is None else f"is at generation {generation} and points at {version!r}"
         super().__init__(
-            f"Alias {alias!r} of {model_name!r} {now} now; look whether you still mean to change it.",
+            f"Alias {alias!r} of {model_name!r} {now} now; read it again and retry.",
             model_name=model_name,
             alias=alias,
             generation=generation,
@@ -520,7 +524,7 @@ class ModelChanged(PreconditionFailed):
 
     def __init__(self, model_name: str, etag: str) -> None:
         super().__init__(
-            f"Model {model_name!r} is not as you know it any more; look whether you still mean to change it.",
+            f"Model {model_name!r} changed since you read it; read it again and retry.",
             model_name=model_name,
             etag=f'"{etag}"',
         )
@@ -531,8 +535,7 @@ class VersionChanged(PreconditionFailed):
 
     def __init__(self, model_name: str, version: str, etag: str) -> None:
         super().__init__(
-            f"Version {version!r} of {model_name!r} is not as you know it any more; look whether you still mean to "
-            "change it.",
+            f"Version {version!r} of {model_name!r} changed since you read it; read it again and retry.",
             model_name=model_name,
             version=version,
             etag=f'"{etag}"',
@@ -540,14 +543,14 @@ class VersionChanged(PreconditionFailed):
 
 
 class AliasElsewhere(PreconditionFailed):
-    """The alias does not point where the caller expects it to; nothing was moved."""
+    """An alias does not point at the version that the caller expects. No alias was moved."""
 
     example: ClassVar = _ALIAS | {"expected": "2.3.1", "actual": "2.4.0"}
 
     def __init__(self, model_name: str, alias: str, *, expected: str | None, actual: str | None) -> None:
-        wanted, found = ("at nothing" if version is None else f"at {version!r}" for version in (expected, actual))
+        wanted, found = ("at no version" if version is None else f"at {version!r}" for version in (expected, actual))
         super().__init__(
-            f"Alias {alias!r} of {model_name!r} points {found} and not {wanted}; no alias was moved.",
+            f"Alias {alias!r} of {model_name!r} points {found}, not {wanted}; no alias was moved.",
             model_name=model_name,
             alias=alias,
             expected=expected,
@@ -559,4 +562,4 @@ class LeaseLost(Conflict):
     slug = "lease-lost"
 
     def __init__(self) -> None:
-        super().__init__("The registration lost its lease while nothing of it moved, and was given up; send it again.")
+        super().__init__("The registration lost its lease because it stood still, and was given up; send it again.")

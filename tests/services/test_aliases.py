@@ -485,7 +485,7 @@ async def test_a_swap_that_expects_an_alias_to_be_absent_says_so(model: httpx.As
 
     said = problem(refused, 412, "precondition-failed")
     assert (said["expected"], said["actual"]) == ("1.0", None)
-    assert "points at nothing and not at '1.0'" in said["detail"]
+    assert "points at no version, not at '1.0'" in said["detail"]
 
 
 async def test_a_hundred_moves_are_one_swap(model: httpx.AsyncClient) -> None:

@@ -1,3 +1,4 @@
-"""HTTP in, HTTP out: translates between HTTP and the use cases. Imports wiring, services, domain and errors; no SQL
-and no S3.
+"""HTTP: translates requests to calls of the use cases, and results to responses.
+
+May import wiring, services, domain and errors. No SQL and no S3.
 """

@@ -1,4 +1,4 @@
-"""How much a process takes on at once: requests, and what it has to hold of their bodies."""
+"""Limits for a process: requests at the same time, and memory for their bodies."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -10,7 +10,7 @@ _MEMORY = "held_for_body"
 
 
 class Memory:
-    """What one request holds of its body as a whole, out of what the process has for all of them."""
+    """The memory that one request holds for its body, out of the memory for all requests of the process."""
 
     def __init__(self, admission: "Admission", available_bytes: int) -> None:
         self._admission = admission
@@ -18,9 +18,9 @@ class Memory:
         self.held_bytes = 0
 
     def take(self, size_bytes: int) -> None:
-        """Until the request ends. Raises `Overloaded` when other requests have the rest."""
+        """Reserve memory until the request ends. Raises `Overloaded` if other requests hold the rest."""
         others = self._admission.held_bytes - self.held_bytes
-        # Alone, a request may have whatever its own limits allow.
+        # A request that is alone may use as much as its own limits allow.
         if others and self._admission.held_bytes + size_bytes > self._available_bytes:
             raise Overloaded(f"holds {self._admission.held_bytes} bytes of request bodies")
         self.held_bytes += size_bytes
@@ -28,7 +28,7 @@ class Memory:
 
 
 class Admission:
-    """Refuses what is too much at once with a 503, so that what was admitted is done, and probes are answered."""
+    """Refuses requests beyond the limit with 503, so that admitted requests finish. Probes are always admitted."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,7 +41,7 @@ class Admission:
             return
         settings = scope["app"].state.services.settings
         if self._in_flight >= settings.max_requests_in_flight:
-            await render(scope, Overloaded(f"is answering {self._in_flight} requests"))(scope, receive, send)
+            await render(scope, Overloaded(f"is handling {self._in_flight} requests"))(scope, receive, send)
             return
         memory = scope[_MEMORY] = Memory(self, settings.max_buffered_bytes)
         self._in_flight += 1

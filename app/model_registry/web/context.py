@@ -1,4 +1,4 @@
-"""What every handler gets: the services of this process, and who asks."""
+"""The context of a request: the services of this process and the actor."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -81,7 +81,7 @@ class RequestContext:
 
 
 async def request_context(request: Request) -> RequestContext:
-    # Async, because FastAPI runs a sync dependency in a thread. Tokens will decide the actor here.
+    # This is async because FastAPI runs sync dependencies in a thread. Tokens will determine the actor here.
     return RequestContext(request.app.state.services, ANONYMOUS)
 
 

@@ -1,4 +1,4 @@
-"""Errors that only HTTP knows, and the status and headers of every error."""
+"""Errors that exist only in HTTP, and the status and headers of all errors."""
 
 from typing import Any, ClassVar
 
@@ -19,10 +19,10 @@ from model_registry.errors import (
 
 
 class BadRequest(RegistryError):
-    """A message that breaks the rules of HTTP itself."""
+    """The message breaks the rules of HTTP."""
 
     slug = "bad-request"
-    example: ClassVar = {"detail": "A request has one Host."}
+    example: ClassVar = {"detail": "A request must have exactly one Host."}
 
 
 class NoSuchRoute(NotFound):
@@ -31,42 +31,40 @@ class NoSuchRoute(NotFound):
     slug = "no-such-route"
 
     def __init__(self) -> None:
-        super().__init__("There is nothing at this path; /docs shows what there is.")
+        super().__init__("There is nothing at this path; see /docs for the paths that exist.")
 
 
 class MethodNotAllowed(RegistryError):
     slug = "method-not-allowed"
 
     def __init__(self, method: str, allowed: set[str]) -> None:
-        super().__init__(f"This path does not take {shown(method)}; see the Allow header.")
+        super().__init__(f"This path does not support {shown(method)}; see the Allow header.")
         self.allowed = allowed
 
 
 class UnsupportedMediaType(RegistryError):
-    """A body of a kind that this route does not read."""
+    """The route does not read bodies of this media type."""
 
     slug = "unsupported-media-type"
 
     @classmethod
     def instead_of(cls, accepted: tuple[str, ...]) -> "UnsupportedMediaType":
-        return cls(f"Content-Type: the body is {' or '.join(accepted)}.", accepted=list(accepted))
+        return cls(f"Content-Type: the body must be {' or '.join(accepted)}.", accepted=list(accepted))
 
 
 class RangeNotSatisfiable(RegistryError):
-    """The range begins beyond the end."""
+    """The range begins after the end."""
 
     slug = "range-not-satisfiable"
     example: ClassVar = {"size_bytes": 1024}
 
     def __init__(self, size_bytes: int) -> None:
-        super().__init__(
-            f"The range asks for nothing within the {size_bytes} bytes that there are.", size_bytes=size_bytes
-        )
+        super().__init__(f"The range has no bytes within the {size_bytes} bytes of the whole.", size_bytes=size_bytes)
         self.size_bytes = size_bytes
 
 
 class InvalidRequest(Invalid):
-    """A parameter that is missing, or of the wrong type or size."""
+    """A parameter is missing, or has the wrong type or size."""
 
     slug = "invalid-request"
 
@@ -83,7 +81,7 @@ class NotReady(RegistryError):
 
 
 class HttpError(RegistryError):
-    """Any other error that the framework raises with a status of its own."""
+    """Any other error that the framework raises with a status."""
 
     slug = "http-error"
 
@@ -94,14 +92,12 @@ class HttpError(RegistryError):
 
 
 class InternalError(RegistryError):
-    """A bug of the service: the response names no internals; the log has the traceback under the same request id."""
+    """A bug in the service. The response names no internals; the log has the traceback under the same request id."""
 
     slug = "internal-error"
 
     def __init__(self) -> None:
-        super().__init__(
-            "The service failed in a way it did not expect; the log has the details under this request id."
-        )
+        super().__init__("The service failed unexpectedly; the log has the details under this request id.")
 
 
 _STATUS: dict[type[RegistryError], int] = {
@@ -124,7 +120,7 @@ _STATUS: dict[type[RegistryError], int] = {
 
 
 def status_of(error: RegistryError) -> int:
-    """The status of the nearest kind. An error of no kind is a bug of the service."""
+    """Return the status of the nearest kind. An error without a kind is a bug in the service."""
     if isinstance(error, HttpError):
         return error.status
     return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)

@@ -1,4 +1,4 @@
-"""What surrounds every request, as plain ASGI: the base class for middleware costs more than a whole small answer."""
+"""Middleware around every request. It is plain ASGI, because the usual base class costs more than a small response."""
 
 import asyncio
 import random
@@ -28,7 +28,7 @@ PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Observed:
-    """Gives every request an id, one log line and its metrics, and turns what escapes into a 500."""
+    """Gives every request an id, one log line and metrics, and turns unhandled exceptions into a 500."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -65,7 +65,7 @@ class Observed:
         try:
             await self._app(scope, counting_receive, counting_send)
         except asyncio.CancelledError:
-            # The grace time of a shutdown is over.
+            # The grace period of the shutdown has ended.
             failed = True
             if status == 0:
                 response = render(scope, Unavailable("This process"))
@@ -73,24 +73,24 @@ class Observed:
         except Exception as error:
             failed = True
             if isinstance(outage := error.__cause__, Unavailable):
-                # It came when the answer had begun, so that no handler could say it.
+                # The response had already started, so no handler could report it.
                 log.warning("request.unavailable", what=outage.detail, cause=repr(outage.__cause__))
             else:
                 log.exception("request.failed")
             if status == 0:
                 await render(scope, InternalError())(scope, receive, counting_send)
-            # Otherwise the answer has begun: to return without its end makes the server cut the connection.
+            # Otherwise the response has started. To return before its end makes the server cut the connection.
         finally:
             IN_FLIGHT.dec()
             seconds = time.perf_counter() - started
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            # The template and not the path: the number of series must not grow with what clients ask for.
+            # This is the template, not the path, because the number of series must not grow with the paths of requests.
             route = getattr(scope.get("route"), "path", "none")
             REQUESTS.labels(method, route, str(status)).inc()
             REQUEST_SECONDS.labels(method, route).observe(seconds)
             BYTES_IN.inc(received)
             BYTES_OUT.inc(sent)
-            # Probes come every few seconds and say nothing while all is well.
+            # Probes come every few seconds and are not interesting while they succeed.
             write = log.debug if route in PROBES and status < 400 else log.info
             write(
                 "request",
@@ -105,10 +105,10 @@ class Observed:
 
 
 class EarlyResponses:
-    """Lets a client read an answer that comes before the end of its body.
+    """Lets a client read a response that comes before the end of the request body.
 
-    A server that closes at once resets the connection, and the client sees the reset instead of the 409. So the
-    answer goes out, a bounded amount of the body is read and thrown away, and only then the connection is closed.
+    If the server closes at once, the connection is reset, and the client sees the reset instead of the 409. So the
+    response is sent, a limited amount of the body is read and discarded, and then the connection is closed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -166,7 +166,7 @@ def _waits_for_continue(scope: Scope) -> bool:
 
 
 class Guarded:
-    """Refuses messages that are ambiguous, or meant for another host."""
+    """Refuses messages that are ambiguous or for another host."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -183,7 +183,7 @@ class Guarded:
 
 
 def _names_another_path(scope: Scope) -> bool:
-    """Whether the path was decoded to another than the client meant: with one more segment, or U+FFFD for any byte."""
+    """Whether decoding changed the meaning of the path: it added a segment, or replaced bytes with U+FFFD."""
     raw_path: bytes = scope.get("raw_path", b"").lower()
     replaced, written = scope["path"].count("\ufffd"), raw_path.count(b"%ef%bf%bd")
     return b"%2f" in raw_path or replaced != written
@@ -192,29 +192,29 @@ def _names_another_path(scope: Scope) -> bool:
 def _complaint(scope: Scope) -> str | None:
     headers = Headers(scope=scope)
     if len(scope["headers"]) > _MAX_HEADERS:
-        return f"A request has at most {_MAX_HEADERS} headers."
+        return f"A request can have at most {_MAX_HEADERS} headers."
     version = scope["http_version"]
     if version not in _HTTP_VERSIONS:
-        return "This service speaks HTTP/1.1."
+        return "This service supports HTTP/1.1."
     for name in _SINGLE:
         if len(headers.getlist(name)) > 1:
-            return f"A request has one {name.title()}."
+            return f"A request must have exactly one {name.title()}."
     coding = headers.get("transfer-encoding")
-    # Two ways to say where a body ends let a proxy and us disagree about it (RFC 9112, section 6).
+    # If two headers say where the body ends, a proxy and this service can disagree (RFC 9112, section 6).
     if coding is not None and ("content-length" in headers or coding.lower() != "chunked" or version == "1.0"):
-        return "Transfer-Encoding: only `chunked`, in HTTP/1.1, and without a Content-Length."
-    # uvicorn by itself, without `protocol`, drops such a body, or takes it for the next request.
+        return "Transfer-Encoding: only `chunked` is supported, in HTTP/1.1 and without a Content-Length."
+    # Without `server.http11`, uvicorn drops such a body or reads it as the next request.
     if "upgrade" in headers and (coding is not None or headers.get("content-length", "0") != "0"):
         return "Upgrade: a request with a body cannot ask for another protocol."
     if version == "1.1" and "host" not in headers:
-        return "A request of HTTP/1.1 has a Host."
-    # Browsers say so, and nothing else does: a page of somebody else's that sends a form to us.
+        return "An HTTP/1.1 request must have a Host."
+    # Only browsers send this header. It means that a page of another site sends a form to this service.
     if scope["method"] not in _SAFE and headers.get("sec-fetch-site") == "cross-site":
-        return "Sec-Fetch-Site: a page of another site changes nothing here."
+        return "Sec-Fetch-Site: a page of another site cannot change anything here."
     allowed = scope["app"].state.services.settings.hosts
-    # Probes come to the address of the machine or container, whatever name the service has.
+    # Probes use the address of the machine or container, not the name of the service.
     if allowed != ["*"] and scope["path"] not in PROBES and _hostname(headers.get("host", "")) not in allowed:
-        return "Host: this service does not answer for that name."
+        return "Host: this service does not serve that name."
     return None
 
 
@@ -223,7 +223,7 @@ def _hostname(host: str) -> str:
 
 
 class HeadAsGet:
-    """Answers HEAD as a GET without its body (RFC 9110, section 9.3.2), except where a route has a HEAD of its own."""
+    """Handles HEAD as GET without a body (RFC 9110, section 9.3.2), unless a route has its own HEAD."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What operators ask: is it up, is it ready, how is it doing, which one is it."""
+"""Probes for operators: health, readiness, metrics and version."""
 
 import asyncio
 import time
@@ -24,18 +24,18 @@ log = structlog.get_logger(__name__)
 router = APIRouter(tags=["operations"])
 
 DRAINING = "model_registry.is_draining"
-"""In the scope of requests to a process that was told to end."""
+"""A key in the scope of requests to a process that is shutting down."""
 
 
 @router.get("/healthz", **HEALTHZ)
 async def healthz() -> Response:
-    """Touches neither PostgreSQL nor S3: restarting this process would not bring those back."""
+    """Check only the process, not PostgreSQL or S3: to restart the process would not fix those."""
     return Response(b'{"status":"ok"}', media_type=JSON)
 
 
 @router.get("/readyz", **READYZ)
 async def readyz(request: Request) -> Response:
-    """PostgreSQL, its schema and S3, each with its latency."""
+    """Check PostgreSQL, its schema and S3, and measure their latency."""
     if DRAINING in request.scope:
         raise NotReady("Not ready: this process is about to end.", ready=False, checks={})
     services: Services = request.app.state.services
@@ -62,17 +62,17 @@ async def _timed(check: Awaitable[None]) -> Check:
         log.warning("check.failed", reason=str(error), cause=repr(error.__cause__))
         detail = str(error)
     except TimeoutError:
-        detail = "No answer within 2 seconds."
+        detail = "No response within 2 seconds."
     return Check(ok=detail is None, milliseconds=round((time.perf_counter() - started) * 1000, 1), detail=detail)
 
 
 @router.get("/metrics", **METRICS)
 async def metrics() -> Response:
-    """Of this process, in the Prometheus text format."""
+    """Get the metrics of this process in the Prometheus text format."""
     return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 @router.get("/version", **VERSION)
 async def version() -> Response:
-    """The service's own version."""
+    """Get the version of the service and of its database schema."""
     return Response(orjson.dumps({"version": __version__, "schema_revision": head_revision()}), media_type=JSON)

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details, the registry's own form."""
+"""Errors as problem details (RFC 9457), the format of the registry's own routes."""
 
 from typing import Any
 
@@ -14,23 +14,23 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class FieldError(BaseModel):
-    loc: list[str | int] = Field(description="The way to the value, from the outside in.")
-    msg: str = Field(description="The rule that it breaks.")
-    value: Any = Field(description="The value as it arrived, shortened; null where it would not help.")
+    loc: list[str | int] = Field(description="The path to the value, from the outside in.")
+    msg: str = Field(description="The rule that the value breaks.")
+    value: Any = Field(description="The value that arrived, shortened. null if it would not help.")
 
 
 class Problem(BaseModel):
-    """What went wrong, by RFC 9457. Members beyond these name the thing: `model_name`, `version`, `path` and so on."""
+    """What went wrong (RFC 9457). More members, such as `model_name`, `version` or `path`, name the subject."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="`urn:model-registry:problem:<slug>`, stable: match on this.")
+    type: str = Field(description="`urn:model-registry:problem:<slug>`. It is stable, so match on it.")
     title: str
     status: int
-    detail: str = Field(description="What happened here, and the way out.")
-    instance: str = Field(description="The path that was asked for.")
-    request_id: str = Field(description="Also in the X-Request-ID header and in the service's log.")
-    errors: list[FieldError] = Field(default_factory=list, description="With 422 alone: what is wrong where.")
+    detail: str = Field(description="What happened, and how to fix it.")
+    instance: str = Field(description="The path of the request.")
+    request_id: str = Field(description="The request id, also in the X-Request-ID header and in the log.")
+    errors: list[FieldError] = Field(default_factory=list, description="Only with 422: which values are wrong.")
 
 
 def problem_members(error: RegistryError, *, instance: object, request_id: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def problem_members(error: RegistryError, *, instance: object, request_id: str) 
         "instance": instance,
         "request_id": request_id,
     }
-    # The standard members come first, and no other takes their place.
+    # The standard members come first, and other members do not replace them.
     return standard | error.members | standard
 
 

@@ -1,4 +1,4 @@
-"""`POST /register_model`: a form read as a stream, or JSON without a file."""
+"""Reads `POST /register_model`: a form as a stream, or JSON without a file."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ NOT_A_REGISTRATION = f"Content-Type: {FORM} with a model_file, or {JSON} without
 
 
 async def register(request: Request, context: RequestContext, idempotency_key: str | None) -> Registered:
-    """Read the request and register what it says; the version is published when this returns."""
+    """Read the request and register its version. The version is published when this returns."""
     content_type = request.headers.get("content-type", "")
     registry, settings = context.registry, context.settings
     async with registry.registration(actor=context.actor, idempotency_key=idempotency_key) as registration:
@@ -49,7 +49,7 @@ async def register(request: Request, context: RequestContext, idempotency_key: s
 
 async def _read_json(request: Request, settings: Settings) -> tuple[VersionRef, ModelDetails]:
     body = await read_bounded(request, settings, max_bytes=settings.max_metadata_bytes)
-    # At depth 0, because the documents in it are at 1.
+    # The depth is 0, because the documents in the body are at depth 1.
     tree = await parsed_object(body, ("body",), settings.max_metadata_bytes, depth=0)
     for name, value in tree.items():
         expected = str if name in _NAMES else dict
@@ -76,7 +76,7 @@ async def _read_form(
             await _expect_nothing(part)
         else:
             if not is_reserved and form.has_ref:
-                # Known early, a conflict costs nobody the transfer.
+                # Reserve early, so that a conflict is known before the transfer.
                 await registration.reserve(form.ref)
                 is_reserved = True
             await registration.add_file(
@@ -89,30 +89,30 @@ async def _read_form(
 
 
 async def _expect_nothing(part: FormPart) -> None:
-    """A browser sends an empty filename where no file was chosen."""
+    """Accept a file part without a name and content, which a browser sends if no file was chosen."""
     async for _chunk in part.chunks():
         raise InvalidField(_FILE, "a file needs a filename, which becomes its path in the version", "")
 
 
 class _Fields:
-    """The fields that have arrived so far, each checked as it came."""
+    """The fields that have arrived so far. Each is checked when it arrives."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
 
     async def take(self, part: FormPart, max_bytes: int) -> int:
-        """Returns how long it was."""
+        """Read a field and return its length."""
         if part.name not in (*_NAMES, *_OBJECTS):
             raise InvalidField(part.name or "''", _NO_SUCH_FIELD)
         if part.filename is not None:
             raise InvalidField(part.name, "a plain field is expected; only model_file is a file", part.filename)
         if part.name in self._values:
-            raise InvalidField(part.name, "this field stands twice in the form", None)
+            raise InvalidField(part.name, "this field occurs twice in the form", None)
         text = await part.text(_MAX_NAME_BYTES if part.name in _NAMES else max_bytes)
         if part.name in _NAMES:
             self._values[part.name] = text
         else:
-            # Swagger UI sends an empty field for what was left empty.
+            # Swagger UI sends an empty field if nothing was entered.
             self._values[part.name] = to_json_text(await parsed_object(text or "{}", (part.name,), max_bytes))
         return len(text)
 

@@ -1,9 +1,9 @@
-"""Which words an error is said in: those of the route that was asked, and the registry's own without a route.
+"""Renders errors in the format of the requested route. Without a route, the format is problem details.
 
-A router with words of its own has a route class with a `render_error(scope, error) -> Response`:
+A router with its own format has a route class with a `render_error(scope, error) -> Response`:
 
     class MlflowRoute(APIRoute):
-        render_error = staticmethod(mlflow_error)
+        render_error = staticmethod(render_mlflow_error)
 
     router = APIRouter(route_class=MlflowRoute)
 """
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 
 def render(scope: Scope, error: RegistryError) -> Response:
-    """The response to a request that failed with `error`."""
+    """Return the response to a request that failed with `error`."""
     renderer: Callable[[Scope, RegistryError], Response]
     renderer = getattr(scope.get("route"), "render_error", render_problem)
     return renderer(scope, InternalError() if status_of(error) == 500 else error)
@@ -45,7 +45,7 @@ async def _on_registry_error(request: Request, error: Exception) -> Response:
     if status_of(error) == 500:
         raise error
     if isinstance(error, Unavailable):
-        # The response names no internals, so the operator finds them here.
+        # The response does not name internals, so the log does.
         log.warning("request.unavailable", what=error.detail, cause=repr(error.__cause__))
     return render(request.scope, error)
 
@@ -74,7 +74,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 def methods_at(app: FastAPI, path: str) -> set[str]:
-    """All methods that routes take at a path: the router itself names only those of the first route that it found."""
+    """Return the methods of all routes at a path. The router itself knows only those of the first route it finds."""
     return {
         method
         for route in iter_route_contexts(app.routes)
@@ -84,7 +84,7 @@ def methods_at(app: FastAPI, path: str) -> set[str]:
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    # Nobody is there to read it; the status is for the log and the metrics (nginx's "client closed request").
+    # No client reads this response. The status, nginx's "client closed request", is for the log and the metrics.
     return Response(status_code=499)
 
 

@@ -1,4 +1,4 @@
-"""How the application starts and ends: settings, connections, the collector; and how it says that it cannot start."""
+"""Startup and shutdown: settings, connections and the collector, and the message if startup fails."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 def lifespan_with(settings: Settings | None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """A lifespan that opens the services when the application starts; without `settings` it reads them then."""
+    """Return a lifespan that opens the services at startup. Without `settings`, it reads them then."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -30,7 +30,7 @@ def lifespan_with(settings: Settings | None) -> Callable[[FastAPI], AbstractAsyn
                 try:
                     await require_supported_schema(services.database)
                 except Unavailable:
-                    # PostgreSQL may come back: meanwhile the process is alive, and /readyz says what is missing.
+                    # PostgreSQL may come back. Until then the process runs, and /readyz says what is missing.
                     log.warning("start.without_postgresql")
             app.state.services = services
             collecting = asyncio.create_task(services.collector.run_for_ever(effective.gc_interval_seconds))

@@ -1,1 +1,1 @@
-"""What the OpenAPI document says of the routes, as data. Imports no route."""
+"""The OpenAPI document: descriptions of the operations as data, one module for each resource. May not import v1."""

@@ -1,4 +1,4 @@
-"""What the document says of aliases."""
+"""The descriptions of the operations on aliases."""
 
 from typing import Annotated, Any
 
@@ -11,10 +11,10 @@ from model_registry.errors import (
     AliasElsewhere,
     AliasNotFound,
     AliasPointedNowhere,
+    EtagMismatch,
     InvalidPageToken,
     ModelNotFound,
     NoPreviousTarget,
-    PreconditionFailed,
     Unavailable,
     VersionNotAvailable,
     VersionNotFound,
@@ -27,16 +27,16 @@ from model_registry.web.responses.schemas import TIME_EXAMPLE
 AliasName = Annotated[str, Path(description="An alias.", json_schema_extra={"example": "champion"})]
 At = Annotated[
     str | None,
-    Query(description="An RFC 3339 time, UTC where it names no zone: where the alias pointed then."),
+    Query(description="Where the alias pointed at this time (RFC 3339; UTC if it has no zone)."),
 ]
 
 
 class AliasIn(BaseModel):
-    """Where an alias is to point."""
+    """The version at which an alias should point."""
 
     model_config = ConfigDict(extra="forbid")
 
-    version: str = Field(description="A label; neither `latest` nor another alias.")
+    version: str = Field(description="A label, not `latest` and not another alias.")
 
 
 class PlannedMoveIn(BaseModel):
@@ -48,19 +48,19 @@ class PlannedMoveIn(BaseModel):
     version: str
     expected_version: str | None = Field(
         None,
-        description="Where it must point now; null: nowhere, as a new alias does. Left out: wherever it may point.",
+        description="Where the alias must point now; null: it must not exist. Default: anywhere.",
     )
 
 
 class SwapIn(BaseModel):
-    """Moves that are made together, or not at all."""
+    """Moves that happen together, or not at all."""
 
     model_config = ConfigDict(extra="forbid")
 
-    moves: list[PlannedMoveIn] = Field(min_length=1, max_length=100, description="No alias twice.")
+    moves: list[PlannedMoveIn] = Field(min_length=1, max_length=100, description="Each alias at most once.")
 
 
-_ETAG = {"ETag": header("The generation.", '"17"')}
+_ETAG = {"ETag": header("The generation of the alias.", '"17"')}
 _ALIAS = {
     "alias": "champion",
     "version": "2.4.0",
@@ -88,7 +88,7 @@ def _alias(description: str) -> dict[str, Any]:
 
 LIST_ALIASES = operation(
     "List the aliases of a model",
-    {200: response("By name.", AliasPageOut, _ALIASES)},
+    {200: response("Sorted by name.", AliasPageOut, _ALIASES)},
     ModelNotFound,
     BAD_LIMIT,
     BAD_NAME,
@@ -96,24 +96,24 @@ LIST_ALIASES = operation(
     Unavailable,
 )
 GET_ALIAS = operation(
-    "Where an alias points",
-    {200: _alias("The alias, as it is or as it was."), 304: not_modified(_ETAG)},
+    "Get an alias",
+    {200: _alias("The alias, now or at the given time."), 304: not_modified(_ETAG)},
     ModelNotFound,
     AliasNotFound,
     AliasPointedNowhere,
-    PreconditionFailed,
+    EtagMismatch,
     _BAD_ALIAS,
     Unavailable,
     description="""\
-The version that the alias points at, or pointed `at` a time.
+Get the version at which the alias points, or pointed `at` a given time.
 
-The past does not change: a time is answered from the history, also when the alias or the version that it pointed
-at is gone since. Such a version may not be there to read any more; `GET …/versions/{version}` says so. A time that
-is still to come is answered as now.""",
+For a time in the past, the response comes from the history, even if the alias or the version was removed since then.
+You may be unable to read such a version; use `GET …/versions/{version}` to find out. For a time in the future, the
+response is the same as for now.""",
 )
 PUT_ALIAS = operation(
     "Point an alias at a version",
-    {200: _alias("Moved."), 201: _alias("Made.")},
+    {200: _alias("Moved."), 201: _alias("Created.")},
     ModelNotFound,
     VersionNotFound,
     VersionNotAvailable,
@@ -122,18 +122,18 @@ PUT_ALIAS = operation(
     Unavailable,
     body=json_body(AliasIn, {"version": "2.4.0"}),
     description="""\
-Make an alias, or move it, in one step: who reads sees the old version or the new one.
+Create an alias or move it, in one atomic step: a reader sees the old version or the new version.
 
-With `If-Match: "<generation>"` it is moved only if nobody else did so meanwhile, with `If-None-Match: *` only
-made; otherwise the answer is 412 and says where it points now. Without either the last writer wins. The history
-keeps every move.
+With `If-Match: "<generation>"`, the alias moves only if it did not change since you read it. With `If-None-Match: *`,
+the alias is only created, never moved. Otherwise, the response is 412 and tells where the alias points now. Without
+either header, the last writer wins. The history keeps every move.
 
-Each call makes a new generation, also one to the same version. Only a version that is ready can be the target; a
-yanked one can.""",
+Each call creates a new generation, even if the version stays the same. The target must be a ready version; it can be
+yanked.""",
 )
 DELETE_ALIAS = operation(
     "Drop an alias",
-    {204: response("There is no such alias any more.")},
+    {204: response("Dropped.")},
     ModelNotFound,
     AliasNotFound,
     AliasChanged,
@@ -141,8 +141,8 @@ DELETE_ALIAS = operation(
     Unavailable,
 )
 GET_ALIAS_HISTORY = operation(
-    "Where an alias pointed",
-    {200: response("The newest first.", AliasHistoryOut, _MOVES)},
+    "Get the history of an alias",
+    {200: response("The newest move first.", AliasHistoryOut, _MOVES)},
     ModelNotFound,
     AliasNotFound,
     BAD_LIMIT,
@@ -151,7 +151,7 @@ GET_ALIAS_HISTORY = operation(
     Unavailable,
 )
 ROLL_BACK_ALIAS = operation(
-    "Move an alias back",
+    "Move an alias back to its previous version",
     {200: _alias("Moved back.")},
     ModelNotFound,
     AliasNotFound,
@@ -163,7 +163,7 @@ ROLL_BACK_ALIAS = operation(
 )
 SWAP_ALIASES = operation(
     "Move several aliases together",
-    {200: response("All were moved; in the order of the moves.", AliasPageOut, _ALIASES)},
+    {200: response("All aliases moved. They are in the order of the moves.", AliasPageOut, _ALIASES)},
     ModelNotFound,
     VersionNotFound,
     VersionNotAvailable,
@@ -172,8 +172,8 @@ SWAP_ALIASES = operation(
     Unavailable,
     body=json_body(SwapIn, _SWAP),
     description="""\
-Move 1 to 100 aliases of a model at one time: all of them, or none.
+Move 1 to 100 aliases of a model in one atomic step: all of them, or none.
 
-A move with `expected_version` is made only if the alias points there now, null standing for an alias that does
-not exist; otherwise the answer is 412 and nothing was moved. An alias that does not exist is made.""",
+If a move has an `expected_version`, the alias must point at it now; null means that the alias must not exist.
+Otherwise, the response is 412 and no alias moves. An alias that does not exist is created.""",
 )

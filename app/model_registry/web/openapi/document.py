@@ -13,31 +13,31 @@ from model_registry.web.requests.body import JSON
 
 TITLE = "Model Registry Service"
 DESCRIPTION = """\
-Stores, versions and hands out machine-learning models.
+Stores, versions and serves machine-learning models.
 
-* **A version never changes**, and its label never names other bytes, not even after removal.
-* **What you see is whole**: a version is visible once all of its bytes are stored and hashed, not before.
-* **Errors** are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem details: match on `type`, read `detail`.
-* Where a read takes a `{version}`, `latest` and `@alias` work too; `X-Model-Version` says which one it was.
+* **A version never changes**. Its label never names other bytes, not even after removal.
+* **A visible version is complete**: it appears only after all of its bytes are stored and hashed.
+* **Errors** are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem details. Match on `type`, read `detail`.
+* If a read takes a `{version}`, you can also use `latest` or `@alias`. `X-Model-Version` tells which version you got.
 """
 TAGS = [
     {"name": "registry", "description": "Register, find, download and remove versions of models."},
-    {"name": "models", "description": "Names that versions are kept under."},
-    {"name": "versions", "description": "Push, read, describe, yank, remove and restore versions; search over all."},
-    {"name": "files", "description": "The bytes of a version: its manifest, single files, the whole as an archive."},
-    {"name": "aliases", "description": "Names such as `champion` that are moved from version to version."},
+    {"name": "models", "description": "Names that group versions."},
+    {"name": "versions", "description": "Push, read, edit, yank, remove, restore and search versions."},
+    {"name": "files", "description": "The bytes of a version: its manifest, single files, or all files as an archive."},
+    {"name": "aliases", "description": "Names such as `champion` that move from version to version."},
     {"name": "events", "description": "The audit log."},
-    {"name": "operations", "description": "Health, readiness, metrics."},
+    {"name": "operations", "description": "Health, readiness and metrics."},
 ]
 
 
 def operation_id(route: APIRoute) -> str:
-    """The handler's name: what generated clients call the method, and what links into the pages end with."""
+    """The handler's name. Generated clients use it as the name of the method, and links into the pages end with it."""
     return route.name
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with what FastAPI does not see of the routes."""
+    """Return FastAPI's document, completed with what FastAPI cannot see in the routes."""
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = get_openapi(
@@ -62,7 +62,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 
 def _complete(operation: dict[str, Any], path: str, schemas: dict[str, Any]) -> None:
     if JSON in operation["responses"].get("422", {}).get("content", {}):
-        # FastAPI's own, for any route with a parameter; those that can refuse one describe the problem.
+        # FastAPI adds this to every route with a parameter. Routes that can refuse a parameter describe the problem.
         del operation["responses"]["422"]
     for parameter in operation.get("parameters", []):
         parameter["schema"] = _as_sent(parameter["schema"])
@@ -82,8 +82,10 @@ def _examples(media: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
 
 
 def _as_sent(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a parameter as it is on the wire: it can be left out and is never null, and a header is one text,
-    of however many lines."""
+    """Return the schema of a parameter as it is on the wire.
+
+    A parameter can be omitted but is never null. A header that can come several times is still one text.
+    """
     match schema:
         case {"anyOf": [{"type": "array", "items": dict(stated)} | dict(stated), {"type": "null"}], **others}:
             return stated | others
@@ -92,7 +94,7 @@ def _as_sent(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_nulls(example: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
-    """FastAPI takes the nulls out of examples: what is required and is not there was one."""
+    """Put back the nulls that FastAPI takes out of examples: a required member that is missing was null."""
     match schema, example:
         case {"$ref": str(reference)}, _:
             return _with_nulls(example, schemas[reference.removeprefix(SCHEMAS)], schemas)

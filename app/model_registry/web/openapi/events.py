@@ -1,4 +1,4 @@
-"""What the document says of the audit log."""
+"""The description of the audit log."""
 
 from typing import Annotated
 
@@ -10,9 +10,9 @@ from model_registry.web.openapi.shared import BAD_LIMIT, BAD_NAME
 from model_registry.web.responses.events import EventPageOut
 from model_registry.web.responses.schemas import TIME_EXAMPLE
 
-OfModel = Annotated[str | None, Query(description="Only what happened to this model; an unknown one has no events.")]
+OfModel = Annotated[str | None, Query(description="List only events of this model. An unknown model has no events.")]
 After = Annotated[
-    str | None, Query(description="The `next_page_token` of the page before. Left out: from the beginning.")
+    str | None, Query(description="The `next_page_token` of the previous page. Default: the beginning of the log.")
 ]
 
 _EVENT = {
@@ -27,19 +27,19 @@ _EVENT = {
 _EVENTS = {"items": [_EVENT], "next_page_token": "W1siZXZlbnRzIixudWxsXSw3NTMsNDJd"}
 
 LIST_EVENTS = operation(
-    "What happened",
-    {200: response("In the order in which to go on reading.", EventPageOut, _EVENTS)},
+    "Read the audit log",
+    {200: response("Events in the order of the log.", EventPageOut, _EVENTS)},
     BAD_LIMIT,
     InvalidPageToken("after"),
     UnknownPosition,
     BAD_NAME,
     Unavailable,
     description="""\
-The audit log, from the beginning, and then on for ever.
+Read the audit log from the beginning, and continue with new events.
 
-`next_page_token` is never null: an empty page means that you have caught up, and its token goes on from there.
-Whoever follows the tokens sees every event exactly once. For that, an event comes only when all changes that
-began before it are over, and the order is that of the log, which `time` follows but roughly.
+`next_page_token` is never null. An empty page means that there are no newer events yet; use its token to continue from
+there. If you follow the tokens, you get every event exactly once. Therefore, an event appears only after all changes
+that began before it have ended, and the order of the log follows `time` only roughly.
 
-There is one event for each change, committed with it; events outlive what they are about.""",
+Each change has one event, which is committed with it. Events stay after their subject is deleted.""",
 )

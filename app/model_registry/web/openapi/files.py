@@ -1,4 +1,4 @@
-"""What the document says of the files of a version."""
+"""The descriptions of the operations on files of a version."""
 
 from typing import Annotated
 
@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model_registry.errors import (
     AliasNotFound,
+    EtagMismatch,
     FileDamaged,
     FileNotFound,
     InvalidField,
     InvalidPageToken,
     ModelNotFound,
-    PreconditionFailed,
     Unavailable,
     VersionNotFound,
 )
@@ -32,25 +32,25 @@ from model_registry.web.responses.file import OCTET_STREAM, TAR
 from model_registry.web.responses.manifest import DownloadUrlOut, ManifestPageOut
 from model_registry.web.responses.schemas import TIME_EXAMPLE
 
-SEVERAL_FILES = "this version has several files; name one of them"
+SEVERAL_FILES = "this version has several files; give the path of one of them"
 
-Presign = Annotated[bool, Query(description="With a URL for each file, to fetch them from storage.")]
+Presign = Annotated[bool, Query(description="Include a URL for each file, to download it from storage.")]
 
 
 class DownloadUrlIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    path: str | None = Field(None, description="May be left out where there is only one file.")
-    expires_in_seconds: int | None = Field(None, description="1 to 604,800; as the service is set where left out.")
+    path: str | None = Field(None, description="Optional if the version has only one file.")
+    expires_in_seconds: int | None = Field(None, description="1 to 604,800. Default: the setting of the service.")
 
 
 _URL = {"url": "https://s3.example.org/models/blobs/0d9c2b5e?X-Amz-…", "expires_at": TIME_EXAMPLE}
 
 LIST_FILES = operation(
-    "The manifest of a version",
+    "List the files of a version",
     {
         200: response(
-            "By path.", ManifestPageOut, {"items": [FILE_EXAMPLE | _URL], "next_page_token": None}, MODEL_VERSION
+            "Sorted by path.", ManifestPageOut, {"items": [FILE_EXAMPLE | _URL], "next_page_token": None}, MODEL_VERSION
         )
     },
     ModelNotFound,
@@ -70,31 +70,31 @@ GET_FILE = operation(
     AliasNotFound,
     FileNotFound,
     FileDamaged,
-    PreconditionFailed,
+    EtagMismatch,
     RangeNotSatisfiable,
     BAD_NAME,
     bad_flag("redirect"),
     Unavailable,
 )
-HEAD_FILE = head_of(GET_FILE, "What a download of a file would be")
+HEAD_FILE = head_of(GET_FILE, "Get the headers of a download of a file")
 GET_ARCHIVE = operation(
     "Download a version as an archive",
-    bytes_responses("All files as a tar.", (TAR,), {}, "fraud-detector-2.4.0.tar"),
+    bytes_responses("All files as a tar archive.", (TAR,), {}, "fraud-detector-2.4.0.tar"),
     ModelNotFound,
     VersionNotFound,
     AliasNotFound,
     FileDamaged,
-    PreconditionFailed,
+    EtagMismatch,
     RangeNotSatisfiable,
     BAD_NAME,
     Unavailable,
 )
-HEAD_ARCHIVE = head_of(GET_ARCHIVE, "What a download of the archive would be")
+HEAD_ARCHIVE = head_of(GET_ARCHIVE, "Get the headers of a download of the archive")
 DOWNLOAD_URL = operation(
-    "A URL to download a file from storage",
+    "Get a URL to download a file from storage",
     {
         200: response(
-            "A credential for a while: whoever has it can read these bytes.",
+            "The URL is a credential: everyone who has it can read these bytes until it expires.",
             DownloadUrlOut,
             FILE_EXAMPLE | {"model_name": "fraud-detector", "version": "2.4.0"} | _URL,
             MODEL_VERSION,

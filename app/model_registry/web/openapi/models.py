@@ -1,4 +1,4 @@
-"""What the document says of models."""
+"""The descriptions of the operations on models."""
 
 from typing import Annotated, Any
 
@@ -6,6 +6,7 @@ from fastapi import Query
 from pydantic import BaseModel, ConfigDict
 
 from model_registry.errors import (
+    EtagMismatch,
     InvalidField,
     InvalidPageToken,
     ModelChanged,
@@ -13,7 +14,6 @@ from model_registry.errors import (
     ModelInUse,
     ModelNameTaken,
     ModelNotFound,
-    PreconditionFailed,
     Unavailable,
 )
 from model_registry.web.openapi.operation import header, json_body, operation, response
@@ -23,9 +23,9 @@ from model_registry.web.responses.models import DescribedModelOut, ModelPageOut
 from model_registry.web.responses.schemas import TIME_EXAMPLE
 
 MAX_SEARCH = 256
-SEARCH_RULE = f"at most {MAX_SEARCH} characters, and no NUL"
+SEARCH_RULE = f"at most {MAX_SEARCH} characters, without NUL"
 
-NamePart = Annotated[str | None, Query(description="Part of the name, in any case.")]
+NamePart = Annotated[str | None, Query(description="A part of the name, regardless of case.")]
 
 
 class ModelIn(BaseModel):
@@ -37,7 +37,7 @@ class ModelIn(BaseModel):
 
 
 class ModelPatch(BaseModel):
-    """A merge patch (RFC 7396): what is left out stays, null takes away."""
+    """A merge patch (RFC 7396): omitted members stay, null removes a member."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,8 +62,8 @@ _ALIAS = {
 }
 _MODEL = _LISTED | {"aliases": [_ALIAS]}
 _CREATED = _MODEL | {"latest_version": None, "version_count": 0, "aliases": []}
-_ETAG = {"ETag": header("Of everything that is shown.", '"5f3c9a0e1b2d4c6f8a7b9c0d1e2f3a4b"')}
-_LOCATION = {"Location": header("Where to read it.", "/v1/models/fraud-detector")}
+_ETAG = {"ETag": header("Changes with any member of the response.", '"5f3c9a0e1b2d4c6f8a7b9c0d1e2f3a4b"')}
+_LOCATION = {"Location": header("The URL of the model.", "/v1/models/fraud-detector")}
 
 
 def _model(description: str) -> dict[str, Any]:
@@ -72,15 +72,15 @@ def _model(description: str) -> dict[str, Any]:
 
 FIND_MODELS = operation(
     "Find models",
-    {200: response("By name.", ModelPageOut, {"items": [_LISTED], "next_page_token": None})},
+    {200: response("Sorted by name.", ModelPageOut, {"items": [_LISTED], "next_page_token": None})},
     BAD_LIMIT,
     InvalidPageToken,
     InvalidField(("query", "search"), SEARCH_RULE, "a" * 300),
     Unavailable,
 )
 CREATE_MODEL = operation(
-    "Make a model",
-    {201: response("Made.", DescribedModelOut, _CREATED, _ETAG | _LOCATION)},
+    "Create a model",
+    {201: response("Created.", DescribedModelOut, _CREATED, _ETAG | _LOCATION)},
     ModelExists,
     ModelNameTaken,
     InvalidField(("body", "name"), "this field is required", None),
@@ -88,19 +88,19 @@ CREATE_MODEL = operation(
     body=json_body(ModelIn, _NEW),
 )
 GET_MODEL = operation(
-    "Everything about one model",
+    "Get a model",
     {200: _model("The model."), 304: not_modified(_ETAG)},
     ModelNotFound,
-    PreconditionFailed,
+    EtagMismatch,
     BAD_NAME,
     Unavailable,
 )
 UPDATE_MODEL = operation(
-    "Describe a model otherwise",
-    {200: _model("As it is now.")},
+    "Edit a model",
+    {200: _model("The edited model.")},
     ModelNotFound,
     ModelChanged,
-    InvalidField(("body", "owner"), "no such field; there are description, tags", "ada"),
+    InvalidField(("body", "owner"), "no such field; the fields are description, tags", "ada"),
     Unavailable,
     body=json_body(ModelPatch, _PATCH, (MERGE_PATCH, JSON)),
 )

@@ -1,4 +1,4 @@
-"""What the document says of one operation, as data: `@router.get("/path", **GET_THING)`."""
+"""How to describe an operation as data, for use as `@router.get("/path", **GET_THING)`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ Problems = Sequence[RegistryError | type[RegistryError]]
 
 SCHEMAS = "#/components/schemas/"
 referenced: set[type[BaseModel]] = set()
-"""Models of bodies that handlers read or write themselves, so that FastAPI does not see them."""
+"""Models of bodies that handlers read or write themselves. FastAPI does not see these models."""
 
-_HEADERS = {"Retry-After": "Seconds to wait.", "Content-Range": "How many bytes there are."}
+_HEADERS = {"Retry-After": "Seconds to wait before a retry.", "Content-Range": "The size in bytes of the whole."}
 
 
 @dataclass(frozen=True)
 class Body:
-    """The body of a request, and the problem of one of another media type."""
+    """The body of a request, and the problem if the body has another media type."""
 
     content: dict[str, Any]
     other_type: UnsupportedMediaType
@@ -39,10 +39,11 @@ def operation(
     body: Body | None = None,
     samples: Sequence[dict[str, str]] = (),
 ) -> dict[str, Any]:
-    """The arguments of FastAPI's route decorators. Without a `description` the handler's docstring is shown.
+    """Return the arguments of FastAPI's route decorators.
 
-    The first of `responses` is the usual one. `problems` are classes, shown by their examples, or examples of their
-    own; what any route may answer, and any route with a body, is added here.
+    Put the usual response first. A problem is an error class, which knows its example, or an example. The problems of
+    every route, and those of every route with a body, are added. Without a `description`, the docstring of the handler
+    is the description.
     """
     extra: dict[str, Any] = {}
     if body is not None:
@@ -54,7 +55,7 @@ def operation(
         "summary": summary,
         "description": description,
         "status_code": next(iter(responses)),
-        # Handlers write their bodies themselves.
+        # Handlers write the bodies of responses themselves.
         "response_class": Response,
         "responses": responses | problem_responses((*problems, BadRequest, InternalError)),
         "openapi_extra": extra or None,
@@ -62,7 +63,7 @@ def operation(
 
 
 def head_of(get: dict[str, Any], summary: str) -> dict[str, Any]:
-    """The same responses to HEAD: none has a body, whatever its status, and none is a part or a redirect."""
+    """Return the description of HEAD: no response has a body, and none is a part or a redirect."""
     responses = {
         status: {key: value for key, value in response.items() if key not in {"content", "model"}}
         for status, response in get["responses"].items()
@@ -74,7 +75,7 @@ def head_of(get: dict[str, Any], summary: str) -> dict[str, Any]:
 def response(
     description: str, model: object = None, example: object = None, headers: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """One response; with a `model` its body is JSON."""
+    """Return one response. With a `model`, its body is JSON."""
     said: dict[str, Any] = {"description": description}
     if model is not None:
         said |= {"model": model, "content": {JSON: {"example": example}}}
@@ -91,7 +92,7 @@ def header(description: str, example: str | int) -> dict[str, Any]:
 def json_body(
     model: type[BaseModel], example: object, media_types: tuple[str, ...] = (JSON,), *, is_required: bool = True
 ) -> Body:
-    """A body that the handler reads itself; `model` describes it."""
+    """Return a JSON body that the handler reads itself. `model` only describes it."""
     content = {media_type: {"schema": reference(model), "example": example} for media_type in media_types}
     return Body(content, UnsupportedMediaType.instead_of(media_types), is_required)
 
@@ -102,7 +103,7 @@ def reference(model: type[BaseModel]) -> dict[str, str]:
 
 
 def refusal(check: Callable[[str], object], value: str) -> RegistryError:
-    """The error that `check` raises for a value, in its own words."""
+    """Return the error that `check` raises for `value`."""
     try:
         check(value)
     except RegistryError as error:
@@ -111,9 +112,9 @@ def refusal(check: Callable[[str], object], value: str) -> RegistryError:
 
 
 def problem_responses(problems: Problems) -> Responses:
-    """One response for each status, with an example for each error. The document adds the path of its operation."""
+    """Return a response for each status, with an example for each error. The document adds `instance`."""
     if Unavailable in problems:
-        # Whatever needs PostgreSQL or the store is work, and of that a process takes on so much and no more.
+        # Every route that needs PostgreSQL or the object store is subject to the limits of the process.
         problems = (*problems, Overloaded)
     responses: Responses = {}
     for each in problems:

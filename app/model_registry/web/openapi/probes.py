@@ -1,4 +1,4 @@
-"""What the document says of the probes."""
+"""The descriptions of the probes."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from model_registry.web.problems import MEDIA_TYPE, Problem, problem_members
 class Check(BaseModel):
     ok: bool
     milliseconds: float
-    detail: str | None = Field(description="What is wrong, and the way out; null where nothing is.")
+    detail: str | None = Field(description="What is wrong and how to fix it; null if nothing is wrong.")
 
 
 class Readiness(BaseModel):
@@ -25,8 +25,8 @@ class Health(BaseModel):
 
 
 class Version(BaseModel):
-    version: str = Field(description="Of the service.")
-    schema_revision: str = Field(description="The database schema that this version works with.")
+    version: str = Field(description="The version of the service.")
+    schema_revision: str = Field(description="The database schema that this version needs.")
 
 
 _FINE = {"ok": True, "milliseconds": 1.4, "detail": None}
@@ -36,13 +36,13 @@ _S3_MISSING = NotReady(
     ready=False,
     checks={
         "postgresql": _FINE,
-        "s3": {"ok": False, "milliseconds": 2000.3, "detail": "No answer within 2 seconds."},
+        "s3": {"ok": False, "milliseconds": 2000.3, "detail": "No response within 2 seconds."},
         "schema": _FINE,
     },
 )
 _NOT_READY = {
-    "description": "`not-ready`: something is missing, and `checks` names it; or this process is about to end.",
-    "headers": {"Retry-After": header("Seconds to wait.", "2")},
+    "description": "`not-ready`: `checks` names what is missing, or the process is about to end.",
+    "headers": {"Retry-After": header("Seconds to wait before a retry.", "2")},
     "content": {
         MEDIA_TYPE: {
             "schema": reference(Problem),
@@ -52,16 +52,18 @@ _NOT_READY = {
 }
 _SAMPLE = 'model_registry_requests_total{method="GET",route="/list_models",status="200"} 12.0'
 
-HEALTHZ = operation("The process is up", {200: response("It is.", Health, {"status": "ok"})})
-READYZ = operation("The service can do its work", {200: response("It can.", Readiness, _READY), 503: _NOT_READY})
+HEALTHZ = operation("Check that the process is up", {200: response("The process is up.", Health, {"status": "ok"})})
+READYZ = operation(
+    "Check that the service is ready", {200: response("The service is ready.", Readiness, _READY), 503: _NOT_READY}
+)
 METRICS = operation(
-    "Prometheus metrics",
+    "Get Prometheus metrics",
     {
-        200: response("In the Prometheus text format.")
+        200: response("Metrics in the Prometheus text format.")
         | {"content": {"text/plain": {"schema": {"type": "string"}, "example": _SAMPLE}}}
     },
 )
 VERSION = operation(
-    "Which version this is",
-    {200: response("This one.", Version, {"version": "0.1.0", "schema_revision": "0004"})},
+    "Get the version of the service",
+    {200: response("The version.", Version, {"version": "0.1.0", "schema_revision": "0004"})},
 )

@@ -1,4 +1,4 @@
-"""What the document says of pushes."""
+"""The descriptions of the operations of a push."""
 
 from typing import Annotated, Any, Literal
 
@@ -41,7 +41,7 @@ UploadId = Annotated[
     Path(description="The `upload_id` of a file that is sent in parts.", json_schema_extra={"example": _UPLOAD_ID}),
 ]
 ContentLength = Annotated[
-    int | None, Header(alias="Content-Length", ge=0, description="Must be the declared size, where it is sent.")
+    int | None, Header(alias="Content-Length", ge=0, description="If you send it, it must be the declared size.")
 ]
 
 
@@ -55,19 +55,20 @@ class FileIn(BaseModel):
 
 
 class PushIn(BaseModel):
-    """A version to be; its files follow."""
+    """A version to reserve. Its files follow."""
 
     model_config = ConfigDict(extra="forbid")
 
-    version: str | None = Field(None, description="Left out: the next number.")
+    version: str | None = Field(None, description="Default: the next number.")
     standardization_params: dict[str, Any] = {}
     model_params: dict[str, Any] = {}
     additional_metadata: dict[str, Any] = {}
     description: str | None = None
     tags: dict[str, str | float | bool] = {}
-    files: list[FileIn] = Field(description="All of them, up to 100,000.")
+    files: list[FileIn] = Field(description="All files of the version, at most 100,000.")
     transfer: Literal["direct", "proxied"] | None = Field(
-        "direct", description="proxied: through this service, for clients that cannot reach storage."
+        "direct",
+        description="direct: send files to storage. proxied: send them to this service.",
     )
 
 
@@ -75,11 +76,11 @@ class PartTagIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     part_number: int
-    etag: str = Field(description="The ETag that storage answered, with or without its quotes.")
+    etag: str = Field(description="The ETag that storage returned, with or without its quotes.")
 
 
 class CommitIn(BaseModel):
-    """Which parts were sent; may be left out, because storage knows, unless a part was sent again with other bytes."""
+    """The parts that you sent. Optional, because storage knows them, unless you sent a part again with other bytes."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -89,7 +90,7 @@ class CommitIn(BaseModel):
 class PartsIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    part_numbers: list[int] = Field(description="1 to 1,000 of them, each once.")
+    part_numbers: list[int] = Field(description="1 to 1,000 numbers, each at most once.")
 
 
 _PUSH = {
@@ -156,15 +157,15 @@ _STATUS = {
     "parts": [{"part_number": 1, "size_bytes": 16777216, "etag": '"9b2cf535f27731c974343645a3985328"'}],
 }
 
-_LOCATION = {"Location": header("Where to read it.", "/v1/models/fraud-detector/versions/2.4.0")}
+_LOCATION = {"Location": header("The URL of the version.", "/v1/models/fraud-detector/versions/2.4.0")}
 _VERIFYING = VersionNotAvailable("fraud-detector", "2.4.0", "verifying")
 
 PUSH_VERSION = operation(
     "Push a version: reserve it",
     {
-        201: response("Reserved, and what is to be sent.", PushOut, _PUSHED, _LOCATION),
+        201: response("Reserved. `uploads` tells what to send.", PushOut, _PUSHED, _LOCATION),
         200: response(
-            "Reserved before, and this is what is still missing; or ready, with these very files.",
+            "Reserved before: `uploads` tells what is still missing. Or ready, with exactly these files.",
             PushOut,
             _PUSHED,
             _LOCATION,
@@ -179,25 +180,25 @@ PUSH_VERSION = operation(
     Unavailable,
     body=json_body(PushIn, _PUSH),
     description="""\
-Declare a version with all of its files, then send what `uploads` asks for, then commit.
+Declare a version with all of its files. Then send the files that `uploads` asks for, and commit.
 
-What storage has already, of whatever model, need not be sent again. Ask again, with the same files and frozen
-parameters, after a lost answer or when URLs have expired: the answer is 200 with what is still missing. A version
-that nobody commits is given up when its lease ends; every request about it renews the lease.""",
+You do not send bytes that storage already has, for any model. If you lost the response or the URLs expired, send the
+same request again, with the same files and frozen parameters: you get 200 with the files that are still missing. A
+version that you do not commit is given up when its lease expires. Every request about the version renews its lease.""",
 )
 COMMIT_VERSION = operation(
     "Push a version: commit it",
     {
         200: response(
-            "Verified and ready. The same answer again, however often it is committed.", ModelInfoOut, INFO_EXAMPLE
+            "Verified and ready. If you commit again, you get the same response.", ModelInfoOut, INFO_EXAMPLE
         ),
         202: response(
-            "Verification takes longer: poll `Location` until the state is `ready`. Should it be `pending` again, "
-            "commit once more to hear why. To commit once more is always safe: it joins what is running, and takes "
-            "over what a process left behind.",
+            "Verification takes longer. Poll `Location` until the state is `ready`. If the state is `pending` again, "
+            "commit again to get the reason. You can always commit again: you join a running commit, or continue a "
+            "commit that a process left unfinished.",
             ModelInfoOut,
             _PENDING | {"state": "verifying"},
-            _LOCATION | {"Retry-After": header("Seconds to wait.", 1)},
+            _LOCATION | {"Retry-After": header("Seconds to wait before a retry.", 1)},
         ),
     },
     ModelNotFound,
@@ -218,7 +219,7 @@ COMMIT_VERSION = operation(
 )
 PUT_FILE = operation(
     "Push a version: send a file through the service",
-    {201: response("Stored, with the digest that was declared.", FileOut, FILE_EXAMPLE)},
+    {201: response("Stored with the declared digest.", FileOut, FILE_EXAMPLE)},
     ModelNotFound,
     VersionNotFound,
     FileNotFound,
@@ -232,8 +233,8 @@ PUT_FILE = operation(
     body=Body({OCTET_STREAM: OCTETS}, UnsupportedMediaType(ENCODED_BODY)),
 )
 SIGN_PARTS = operation(
-    "Push a version: URLs for parts of a file",
-    {200: response("One for each.", SignedPartsOut, _SIGNED)},
+    "Push a version: get URLs for parts of a file",
+    {200: response("One URL for each part.", SignedPartsOut, _SIGNED)},
     UploadUnknown,
     _VERIFYING,
     InvalidField(("body", "part_numbers", 0), "this upload has parts 1 to 7", 8),
@@ -241,8 +242,8 @@ SIGN_PARTS = operation(
     body=json_body(PartsIn, _PARTS),
 )
 UPLOAD_STATUS = operation(
-    "Push a version: what storage has of a file in parts",
-    {200: response("As storage has it now.", UploadStatusOut, _STATUS)},
+    "Push a version: get the stored parts of a file",
+    {200: response("The parts that storage has now.", UploadStatusOut, _STATUS)},
     UploadUnknown,
     Unavailable,
 )

@@ -1,4 +1,4 @@
-"""What the document says of the six endpoints."""
+"""The descriptions of the six endpoints."""
 
 from typing import Annotated, Any
 
@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from model_registry.errors import (
     AliasNotFound,
+    EtagMismatch,
     FileDamaged,
     FileNotFound,
     IdempotencyKeyReused,
@@ -15,7 +16,6 @@ from model_registry.errors import (
     LeaseLost,
     ModelNameTaken,
     ModelNotFound,
-    PreconditionFailed,
     Unavailable,
     UploadTooLarge,
     VersionAliased,
@@ -50,18 +50,18 @@ IdempotencyKey = Annotated[
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
         description=(
-            "Makes a retry safe: the same key with the same registration gives the first answer again. "
-            "Take a new one, such as a UUID, for each registration."
+            "Makes a retry safe: a second request with the same key and the same registration gets the first response "
+            "again. Use a new key, for example a UUID, for each registration."
         ),
     ),
 ]
-OfModel = Annotated[str | None, Query(description="Only versions of this model.")]
-LinkToken = Annotated[str | None, Query(description="From the `Link` of the page before.")]
+OfModel = Annotated[str | None, Query(description="List only versions of this model.")]
+LinkToken = Annotated[str | None, Query(description="The token in the `Link` header of the previous page.")]
 OneFile = Annotated[
     str | None,
-    Query(description="One of the version's files. Left out: the only file, or all of them as one tar."),
+    Query(description="The path of one file. Default: the only file, or all files as a tar archive."),
 ]
-Force = Annotated[bool, Query(description="Also when aliases point at it; they are dropped.")]
+Force = Annotated[bool, Query(description="Remove the version even if aliases point at it, and drop the aliases.")]
 
 
 class RegisterModelIn(BaseModel):
@@ -97,7 +97,7 @@ _FORM_EXAMPLE = {
 
 
 def _form_field(name: str, description: str, **schema: Any) -> dict[str, Any]:
-    # Objects without contentMediaType: Swagger UI would take the field for a file.
+    # JSON objects have no contentMediaType here, because Swagger UI would show the field as a file.
     return {"type": "string", "description": description, "examples": [_FORM_EXAMPLE[name]], **schema}
 
 
@@ -107,27 +107,27 @@ _FORM = {
     "properties": {
         "model_name": _form_field("model_name", "Letters, digits, `.`, `_` and `-`. Unique regardless of case."),
         "version": _form_field(
-            "version", "Letters, digits, `.`, `_`, `+` and `-`. Never used twice, and not `latest`."
+            "version", "Letters, digits, `.`, `_`, `+` and `-`. A label is never used twice, and cannot be `latest`."
         ),
         "standardization_params": _form_field(
-            "standardization_params", "A JSON object: how inputs are prepared. Never changes.", default="{}"
+            "standardization_params", "A JSON object: how to prepare inputs. It never changes.", default="{}"
         ),
-        "model_params": _form_field("model_params", "A JSON object: the hyperparameters. Never changes.", default="{}"),
-        "additional_metadata": _form_field(
-            "additional_metadata", "A JSON object: whatever else there is.", default="{}"
+        "model_params": _form_field(
+            "model_params", "A JSON object: the hyperparameters. It never changes.", default="{}"
         ),
+        "additional_metadata": _form_field("additional_metadata", "A JSON object: any other metadata.", default="{}"),
         "model_file": {
             "type": "array",
             "minItems": 1,
             "items": {"type": "string", "format": "binary"},
             "description": (
-                "The file. For several files, repeat this part: “Add string item” in Swagger UI, "
-                "`-F model_file=@a -F model_file=@b` with curl. A part's filename is its path in the version."
+                "The file. For several files, repeat this part: use “Add string item” in Swagger UI, or "
+                "`-F model_file=@a -F model_file=@b` with curl. The filename of a part is its path in the version."
             ),
         },
     },
 }
-# No `encoding` for model_file: with one, Swagger UI makes up a file called `blob` where none was chosen.
+# No `encoding` for model_file: with it, Swagger UI sends a file named `blob` if you choose none.
 _BODY = Body(
     {
         FORM: {"schema": _FORM, "example": _FORM_EXAMPLE | {"model_file": ["(bytes)"]}},
@@ -135,7 +135,7 @@ _BODY = Body(
     },
     UnsupportedMediaType(NOT_A_REGISTRATION, accepted=[FORM, JSON]),
 )
-# For ReDoc, which shows a form as if it were JSON.
+# For ReDoc, which shows a form as JSON.
 _CURL = {
     "lang": "Shell",
     "label": "curl",
@@ -155,12 +155,19 @@ _SUMMARY = {
     "digest": DIGEST_EXAMPLE,
     "created_at": TIME_EXAMPLE,
 }
-_LOCATION = {"Location": header("Where to read it.", "/get_model_info/fraud-detector/2.4.0")}
-_LINK = {"Link": header("The next page, while there is more.", '</list_models?page_token=W1…>; rel="next"')}
+_LOCATION = {"Location": header("The URL of the version.", "/get_model_info/fraud-detector/2.4.0")}
+_LINK = {"Link": header("The next page, if there is one.", '</list_models?page_token=W1…>; rel="next"')}
 
 REGISTER_MODEL = operation(
     "Register a version of a model",
-    {201: response("Registered, whole and for ever.", ModelInfoOut, INFO_EXAMPLE | {"aliases": []}, _LOCATION)},
+    {
+        201: response(
+            "Registered. The version never changes.",
+            ModelInfoOut,
+            INFO_EXAMPLE | {"aliases": []},
+            _LOCATION,
+        )
+    },
     VersionExists,
     ModelNameTaken,
     LeaseLost,
@@ -172,36 +179,36 @@ REGISTER_MODEL = operation(
     body=_BODY,
     samples=[_CURL],
     description="""\
-Register one version, with its files or without.
+Register one version, with or without files.
 
-As a **form**, `model_file` is streamed to storage while it arrives, whatever its size; put `model_name` and
-`version` before it, so that a conflict is answered before the file is sent. Several `model_file` parts make a
-version of several files. As **JSON** there is no file.
+If you send a **form**, `model_file` is streamed to storage as it arrives. Put `model_name` and `version` before it, so
+that you get a conflict before you send the file. Repeat `model_file` for several files. If you send **JSON**, the
+version has no files.
 
-A version never changes: registering it again is 409, unless the same `Idempotency-Key` says that this is the
-same registration once more.""",
+A version never changes. A second registration of the same label gets 409, unless it has the same `Idempotency-Key` and
+the same content.""",
 )
 GET_MODEL_INFO = operation(
-    "Everything about one version",
+    "Get a version",
     {200: MODEL_INFO, 304: not_modified(ETAG | MODEL_VERSION)},
     ModelNotFound,
     VersionNotFound,
     AliasNotFound,
-    PreconditionFailed,
+    EtagMismatch,
     BAD_NAME,
     Unavailable,
 )
 GET_LATEST_MODEL_INFO = operation(
-    "Everything about the latest version",
+    "Get the latest version",
     {200: MODEL_INFO, 304: not_modified(ETAG | MODEL_VERSION)},
     ModelNotFound,
-    PreconditionFailed,
+    EtagMismatch,
     BAD_NAME,
     Unavailable,
 )
 LIST_MODELS = operation(
     "List models and their versions",
-    {200: response("By name, then newest version first.", list[ModelSummaryOut], [_SUMMARY], _LINK)},
+    {200: response("Sorted by name, then newest version first.", list[ModelSummaryOut], [_SUMMARY], _LINK)},
     BAD_LIMIT,
     InvalidPageToken,
     Unavailable,
@@ -217,20 +224,20 @@ GET_MODEL = operation(
     AliasNotFound,
     FileNotFound,
     FileDamaged,
-    PreconditionFailed,
+    EtagMismatch,
     RangeNotSatisfiable,
     BAD_NAME,
     Unavailable,
     description="""\
-The bytes of a version: its only file, the file at `path`, or all of them as a deterministic tar.
+Download the bytes of a version: its only file, the file at `path`, or all files as a deterministic tar archive.
 
-Resumable (`Range`, `If-Range`), conditional (`If-Match`, `If-None-Match`) and verifiable: the ETag of a file is
-its sha256, and `Repr-Digest` says it too.""",
+You can resume a download (`Range`, `If-Range`), make it conditional (`If-Match`, `If-None-Match`) and verify it: the
+ETag of a file is its sha256, and `Repr-Digest` has the same digest.""",
 )
-HEAD_MODEL = head_of(GET_MODEL, "What a download would be")
+HEAD_MODEL = head_of(GET_MODEL, "Get the headers of a download")
 REMOVE_MODEL = operation(
     "Remove a version",
-    {200: response("Removed; it can be restored until `purge_after`.", ModelInfoOut, REMOVED_EXAMPLE)},
+    {200: response("Removed. You can restore it until `purge_after`.", ModelInfoOut, REMOVED_EXAMPLE)},
     VersionNotFound,
     VersionAliased,
     BAD_NAME,

@@ -1,4 +1,4 @@
-"""What the document says of search."""
+"""The description of search."""
 
 from typing import Annotated
 
@@ -22,7 +22,7 @@ FilterText = Annotated[
 OrderBy = Annotated[
     str | None,
     Query(
-        description="One of `created_at`, `model_name`, `number` and `size_bytes`, with `ASC` or `DESC`.",
+        description="`created_at`, `model_name`, `number` or `size_bytes`, followed by `ASC` or `DESC`.",
         json_schema_extra={"example": "created_at DESC"},
     ),
 ]

@@ -1,6 +1,6 @@
-"""What the descriptions of several operations share: parameters, headers, examples, responses and problems.
+"""Parameters, headers, examples, responses and problems that several operations share.
 
-All of it goes into the OpenAPI document, where a test holds it against real responses.
+Tests compare the OpenAPI document with real responses.
 """
 
 from typing import Annotated, Any, cast
@@ -12,28 +12,28 @@ from model_registry.web.http_errors import InvalidRequest
 from model_registry.web.openapi.operation import Responses, header, refusal, response
 from model_registry.web.responses.schemas import DIGEST_EXAMPLE, ModelInfoOut
 
-# The `example` of a schema fills the form of Swagger UI; its `examples` do not.
+# Swagger UI fills its form from the `example` of a schema, not from `examples`.
 ModelName = Annotated[
-    str, Path(description="A model's name, in its exact case.", json_schema_extra={"example": "fraud-detector"})
+    str, Path(description="The name of a model, in its exact case.", json_schema_extra={"example": "fraud-detector"})
 ]
 Label = Annotated[str, Path(description="A version label.", json_schema_extra={"example": "2.4.0"})]
 FilePath = Annotated[
-    str, Path(description="A file's path in the version.", json_schema_extra={"example": "model.joblib"})
+    str, Path(description="The path of a file in the version.", json_schema_extra={"example": "model.joblib"})
 ]
 ReadVersion = Annotated[
     str,
     Path(
-        description="A version label, `latest`, or `@` and an alias, such as `@champion`.",
+        description="A version label, `latest`, or `@` and an alias, for example `@champion`.",
         json_schema_extra={"example": "2.4.0"},
     ),
 ]
-Limit = Annotated[int, Query(ge=1, le=1000, description="Rows per page.")]
-PageToken = Annotated[str | None, Query(alias="page_token", description="The `next_page_token` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Maximum number of items on a page.")]
+PageToken = Annotated[str | None, Query(alias="page_token", description="The `next_page_token` of the previous page.")]
 Redirect = Annotated[
     bool | None,
     Query(
-        description="true: 307 to storage. false: streamed by the service. Left out: as the service is set.",
-        # Swagger UI's page may not follow a redirect to another host.
+        description="true: redirect to storage (307). false: stream through the service. Default: as configured.",
+        # The page of Swagger UI cannot follow a redirect to another host.
         json_schema_extra={"example": False},
     ),
 ]
@@ -45,13 +45,13 @@ BAD_LIMIT = InvalidRequest(
 
 
 def bad_flag(name: str) -> InvalidRequest:
-    """A query parameter that is neither true nor false."""
+    """Return the problem of a query parameter that is neither true nor false."""
     rule = "Input should be a valid boolean, unable to interpret input"
     return InvalidRequest([{"loc": ["query", name], "msg": rule, "value": "perhaps"}])
 
 
-ETAG = {"ETag": header("Strong.", '"1.1"')}
-MODEL_VERSION = {"X-Model-Version": header("The label that the answer is about.", "2.4.0")}
+ETAG = {"ETag": header("A strong ETag.", '"1.1"')}
+MODEL_VERSION = {"X-Model-Version": header("The label of the version in the response.", "2.4.0")}
 INFO_EXAMPLE = cast(dict[str, Any], ModelInfoOut.model_config["json_schema_extra"])["example"]
 REMOVED_EXAMPLE = INFO_EXAMPLE | {
     "aliases": [],
@@ -64,41 +64,45 @@ FILE_EXAMPLE = INFO_EXAMPLE["files"][0]
 MODEL_INFO = response("The version.", ModelInfoOut, INFO_EXAMPLE, ETAG | MODEL_VERSION)
 OCTETS = {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}
 VALIDATORS = MODEL_VERSION | {
-    "ETag": header("Strong; of a single file its sha256.", f'"{DIGEST_EXAMPLE.removeprefix("sha256:")}"'),
+    "ETag": header(
+        "A strong ETag. For a single file, it is its sha256.", f'"{DIGEST_EXAMPLE.removeprefix("sha256:")}"'
+    ),
     "Last-Modified": header(
-        "When the version was registered; only where a label was asked for.", "Sat, 31 Jan 2026 12:00:00 GMT"
+        "When the version was registered. Only if you asked for a label.", "Sat, 31 Jan 2026 12:00:00 GMT"
     ),
 }
 REPR_DIGEST = {
-    "Repr-Digest": header("RFC 9530; of a single file.", "sha-256=:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=:")
+    "Repr-Digest": header(
+        "The digest of a single file (RFC 9530).", "sha-256=:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=:"
+    )
 }
 REDIRECTED = response(
-    "Only with `redirect`: to a presigned URL, which needs no credentials.",
-    headers={"Location": header("Where the bytes are.", "https://s3.example.org/models/blobs/0d9c2b5e?…")},
+    "With `redirect`: a redirect to a presigned URL, which needs no credentials.",
+    headers={"Location": header("A URL of the bytes.", "https://s3.example.org/models/blobs/0d9c2b5e?…")},
 )
 
 
 def not_modified(headers: dict[str, Any]) -> dict[str, Any]:
-    return response("What you hold is still right.", headers=headers)
+    return response("Not modified: what you have is current.", headers=headers)
 
 
 def bytes_responses(
     description: str, media_types: tuple[str, ...], headers: dict[str, Any], filename: str
 ) -> Responses:
-    """200, 206 and 304 of a route that sends bytes."""
+    """Return the responses 200, 206 and 304 of a route that sends bytes."""
     headers = (
         VALIDATORS
         | {
-            "Content-Length": header("Known beforehand, of archives too.", 1024),
-            "Content-Disposition": header("RFC 6266.", f'attachment; filename="{filename}"'),
-            "Accept-Ranges": header("Ranges are taken.", "bytes"),
+            "Content-Length": header("The size in bytes. It is known in advance, also for archives.", 1024),
+            "Content-Disposition": header("The name of the file (RFC 6266).", f'attachment; filename="{filename}"'),
+            "Accept-Ranges": header("The route supports ranges.", "bytes"),
         }
         | headers
     )
     content = {"content": dict.fromkeys(media_types, OCTETS)}
-    of_part = headers | {"Content-Range": header("Which part this is.", "bytes 0-99/1024")}
+    of_part = headers | {"Content-Range": header("The position of this range in the whole.", "bytes 0-99/1024")}
     return {
         200: response(description, headers=headers) | content,
-        206: response("The range that was asked for.", headers=of_part) | content,
+        206: response("The requested range.", headers=of_part) | content,
         304: not_modified(VALIDATORS),
     }

@@ -1,4 +1,4 @@
-"""What the document says of versions."""
+"""The descriptions of the operations on versions."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict
 
 from model_registry.errors import (
     AliasNotFound,
+    EtagMismatch,
     InvalidField,
     InvalidPageToken,
     ModelNotFound,
-    PreconditionFailed,
     Unavailable,
     VersionAliased,
     VersionChanged,
@@ -35,20 +35,20 @@ from model_registry.web.responses.schemas import ModelInfoOut, ModelInfoPageOut
 
 InState = Annotated[
     Literal["pending", "verifying", "ready", "removed"],
-    Query(description="Versions in this state; removed ones can be restored until they are purged."),
+    Query(description="List versions in this state. Removed versions can be restored until they are purged."),
 ]
 InOrder = Annotated[
     Literal["precedence", "created"],
-    Query(description="precedence: newest version first. created: last registered first."),
+    Query(description="precedence: the highest version first. created: the last registered version first."),
 ]
-Force = Annotated[bool, Query(description="Also when aliases point at it; they are dropped.")]
+Force = Annotated[bool, Query(description="Remove the version even if aliases point at it, and drop the aliases.")]
 Purge = Annotated[
-    bool, Query(description="Give up its bytes for good, now; also of a version that was removed before.")
+    bool, Query(description="Delete its bytes permanently and at once, also if the version was removed before.")
 ]
 
 
 class VersionPatch(BaseModel):
-    """A merge patch (RFC 7396): what is left out stays, null takes away."""
+    """A merge patch (RFC 7396): omitted members stay, null removes a member."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,7 +71,7 @@ _PATCH = {
 _REASON = "Wrong labels in the training data."
 _PENDING = VersionNotAvailable("fraud-detector", "2.4.0", "pending")
 VERSION_PAGE = response(
-    "In the order that was asked for.", ModelInfoPageOut, {"items": [INFO_EXAMPLE], "next_page_token": None}
+    "Sorted in the requested order.", ModelInfoPageOut, {"items": [INFO_EXAMPLE], "next_page_token": None}
 )
 
 
@@ -89,29 +89,29 @@ LIST_VERSIONS = operation(
     Unavailable,
 )
 GET_VERSION = operation(
-    "Everything about one version",
+    "Get a version",
     {200: MODEL_INFO, 304: not_modified(ETAG | MODEL_VERSION)},
     ModelNotFound,
     VersionNotFound,
     AliasNotFound,
-    PreconditionFailed,
+    EtagMismatch,
     BAD_NAME,
     Unavailable,
 )
 UPDATE_VERSION = operation(
-    "Describe a version otherwise",
-    {200: _changed("As it is now.", INFO_EXAMPLE)},
+    "Edit a version",
+    {200: _changed("The edited version.", INFO_EXAMPLE)},
     ModelNotFound,
     VersionNotFound,
     _PENDING,
     VersionChanged,
-    InvalidField(("body", "model_params"), "this is frozen: it never changes", {}),
+    InvalidField(("body", "model_params"), "this member never changes", {}),
     Unavailable,
     body=json_body(VersionPatch, _PATCH, (MERGE_PATCH, JSON)),
 )
 REMOVE_VERSION = operation(
     "Remove a version",
-    {200: _changed("Removed; until `purge_after` it can be restored, unless it was purged.", REMOVED_EXAMPLE)},
+    {200: _changed("Removed. You can restore it until `purge_after`, unless it was purged.", REMOVED_EXAMPLE)},
     ModelNotFound,
     VersionNotFound,
     VersionAliased,
@@ -122,7 +122,7 @@ REMOVE_VERSION = operation(
 )
 RESTORE_VERSION = operation(
     "Restore a removed version",
-    {200: _changed("Ready again, without the aliases that it had.", INFO_EXAMPLE | {"aliases": []})},
+    {200: _changed("Ready again, without its former aliases.", INFO_EXAMPLE | {"aliases": []})},
     ModelNotFound,
     VersionNotFound,
     VersionPurged,
@@ -132,7 +132,7 @@ RESTORE_VERSION = operation(
     Unavailable,
 )
 YANK_VERSION = operation(
-    "Warn of a version",
+    "Yank a version",
     {200: _changed("Yanked.", INFO_EXAMPLE | {"yanked": True, "yank_reason": _REASON})},
     ModelNotFound,
     VersionNotFound,
@@ -143,8 +143,8 @@ YANK_VERSION = operation(
     body=json_body(YankIn, {"reason": _REASON}, is_required=False),
 )
 UNYANK_VERSION = operation(
-    "Take the warning back",
-    {200: _changed("Not yanked.", INFO_EXAMPLE)},
+    "Unyank a version",
+    {200: _changed("No longer yanked.", INFO_EXAMPLE)},
     ModelNotFound,
     VersionNotFound,
     _PENDING,

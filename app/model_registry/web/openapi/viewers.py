@@ -1,4 +1,4 @@
-"""Swagger UI and ReDoc with assets of our own, because clusters have no internet."""
+"""Swagger UI and ReDoc. The service serves their assets itself, because clusters often have no internet access."""
 
 import hashlib
 from functools import cache
@@ -15,9 +15,9 @@ from model_registry.web.requests.conditional import IfUnread
 _ASSETS = "/docs-assets"
 _FOLDER = Path(fastapi_offline.__file__).parent / "static"
 _REDOC = f"{_ASSETS}/redoc.standalone.js"
-# ReDoc loads this picture from its maker's host, and no option keeps it from that. It shows none where this fails.
+# ReDoc loads this image from its vendor's host, and no option prevents that. If that fails, it shows no image.
 _REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
-# The pages' own scripts are inline. Nothing may be fetched from, or sent to, another host.
+# The scripts of the pages are inline. The pages must not contact any other host.
 _CSP = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; worker-src blob:; "
@@ -28,7 +28,7 @@ _SWAGGER_UI = {"displayRequestDuration": True, "validatorUrl": None}
 
 
 def install(app: FastAPI) -> None:
-    """Adds `/docs`, `/redoc` and their assets; the app itself must have been made with `docs_url=None`."""
+    """Add `/docs`, `/redoc` and their assets. The application must be created with `docs_url=None`."""
 
     @app.get("/", include_in_schema=False)
     async def front_door(request: Request) -> RedirectResponse:
@@ -69,12 +69,12 @@ def install(app: FastAPI) -> None:
             return Response(status_code=304, headers=headers)
         return Response(script, headers=headers, media_type="text/javascript")
 
-    # After the route above, which takes one of its files.
+    # This comes after the route above, which serves one of these files.
     app.mount(_ASSETS, StaticFiles(directory=_FOLDER), name="docs-assets")
 
 
 @cache
 def _redoc_script() -> tuple[bytes, str]:
-    """ReDoc without the one address of another host that it fetches, and an ETag."""
+    """Return ReDoc without the address of another host that it would fetch, and an ETag."""
     script = (_FOLDER / "redoc.standalone.js").read_bytes().replace(_REDOC_LOGO, b"data:,")
     return script, hashlib.sha256(script).hexdigest()

@@ -1,1 +1,1 @@
-"""Reading requests: bodies, forms, conditions, page tokens."""
+"""Reads requests: bodies, forms, conditions and page tokens. May not import responses, openapi or v1."""

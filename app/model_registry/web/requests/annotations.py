@@ -1,4 +1,4 @@
-"""What the bodies of several resources have in common."""
+"""Descriptions, tags and metadata in bodies of several resources."""
 
 from typing import Any
 
@@ -16,16 +16,16 @@ _FROZEN = frozenset(
 
 
 def annotations_of(body: Fields) -> Annotations:
-    """`description` and `tags`, where they are."""
+    """Return the `description` and `tags` of a body."""
     tags = body.object("tags")
     validate_tags(tags, body.loc("tags"))
     return Annotations(body.optional_text("description", max_chars=MAX_DESCRIPTION), to_json_text(tags))
 
 
 def check_patch(patch: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Raise `InvalidField` unless a merge patch has only these members, of the right kinds; null takes one away."""
+    """Raise `InvalidField` unless a merge patch has only these members, with the right types. null removes a member."""
     for name in patch.keys() & _FROZEN - set(names):
-        raise InvalidField(("body", name), "this is frozen: it never changes", patch[name])
+        raise InvalidField(("body", name), "this member never changes", patch[name])
     body = Fields(patch, names)
     body.optional_text("description", max_chars=MAX_DESCRIPTION)
     for name in ("tags", "additional_metadata"):

@@ -1,4 +1,4 @@
-"""Request bodies, as they arrive: never whole in memory beyond a stated limit, never on disk."""
+"""Reads request bodies as they arrive. A body is never in memory beyond a limit, and never on disk."""
 
 import asyncio
 import time
@@ -17,14 +17,14 @@ from model_registry.web.http_errors import BadRequest, UnsupportedMediaType
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
-ENCODED_BODY = "Content-Encoding: bodies are taken as they are; send this one without an encoding."
+ENCODED_BODY = "Content-Encoding: encoded bodies are not supported; send the body without an encoding."
 
 
 async def body_chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
-    """The body's pieces.
+    """Yield the chunks of the body.
 
-    Raises `Stalled` when none comes for `body_idle_timeout_seconds`, `TooSlow` when fewer than
-    `min_upload_bytes_per_second` came in so long a time of waiting for the client, and `ClientDisconnect` when the body
+    Raises `Stalled` if no chunk arrives for `body_idle_timeout_seconds`, `TooSlow` if fewer than
+    `min_upload_bytes_per_second` arrive during that time of waiting for the client, and `ClientDisconnect` if the body
     ends early.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -52,14 +52,14 @@ async def body_chunks(request: Request, settings: Settings) -> AsyncIterator[byt
 
 
 async def read_bounded(request: Request, settings: Settings, *, max_bytes: int, is_metadata: bool = True) -> bytes:
-    """The whole body, if it is at most so long; for metadata that is a rule of its content, for more it is not."""
+    """Return the whole body. Beyond `max_bytes`, raises `InvalidField` for metadata and `BodyTooLarge` otherwise."""
 
     def refusal(seen: str) -> RegistryError:
         if is_metadata:
             return InvalidField("body", f"a JSON body has at most {max_bytes} bytes", seen)
         return BodyTooLarge(max_bytes)
 
-    # A larger one is read as far as it may go: a client hears nothing before it has sent most of its body.
+    # Other bodies are read up to the limit, because a client reads no response before it has sent most of its body.
     if is_metadata and (announced := content_length(request)) is not None and announced > max_bytes:
         raise refusal(f"{announced} bytes")
     memory = memory_of(request.scope)
@@ -79,9 +79,9 @@ def media_type(request: Request) -> str:
 async def json_body(
     request: Request, settings: Settings, *, accepted: tuple[str, ...] = (JSON,), max_bytes: int | None = None
 ) -> dict[str, Any]:
-    """The object that the body is; nothing at all is the empty one. Metadata documents in it are at depth 1.
+    """Return the JSON object in the body. An empty body is an empty object. Metadata documents in it are at depth 1.
 
-    With `max_bytes` it holds more than metadata.
+    Give `max_bytes` if the body holds more than metadata.
     """
     body = await read_bounded(
         request, settings, max_bytes=max_bytes or settings.max_metadata_bytes, is_metadata=max_bytes is None
@@ -94,7 +94,7 @@ async def json_body(
 
 
 async def parsed_object(text: str | bytes, loc: Loc, max_bytes: int, *, depth: int = 1) -> dict[str, Any]:
-    """`parse_json_object`, in a thread where it takes longer than the event loop may stall."""
+    """Call `parse_json_object`, in a thread if it would block the event loop for too long."""
     parse = partial(parse_json_object, text, loc, max_bytes=max_bytes, depth=depth)
     return await offload(parse, len(text) // ITEM_BYTES)
 
@@ -105,5 +105,5 @@ def content_length(request: Request) -> int | None:
         return None
     announced = announced.strip()
     if not (announced.isascii() and announced.isdigit()):
-        raise BadRequest("Content-Length: a plain decimal number is expected.")
+        raise BadRequest("Content-Length: a decimal number is expected.")
     return int(announced)

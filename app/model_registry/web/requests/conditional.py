@@ -1,6 +1,6 @@
-"""Conditional requests and ranges, as RFC 9110 (sections 13 and 14) has them.
+"""Conditional requests and ranges (RFC 9110, sections 13 and 14).
 
-Each header is declared once, where it is read: the dependencies at the end document it and give its value.
+The dependencies at the end of this module declare the headers: they document them and give their values.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header
 
-from model_registry.errors import InvalidField, PreconditionFailed
+from model_registry.errors import EtagMismatch, InvalidField, PreconditionFailed
 from model_registry.web.http_errors import RangeNotSatisfiable
 
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
@@ -28,7 +28,7 @@ class ByteRange:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a read depends on."""
+    """The conditions of a GET or HEAD."""
 
     if_match: str | None = None
     if_none_match: str | None = None
@@ -36,15 +36,15 @@ class Conditions:
     if_unmodified_since: str | None = None
 
     def not_modified(self, etag: str, last_modified: datetime | None = None) -> bool:
-        """Whether the response is 304. Raises `PreconditionFailed` if it is 412.
+        """Return whether the response is 304. Raises `PreconditionFailed` if it is 412.
 
-        `etag` is an opaque strong tag, without quotes. The order is that of RFC 9110, section 13.2.2.
+        `etag` is an opaque strong tag without quotes. The order of the checks is that of RFC 9110, section 13.2.2.
         """
         if self.if_match is not None:
             if not _matches(self.if_match, etag, strongly=True):
-                raise PreconditionFailed("If-Match: this is another version than the one you hold.", etag=f'"{etag}"')
+                raise EtagMismatch(etag)
         elif _is_later(last_modified, self.if_unmodified_since):
-            raise PreconditionFailed("If-Unmodified-Since: it was modified later.", etag=f'"{etag}"')
+            raise PreconditionFailed("If-Unmodified-Since: it was modified after this time.", etag=f'"{etag}"')
         if self.if_none_match is not None:
             return _matches(self.if_none_match, etag, strongly=False)
         moment = _date(self.if_modified_since)
@@ -52,10 +52,10 @@ class Conditions:
 
 
 class Precondition:
-    """Whether a change may be made, given the ETag of what is there (`None` for nothing).
+    """The condition of a change. Call it with the current ETag, or with `None` if nothing exists.
 
-    Raises `InvalidField` for a header that is neither `*` nor a list of entity tags (RFC 9110, sections 13.1.1 and
-    13.1.2): a change that was meant to be conditional must not be made without its condition.
+    Raises `InvalidField` if a header is neither `*` nor a list of entity tags (RFC 9110, sections 13.1.1 and 13.1.2):
+    a change that should be conditional must not happen without its condition.
     """
 
     def __init__(self, if_match: str | None = None, if_none_match: str | None = None) -> None:
@@ -64,7 +64,7 @@ class Precondition:
 
     def __call__(self, etag: str | None) -> bool:
         here = set() if etag is None else {"*", f'"{etag}"'}
-        # A weak tag is none of ours, so If-Match, which compares strongly, fails with it.
+        # The service sends no weak tags, so If-Match, which compares strongly, fails with a weak tag.
         if self._if_match is not None and not self._if_match & here:
             return False
         return self._if_none_match is None or not {tag.removeprefix("W/") for tag in self._if_none_match} & here
@@ -72,20 +72,20 @@ class Precondition:
 
 @dataclass(frozen=True, slots=True)
 class RequestedRange:
-    """The part of a file that a GET asks for."""
+    """The range that a GET asks for."""
 
     range: str | None = None
     if_range: str | None = None
 
     def within(self, etag: str, size_bytes: int) -> ByteRange | None:
-        """The single range to send with 206, or `None` for the whole.
+        """Return the range to send with 206, or `None` to send the whole.
 
-        Several ranges, other units and nonsense get the whole, which the RFC allows; so does an If-Range that names
-        another state. Raises `RangeNotSatisfiable` for 416.
+        Several ranges, other units and invalid ranges get the whole, which the RFC allows. An If-Range that does not
+        match also gets the whole. Raises `RangeNotSatisfiable` for 416.
         """
         if self.range is None or (parsed := _RANGE.fullmatch(self.range)) is None:
             return None
-        # One tag, compared strongly. A date is no strong validator here (one-second steps), so it never matches.
+        # If-Range is one tag, compared strongly. A date has steps of one second, so it is too weak and never matches.
         if self.if_range is not None and self.if_range.strip(" \t") != f'"{etag}"':
             return None
         first, last = parsed.groups()
@@ -98,7 +98,7 @@ class RequestedRange:
             return ByteRange(size_bytes - length, size_bytes)
         start = int(first)
         if last and int(last) < start:
-            return None  # not a valid range at all, and those are ignored
+            return None  # an invalid range, which is ignored
         if start >= size_bytes:
             raise RangeNotSatisfiable(size_bytes)
         return ByteRange(start, min(int(last) + 1, size_bytes) if last else size_bytes)
@@ -113,7 +113,7 @@ def _entity_tags(name: str, value: str | None) -> set[str] | None:
         return None
     tags = {tag for part in value.split(",") if (tag := part.strip(" \t"))}
     if tags != {"*"} and not (tags and all(_ENTITY_TAG.fullmatch(tag) for tag in tags)):
-        rule = 'an ETag with its quotes, such as "17", several of them, or *'
+        rule = 'an ETag with its quotes, such as "17", a list of ETags, or *'
         raise InvalidField(("header", name), rule, value)
     return tags
 
@@ -136,7 +136,7 @@ def _date(value: str | None) -> datetime | None:
         parsed = parsedate_to_datetime(value)
         return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
     except (ValueError, IndexError, OverflowError):
-        return None  # a date that is none is ignored
+        return None  # an invalid date is ignored
 
 
 def _whole_seconds(moment: datetime) -> datetime:
@@ -144,7 +144,7 @@ def _whole_seconds(moment: datetime) -> datetime:
 
 
 def _joined(lines: list[str] | None) -> str | None:
-    """A header that comes several times is one list (RFC 9110, section 5.3)."""
+    """Join a header that comes several times into one list (RFC 9110, section 5.3)."""
     return ", ".join(lines) if lines else None
 
 
@@ -152,16 +152,16 @@ _Lines = list[str] | None
 _HIDDEN = Header(include_in_schema=False)
 _IfMatch = Annotated[
     _Lines,
-    Header(alias="If-Match", description="The ETag of what you mean to change: 412 when it is not that any more."),
+    Header(alias="If-Match", description="An ETag that you read. You get 412 if the resource changed since then."),
 ]
 _IfNoneMatch = Annotated[
-    _Lines, Header(alias="If-None-Match", description="An ETag that you hold: 304 while it is still right.")
+    _Lines, Header(alias="If-None-Match", description="An ETag that you read. You get 304 if it is still current.")
 ]
 _IfAbsent = Annotated[
     _Lines,
-    Header(alias="If-None-Match", description="`*`: only if there is no such alias yet, and otherwise 412."),
+    Header(alias="If-None-Match", description="`*`: create the alias. You get 412 if it exists."),
 ]
-_Range = Annotated[_Lines, Header(alias="Range", description="One range, such as `bytes=0-99`: the answer is 206.")]
+_Range = Annotated[_Lines, Header(alias="Range", description="One range, such as `bytes=0-99`. You get 206.")]
 
 
 async def _conditions(
@@ -186,10 +186,10 @@ async def _range(range_: _Range = None, if_range: Annotated[str | None, _HIDDEN]
 
 
 IfUnread = Annotated[Conditions, Depends(_conditions)]
-"""Of a read: 304 if the client has it already, 412 if it is not what the client expects."""
+"""For reads: 304 if the client has the current state, 412 if the state is not what the client expects."""
 IfUnchanged = Annotated[Precondition, Depends(_change)]
-"""Of a change: 412 unless it is as the client knows it."""
+"""For changes: 412 if the state changed since the client read it."""
 IfUnchangedOrAbsent = Annotated[Precondition, Depends(_change_or_creation)]
-"""The same of a change that can also create."""
+"""For changes that can also create."""
 OneRange = Annotated[RequestedRange, Depends(_range)]
-"""Of a download."""
+"""For downloads."""

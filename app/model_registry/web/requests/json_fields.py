@@ -1,4 +1,4 @@
-"""A JSON object read member by member: each checked, none overlooked."""
+"""Reads JSON objects member by member, and refuses unknown members."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from model_registry.utils import NOT_AN_OBJECT, Loc
 
 
 class Fields:
-    """The members of `tree`, of which there may be only `names`; errors say where in the body it broke."""
+    """The members of an object, which can have only `names`. Errors name the place in the body."""
 
     def __init__(self, tree: object, names: tuple[str, ...], loc: Loc = ("body",)) -> None:
         if not isinstance(tree, dict):
             raise InvalidField(loc, NOT_AN_OBJECT, tree)
         for name, value in tree.items():
             if name not in names:
-                raise InvalidField((*loc, name), f"no such field; there are {', '.join(names)}", value)
+                raise InvalidField((*loc, name), f"no such field; the fields are {', '.join(names)}", value)
         self._tree: dict[str, Any] = tree
         self._loc = loc
 
@@ -25,7 +25,7 @@ class Fields:
         return (*self._loc, name)
 
     def text(self, name: str, *, max_chars: int = 4096) -> str:
-        """A text that must be there."""
+        """Return a required text."""
         value = self._required(name)
         if not isinstance(value, str):
             raise InvalidField(self.loc(name), "text is expected", value)
@@ -34,7 +34,7 @@ class Fields:
         return value
 
     def optional_text(self, name: str, *, max_chars: int = 4096) -> str | None:
-        """A text, or `None` where there is none or null."""
+        """Return a text, or `None` if it is missing or null."""
         return None if self._tree.get(name) is None else self.text(name, max_chars=max_chars)
 
     def integer(self, name: str, *, at_least: int, at_most: int) -> int:
@@ -44,14 +44,14 @@ class Fields:
         return value
 
     def object(self, name: str) -> dict[str, Any]:
-        """An object, empty where there is none."""
+        """Return an object, which is empty if it is missing."""
         value = self._tree.get(name, {})
         if not isinstance(value, dict):
             raise InvalidField(self.loc(name), NOT_AN_OBJECT, value)
         return value
 
     def items(self, name: str, *, at_least: int = 0, at_most: int) -> list[Any]:
-        """A list that must be there."""
+        """Return a required list."""
         value = self._required(name)
         if not isinstance(value, list):
             raise InvalidField(self.loc(name), "a list is expected", value)

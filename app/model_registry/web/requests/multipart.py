@@ -1,6 +1,6 @@
-"""`multipart/form-data` as a stream of parts (RFC 7578): a file part is handed on while it arrives.
+"""Reads `multipart/form-data` as a stream of parts (RFC 7578), so that a file is processed as it arrives.
 
-Each part must be consumed before the next one is asked for.
+Consume each part before you ask for the next one.
 """
 
 import re
@@ -22,7 +22,7 @@ from model_registry.errors import InvalidField, InvalidForm, shown
 MAX_HEADER_BYTES = 8 * 1024
 _MAX_PARTS = MAX_FILES + 100
 _MAX_SILENT_BYTES = 128 * 1024
-_TOO_SILENT = f"The body has more than {_MAX_SILENT_BYTES} bytes that belong to no part."
+_TOO_SILENT = f"The body has more than {_MAX_SILENT_BYTES} bytes that do not belong to a part."
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
 _PARAMETER = re.compile(r';[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*("(?:\\.|[^"\\])*"|[^\s";]*)[ \t]*')
 _IDENTITY = frozenset({"", "7bit", "8bit", "binary", "identity"})
@@ -30,7 +30,7 @@ _Events = AsyncGenerator[MultipartSegment | bytes | None, None]
 
 
 class FormPart:
-    """A field, or a file where `filename` is not `None`; the name is as the client sent it, to the letter."""
+    """A field, or a file if `filename` is not `None`. The names are exactly as the client sent them."""
 
     def __init__(self, segment: MultipartSegment, events: _Events) -> None:
         headers = _part_headers(segment)
@@ -41,14 +41,14 @@ class FormPart:
         self.filename = options.get("filename*", options.get("filename"))
         for header in ("content-transfer-encoding", "content-encoding"):
             if headers.get(header, "").lower() not in _IDENTITY:
-                raise InvalidField(self.name, f"a part is sent as it is, without a {header.title()}", headers[header])
+                raise InvalidField(self.name, f"a part must not have a {header.title()}", headers[header])
         declared = headers.get("content-type", "").partition(";")[0].strip()
         self.media_type = declared.lower() if _MEDIA_TYPE.fullmatch(declared) else "application/octet-stream"
         self._events = events
         self._is_consumed = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body of the part, once."""
+        """Yield the body of the part, once."""
         while not self._is_consumed:
             event = await anext(self._events)
             if isinstance(event, bytes):
@@ -57,7 +57,7 @@ class FormPart:
                 self._is_consumed = True
 
     async def text(self, max_bytes: int) -> str:
-        """The body of a field, UTF-8."""
+        """Return the body of a field, which is UTF-8."""
         value = bytearray()
         async for chunk in self.chunks():
             value += chunk
@@ -71,20 +71,20 @@ class FormPart:
 
 def _part_headers(segment: MultipartSegment) -> dict[str, str]:
     if sum(len(name) + len(value) for name, value in segment.headerlist) > MAX_HEADER_BYTES:
-        raise InvalidForm(f"The headers of a part have at most {MAX_HEADER_BYTES} bytes.")
+        raise InvalidForm(f"The headers of a part can have at most {MAX_HEADER_BYTES} bytes.")
     if any("\n" in value for _, value in segment.headerlist):
-        raise InvalidForm("A header of a part ends with CRLF, and has no other line end in it.")
+        raise InvalidForm("A header of a part must end with CRLF and have no other line break.")
     headers = {name.lower(): value.strip() for name, value in segment.headerlist}
     if len(headers) < len(segment.headerlist):
-        raise InvalidForm("A part has each header once.")
+        raise InvalidForm("A part must have each header at most once.")
     return headers
 
 
 def _disposition(header: str) -> tuple[str, dict[str, str]]:
-    """The kind and the parameters, each once and to the letter.
+    """Return the kind and the parameters, exactly as sent. Each parameter is allowed once.
 
-    Not by the form library, whose own parser takes `C:\\x` for `x`, as one browser long ago wanted it, and the last
-    of several names for the name.
+    The parser of the form library is not used: it reads `C:\\x` as `x`, which an old browser needed, and the last of
+    several names.
     """
     kind, semicolon, rest = header.partition(";")
     parameters = (semicolon + rest).rstrip("; \t")
@@ -93,7 +93,7 @@ def _disposition(header: str) -> tuple[str, dict[str, str]]:
     while position < len(parameters):
         found = _PARAMETER.match(parameters, position)
         if found is None or found[1].lower() in options:
-            raise InvalidForm(f"Content-Disposition: not well-formed, or a parameter twice: {shown(header)}")
+            raise InvalidForm(f"Content-Disposition: it is not well-formed or repeats a parameter: {shown(header)}")
         options[found[1].lower()] = _unquoted(found[1].lower(), found[2])
         position = found.end()
     return kind.strip().lower(), options
@@ -110,13 +110,13 @@ def _unquoted(name: str, value: str) -> str:
         raise InvalidForm(f"{name}: percent-encoded UTF-8 is expected (RFC 8187), not {shown(value)}")
     if not value.startswith('"'):
         return value
-    # What browsers escape, and how (WHATWG HTML, "multipart/form-data encoding algorithm"); and an older way.
+    # The escapes of browsers (WHATWG HTML, "multipart/form-data encoding algorithm"), and an older form.
     literal = value[1:-1].replace('\\"', '"')
     return literal.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
 
 
 def boundary_of(content_type: str) -> str:
-    """Raises `InvalidForm` when the header names none."""
+    """Return the boundary in a Content-Type. Raises `InvalidForm` if it has none."""
     _, options = parse_options_header(content_type)
     boundary: str = options.get("boundary", "")
     # RFC 2046, section 5.1.1: 1 to 70 characters.
@@ -126,11 +126,11 @@ def boundary_of(content_type: str) -> str:
 
 
 async def form_parts(body: AsyncIterator[bytes], content_type: str) -> AsyncIterator[FormPart]:
-    """The parts of a form in the order in which they arrive. Raises `InvalidForm` for what is no form."""
+    """Yield the parts of a form in the order in which they arrive. Raises `InvalidForm` if the body is not a form."""
     events = _events(body, boundary_of(content_type))
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, MultipartSegment):  # and not what a consumer left unread
+            if isinstance(event, MultipartSegment):  # and not bytes that the consumer did not read
                 yield FormPart(event, events)
 
 
@@ -147,15 +147,16 @@ async def _events(body: AsyncIterator[bytes], boundary: str) -> _Events:
                 raise InvalidForm(_TOO_SILENT)
         parser.close()
     except ParserLimitReached as error:
-        raise InvalidForm(f"The form goes beyond a limit: {_words(error)}.") from None
+        raise InvalidForm(f"The form exceeds a limit: {_words(error)}.") from None
     except MultipartError as error:
-        raise InvalidForm(f"The body is no well-formed multipart/form-data: {_words(error)}.") from None
+        raise InvalidForm(f"The body is not well-formed multipart/form-data: {_words(error)}.") from None
 
 
 async def _from_first_boundary(body: AsyncIterator[bytes], boundary: str) -> AsyncIterator[bytes]:
-    """The body without its preamble, which ends with a line end.
+    """Yield the body without its preamble, which ends with a line break.
 
-    Not by the form library, which finds the first boundary or not by how the body happened to be cut into pieces.
+    The form library is not used for this, because whether it finds the first boundary depends on how the body is split
+    into chunks.
     """
     delimiter = f"--{boundary}".encode()
     head = bytearray()
@@ -165,7 +166,7 @@ async def _from_first_boundary(body: AsyncIterator[bytes], boundary: str) -> Asy
         start = head.find(delimiter, unseen)
         if start > 0 and head[max(0, start - 2) : start] != b"\r\n":
             raise InvalidForm(
-                "The body is no well-formed multipart/form-data: its first boundary does not begin a line."
+                "The body is not well-formed multipart/form-data: its first boundary does not begin a line."
             )
         if start >= 0:
             yield bytes(head[start:])

@@ -1,4 +1,4 @@
-"""Opaque page tokens: where a page ended, and which query it belongs to."""
+"""Opaque page tokens. A token holds the position where a page ended and the query that it belongs to."""
 
 import base64
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ _MAX_BIGINT = 2**63 - 1
 
 
 def page_token(query: Sequence[object], *position: str | int | None) -> str:
-    """Where a list goes on. `query` is whatever else decides what the list holds."""
+    """Return the token of the next page. `query` is everything else that determines the list."""
     return base64.urlsafe_b64encode(orjson.dumps([query, *position])).decode().rstrip("=")
 
 
 def page_position(token: str | None, query: Sequence[object], decode: Callable[..., P]) -> P | None:
-    """What `decode` makes of the position in a token; raises `InvalidPageToken` unless it is one of this query."""
+    """Decode the position in a token with `decode`. Raises `InvalidPageToken` if it is not a token of this query."""
     if token is None:
         return None
     try:
@@ -36,14 +36,14 @@ def page_position(token: str | None, query: Sequence[object], decode: Callable[.
 
 
 def text(value: Any) -> str:
-    """A text that PostgreSQL takes, or `ValueError`: a token can hold anything."""
+    """Return a text that PostgreSQL accepts. Raises `ValueError`, because a token can hold anything."""
     if not isinstance(value, str) or "\x00" in value:
         raise ValueError("no text")
     return value
 
 
 def bigint(value: Any, *, at_least: int = 1) -> int:
-    """A number of PostgreSQL's bigint, or `ValueError`."""
+    """Return a number that fits into PostgreSQL's bigint. Raises `ValueError`."""
     if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= _MAX_BIGINT:
         raise ValueError("no bigint")
     return value

@@ -1,4 +1,4 @@
-"""Reading the bodies of a push."""
+"""Reads the bodies of a push."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ _TRANSFERS = ("direct", "proxied")
 
 
 def push_of(model_name: str, tree: dict[str, Any], max_metadata_bytes: int) -> Push:
-    """What the body of a push says; a large manifest takes seconds, so use `offload`."""
+    """Read the body of a push. A large manifest takes seconds, so use `offload`."""
     body = Fields(tree, _PUSH)
     transfer = body.optional_text("transfer")
     if transfer not in {None, *_TRANSFERS}:
@@ -39,7 +39,7 @@ def push_of(model_name: str, tree: dict[str, Any], max_metadata_bytes: int) -> P
 
 
 def _document(body: Fields, name: str, max_bytes: int) -> JsonText:
-    """By itself as large as any other, whatever the size of the body."""
+    """Return one document, which has its own limit, independent of the size of the body."""
     document = to_json_text(body.object(name))
     parse_json_object(document, body.loc(name), max_bytes=max_bytes)
     return document
@@ -59,7 +59,7 @@ def _files(body: Fields) -> tuple[FileEntry, ...]:
             _media_type(fields),
         )
         if sizes.setdefault(file.sha256, file.size_bytes) != file.size_bytes:
-            raise InvalidField(fields.loc("size_bytes"), "the same bytes have one size", file.size_bytes)
+            raise InvalidField(fields.loc("size_bytes"), "the same sha256 must have the same size", file.size_bytes)
         files.append(file)
     return tuple(files)
 
@@ -72,14 +72,14 @@ def _media_type(fields: Fields) -> str:
 
 
 def parts_of(tree: dict[str, Any]) -> Parts:
-    """What the body of a commit says; use `offload` here too."""
+    """Read the body of a commit. Use `offload` here too."""
     body = Fields(tree, ("parts",))
     given = body.object("parts")
     return {upload_id_of(upload_id): _tags(tags, (*body.loc("parts"), upload_id)) for upload_id, tags in given.items()}
 
 
 def upload_id_of(text: str) -> UUID:
-    """As it was handed out, and in no other spelling: two of one id would hide each other."""
+    """Read an upload id. Only the exact spelling is valid, because two spellings of one id would hide each other."""
     try:
         upload_id = UUID(text)
     except ValueError:
@@ -100,15 +100,15 @@ def _tags(tags: object, loc: Loc) -> Sequence[PartTag]:
 
 
 def part_numbers_of(tree: dict[str, Any]) -> list[int]:
-    """What the body of a request for part URLs says."""
+    """Read the body of a request for URLs of parts."""
     body = Fields(tree, ("part_numbers",))
     numbers = body.items("part_numbers", at_least=1, at_most=1000)
     seen = set()
     for index, number in enumerate(numbers):
         where = (*body.loc("part_numbers"), index)
         if not isinstance(number, int) or isinstance(number, bool):
-            raise InvalidField(where, "a part's number is an integer", number)
+            raise InvalidField(where, "the number of a part is an integer", number)
         if number in seen:
-            raise InvalidField(where, "each part stands once in the list", number)
+            raise InvalidField(where, "a part must be in the list at most once", number)
         seen.add(number)
     return numbers

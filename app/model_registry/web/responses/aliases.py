@@ -16,7 +16,7 @@ class AliasOut(BaseModel):
 
     alias: str = Field(examples=["champion"])
     version: str = Field(examples=["2.4.0"])
-    generation: int = Field(description="Another one after each move, and never the same again; also the ETag.")
+    generation: int = Field(description="Changes with each move and is never reused. It is also the ETag.")
     updated_at: str = Field(examples=[TIME_EXAMPLE])
     updated_by: str = Field(examples=["anonymous"])
 
@@ -27,9 +27,9 @@ class AliasPageOut(BaseModel):
 
 
 class AliasMoveOut(BaseModel):
-    """What an alias pointed at from `at` on."""
+    """The version at which an alias pointed from the time `at`."""
 
-    version: str | None = Field(description="null where the alias was dropped.", examples=["2.4.0"])
+    version: str | None = Field(description="null if the alias was dropped.", examples=["2.4.0"])
     generation: int
     at: str = Field(examples=[TIME_EXAMPLE])
     by: str = Field(examples=["anonymous"])

@@ -20,12 +20,12 @@ class EventOut(BaseModel):
     action: str = Field(description="What happened, such as `version.registered`.", examples=["alias.moved"])
     model: str = Field(examples=["fraud-detector"])
     version: str | None = Field(examples=["2.4.0"])
-    details: dict[str, Any] = Field(description="What else there is to say; each action has members of its own.")
+    details: dict[str, Any] = Field(description="More facts. Each action has its own members.")
 
 
 class EventPageOut(BaseModel):
-    items: list[EventOut] = Field(description="None when there is nothing new yet.")
-    next_page_token: str = Field(description="Where to go on as `after`; never null.")
+    items: list[EventOut] = Field(description="Empty if there are no newer events yet.")
+    next_page_token: str = Field(description="The `after` of the next request; never null.")
 
 
 def event_page_json(items: Sequence[RecordedEvent], next_page_token: str) -> bytes:

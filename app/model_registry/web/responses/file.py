@@ -1,4 +1,4 @@
-"""Answers that carry a file: conditional, ranged, streamed, or a redirect to storage."""
+"""Responses with a file: conditional, a range, streamed, or a redirect to storage."""
 
 import asyncio
 import base64
@@ -15,13 +15,13 @@ from model_registry.web.requests.conditional import Conditions, RequestedRange, 
 
 log = structlog.get_logger(__name__)
 
-# A file is data, whatever its name says: never run, framed, sniffed or shared with another site's page.
+# A file is data, whatever its name is. A browser must not run, frame, sniff or share it with another site.
 _INERT = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-# A signed URL is a credential for a while: not for caches, not for the next site's logs.
+# A signed URL is a credential until it expires. It must not get into caches or logs of other sites.
 SECRET = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 OCTET_STREAM = "application/octet-stream"
 TAR = "application/x-tar"
@@ -35,7 +35,7 @@ async def file_response(
     *,
     redirect: bool | None = None,
 ) -> Response:
-    """The response to a GET of a file or an archive; `redirect` is what the client asked for, if it did."""
+    """Return the response to a GET of a file or an archive. `redirect` overrides the setting of the service."""
     settings = context.settings
     if conditions.not_modified(download.etag, download.last_modified):
         return _not_modified(download)
@@ -61,7 +61,7 @@ async def file_response(
 
 
 def file_headers(download: Download, conditions: Conditions) -> Response:
-    """The response to a HEAD, which is never a part (RFC 9110, section 14.2) and never a redirect."""
+    """Return the response to a HEAD. It is never a range (RFC 9110, section 14.2) and never a redirect."""
     if conditions.not_modified(download.etag, download.last_modified):
         return _not_modified(download)
     return Response(headers=_content_headers(download, download.size_bytes))
@@ -99,16 +99,16 @@ def _content_headers(download: Download, size_bytes: int) -> dict[str, str]:
 
 
 def content_disposition(filename: str) -> str:
-    """RFC 6266: `filename*` wherever the plain form would not say it exactly."""
+    """Return a Content-Disposition (RFC 6266), with `filename*` if the plain form cannot express the name."""
     plain = "".join(char if 32 <= ord(char) < 127 and char not in '"\\%' else "_" for char in filename)
     header = f'attachment; filename="{plain}"'
     return header if plain == filename else f"{header}; filename*=UTF-8''{quote(filename, safe='')}"
 
 
 class ByteStream(Response):
-    """Streams chunks to the client, and stops reading them as soon as the client is gone or takes no more.
+    """Streams chunks to the client, and stops when the client disconnects or stops reading.
 
-    An error in mid-body ends the connection short of Content-Length; never a clean end.
+    An error in the middle of the body cuts the connection before Content-Length is reached. The end is never clean.
     """
 
     def __init__(
@@ -139,12 +139,12 @@ class ByteStream(Response):
             sending.result()
 
     async def _send(self, send: Send) -> None:
-        # The first bytes before the status: a file that storage cannot give is a problem answer, not a broken body.
+        # Read the first bytes before the status is sent, so that a missing object is a problem and not a broken body.
         first = await anext(self._chunks, b"")
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": first, "more_body": True})
         async for chunk in self._chunks:
-            # Who takes nothing holds a connection to the store all the same.
+            # A client that does not read still holds a connection to the object store.
             async with asyncio.timeout(self._idle_timeout_seconds):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,4 +1,4 @@
-"""The manifest of a version, and URLs of single files."""
+"""The JSON of manifests and of URLs of single files."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,9 +12,9 @@ from model_registry.web.responses.schemas import FileOut, file_members
 
 
 class ManifestEntryOut(FileOut):
-    """A file of a version, with a URL where that was asked for."""
+    """A file of a version, with a URL if you asked for it."""
 
-    url: str | None = Field(description="With `presign`: good for GET without credentials until `expires_at`.")
+    url: str | None = Field(description="With `presign`: a URL for GET without credentials, until `expires_at`.")
     expires_at: str | None
 
 
@@ -24,7 +24,7 @@ class ManifestPageOut(BaseModel):
 
 
 class DownloadUrlOut(FileOut):
-    """A URL that answers GET with the bytes of one file, whoever asks."""
+    """A URL for GET of the bytes of one file, without credentials."""
 
     model_name: str
     version: str

@@ -1,4 +1,4 @@
-"""Models: the names that versions are kept under."""
+"""The JSON of models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,21 +14,21 @@ from model_registry.web.responses.schemas import TIME_EXAMPLE
 
 
 class ModelOut(BaseModel):
-    """A name that versions are kept under."""
+    """A name that groups versions."""
 
     name: str = Field(examples=["fraud-detector"])
     description: str | None
     tags: dict[str, str | float | bool]
     created_at: str = Field(examples=[TIME_EXAMPLE])
-    updated_at: str = Field(examples=[TIME_EXAMPLE], description="When it was last described.")
-    latest_version: str | None = Field(description="What `latest` means; null where there is no version to show.")
-    version_count: int = Field(description="Of ready versions.")
+    updated_at: str = Field(examples=[TIME_EXAMPLE], description="When its description or tags last changed.")
+    latest_version: str | None = Field(description="The latest version; null if there is no ready version.")
+    version_count: int = Field(description="The number of ready versions.")
 
 
 class DescribedModelOut(ModelOut):
     """A model with its aliases."""
 
-    aliases: list[AliasOut] = Field(description="The first 1,000, by name.")
+    aliases: list[AliasOut] = Field(description="The first 1,000 aliases, sorted by name.")
 
 
 class ModelPageOut(BaseModel):

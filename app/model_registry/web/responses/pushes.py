@@ -1,4 +1,4 @@
-"""What a push gets back: how to send its files, URLs of parts, and what storage has."""
+"""The JSON of pushes: how to send files, URLs of parts, and the parts that storage has."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -21,23 +21,23 @@ class UploadOut(BaseModel):
     sha256: str
     size_bytes: int
     already_stored: bool = Field(
-        description="Nothing is to be sent: the bytes are there, or another file of this push brings the same ones."
+        description="You do not send this file: storage has the bytes, or another file of this push has the same bytes."
     )
     method: Literal["put", "multipart", "proxy"] | None = Field(
-        description="put: one PUT to `url` with exactly `headers`. multipart: in parts, whose URLs come from "
-        "`POST /v1/uploads/{upload_id}/parts`. proxy: one PUT to `url`, which is this service."
+        description="put: send one PUT to `url` with exactly `headers`. multipart: send parts to the URLs from "
+        "`POST /v1/uploads/{upload_id}/parts`. proxy: send one PUT to `url`, which is this service."
     )
     url: str | None
     headers: dict[str, str] | None
-    expires_at: str | None = Field(description="Of the URL; reserving again gives a fresh one.")
+    expires_at: str | None = Field(description="When the URL expires. To get a new URL, reserve again.")
     upload_id: str | None
-    part_size: int | None = Field(description="Of every part but the last, in bytes.")
+    part_size: int | None = Field(description="The size in bytes of every part but the last.")
 
 
 class PushOut(ModelInfoOut):
-    """The pending version, and what is to be sent."""
+    """The pending version and the files to send."""
 
-    # Without the example of the class above, which has no uploads.
+    # This removes the example of the base class, which has no uploads.
     model_config = ConfigDict(json_schema_extra={})
 
     uploads: list[UploadOut]
@@ -46,7 +46,7 @@ class PushOut(ModelInfoOut):
 class SignedPartOut(BaseModel):
     part_number: int
     url: str
-    headers: dict[str, str] = Field(description="To be sent exactly so.")
+    headers: dict[str, str] = Field(description="Send exactly these headers.")
     expires_at: str
 
 
@@ -61,7 +61,7 @@ class StoredPartOut(BaseModel):
 
 
 class UploadStatusOut(BaseModel):
-    """What storage has of an upload in parts."""
+    """The state of a multipart upload."""
 
     upload_id: str
     model_name: str
@@ -71,12 +71,12 @@ class UploadStatusOut(BaseModel):
     size_bytes: int
     part_size: int
     part_count: int
-    is_complete: bool = Field(description="Once the parts have become one object, there are none any more.")
+    is_complete: bool = Field(description="After the parts are joined into one object, `parts` is empty.")
     parts: list[StoredPartOut]
 
 
 def push_json(reserved: Reserved, base_url: str) -> bytes:
-    """`base_url` is how the client reached us, for the files that it sends through us."""
+    """Write a reservation. `base_url` is the address of this service, to which a client can send files."""
     info = reserved.info
     folder = f"{base_url}/v1/models/{info.model_name}/versions/{info.version}/files/"
     return orjson.dumps(

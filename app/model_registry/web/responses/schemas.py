@@ -1,8 +1,8 @@
-"""What goes over the wire: the shapes as OpenAPI shows them, and the functions that write them.
+"""The JSON of versions and files: the schemas for OpenAPI, and the functions that write it.
 
-Metadata is spliced in as the text that Postgres keeps, so that no number passes through a double; that is why
-answers are written by `orjson` here, and lists of versions by Postgres (`storage.documents`), and not by the Pydantic
-classes, which only describe them. Tests hold the three together.
+Metadata is inserted as the text that PostgreSQL stores, so that no number is converted to a double. Therefore `orjson`
+writes single versions here, PostgreSQL writes lists (`database.version_json`), and the Pydantic classes only describe
+them. Tests compare the three.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class FileOut(BaseModel):
     path: str = Field(examples=["model.joblib"])
     size_bytes: int = Field(examples=[1024])
     sha256: str = Field(examples=[DIGEST_EXAMPLE])
-    media_type: str = Field(examples=["application/octet-stream"], description="As the uploader named it; metadata.")
+    media_type: str = Field(examples=["application/octet-stream"], description="As the client gave it.")
 
 
 class ModelInfoOut(BaseModel):
@@ -80,32 +80,34 @@ class ModelInfoOut(BaseModel):
     id: int
     model_name: str
     version: str
-    number: int = Field(description="1, 2, 3 … within the model; never reused.")
+    number: int = Field(description="The position in the model: 1, 2, 3 … Never reused.")
     state: Literal["pending", "verifying", "ready", "removed"]
-    file_path: str | None = Field(description="`s3://bucket/key` of the only file; null with none or several.")
-    standardization_params: dict[str, Any] = Field(description="Frozen.")
-    model_params: dict[str, Any] = Field(description="Frozen.")
+    file_path: str | None = Field(
+        description="`s3://bucket/key` of the only file; null if there are no files or several."
+    )
+    standardization_params: dict[str, Any] = Field(description="Never changes.")
+    model_params: dict[str, Any] = Field(description="Never changes.")
     additional_metadata: dict[str, Any]
     description: str | None
     tags: dict[str, Any]
     digest: str | None = Field(
-        description="sha256 of the manifest: lines `<sha256 hex>  <size>  <path>`, sorted by path bytes."
+        description="The sha256 of the manifest: lines `<sha256 hex>  <size>  <path>`, sorted by the bytes of the path."
     )
     size_bytes: int
     file_count: int
-    files: list[FileOut] = Field(description="The first 100, by path.")
+    files: list[FileOut] = Field(description="The first 100 files, sorted by path.")
     is_prerelease: bool
-    yanked: bool = Field(description="Never the latest any more, but still there for whoever names it.")
+    yanked: bool = Field(description="A yanked version is never the latest. You can still read it by its label.")
     yank_reason: str | None
     aliases: list[str]
     created_at: str
     created_by: str
     ready_at: str | None
     removed_at: str | None
-    purge_after: str | None = Field(description="Until then a removed version can be restored.")
-    purged_at: str | None = Field(description="From then on its bytes are gone.")
+    purge_after: str | None = Field(description="You can restore a removed version until this time.")
+    purged_at: str | None = Field(description="The time when its bytes were deleted.")
     download_url: str | None = Field(
-        description="Where its bytes are, relative to this service; null where there are none to have."
+        description="The URL of its bytes, relative to this service; null if it has none or is not ready."
     )
 
 
@@ -115,7 +117,7 @@ class ModelInfoPageOut(BaseModel):
 
 
 class ModelSummaryOut(BaseModel):
-    """A row of the list."""
+    """An item of the list."""
 
     model_name: str = Field(examples=["fraud-detector"])
     version: str = Field(examples=["2.4.0"])

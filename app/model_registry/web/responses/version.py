@@ -1,4 +1,4 @@
-"""Responses with one version, or a list of them."""
+"""Responses with one version or a list of versions."""
 
 from urllib.parse import urlencode
 
@@ -13,7 +13,7 @@ from model_registry.web.responses.schemas import listed_json, model_info_json, m
 
 
 def model_info_response(info: ModelInfo, conditions: Conditions) -> Response:
-    """A version that was read: 200, or 304 and 412 by the request's conditions."""
+    """Return a version that was read: 200, or 304 or 412 according to the conditions of the request."""
     headers = {"ETag": f'"{info.etag}"', "X-Model-Version": info.version, "Cache-Control": "no-cache"}
     if conditions.not_modified(info.etag):
         return Response(status_code=304, headers=headers)
@@ -21,12 +21,12 @@ def model_info_response(info: ModelInfo, conditions: Conditions) -> Response:
 
 
 def changed_response(info: ModelInfo) -> Response:
-    """A version that was changed, with the ETag that it has now."""
+    """Return a version that was changed, with its new ETag."""
     return Response(model_info_json(info), headers={"ETag": f'"{info.etag}"'}, media_type=JSON)
 
 
 def removed_response(info: ModelInfo) -> Response:
-    """A version that was removed by its original endpoint, which has no ETag."""
+    """Return a version that `DELETE /remove_model` removed. This response has no ETag."""
     return Response(model_info_json(info), media_type=JSON)
 
 
@@ -36,7 +36,7 @@ def registered_response(registered: Registered) -> Response:
 
 
 def summaries_response(page: Page[ModelSummary], model_name: str | None, limit: int) -> Response:
-    """A page whose successor is named by a Link header."""
+    """Return a page. A Link header names the next page."""
     headers = {}
     if page.has_more:
         parameters = {"limit": limit, "page_token": list_token([model_name], page.items[-1].position)}

@@ -1,1 +1,1 @@
-"""The v1 resources: one module for each, with its router."""
+"""The routes under /v1: one module with a router for each resource."""

@@ -1,4 +1,4 @@
-"""Aliases of a model: where they point, where they pointed, and how they are moved."""
+"""Aliases of a model: read them, move them, and read their history."""
 
 import re
 from datetime import UTC, datetime
@@ -39,7 +39,7 @@ _TIME = re.compile(
 
 @router.get("/aliases", **LIST_ALIASES)
 async def list_aliases(context: Context, name: ModelName, limit: Limit = 100, token: PageToken = None) -> Response:
-    """Every alias of the model, with the version that it points at."""
+    """List the aliases of the model, with the version at which each points."""
     query = ["aliases", name]
     after = page_position(token or None, query, validate_alias)
     page = await context.aliases.page(name, after=after, limit=limit, actor=context.actor)
@@ -51,7 +51,7 @@ async def list_aliases(context: Context, name: ModelName, limit: Limit = 100, to
 async def get_alias(
     context: Context, name: ModelName, alias: AliasName, conditions: IfUnread, at: At = None
 ) -> Response:
-    """The version that the alias points at, or pointed `at` a time."""
+    """Get the version at which the alias points, or pointed `at` a given time."""
     moment = None if at is None else _moment(at)
     found = await context.aliases.get(AliasRef(name, alias), at=moment, actor=context.actor)
     headers = {"ETag": f'"{found.generation}"', "Cache-Control": "no-cache"}
@@ -64,7 +64,7 @@ async def get_alias(
 async def put_alias(
     request: Request, context: Context, name: ModelName, alias: AliasName, precondition: IfUnchangedOrAbsent
 ) -> Response:
-    """Make an alias, or move it, in one step."""
+    """Create an alias or move it, in one atomic step."""
     ref = AliasRef(name, alias)
     body = Fields(await json_body(request, context.settings), ("version",))
     put, is_new = await context.aliases.put(ref, body.text("version"), precondition=precondition, actor=context.actor)
@@ -73,7 +73,7 @@ async def put_alias(
 
 @router.delete("/aliases/{alias}", **DELETE_ALIAS)
 async def delete_alias(context: Context, name: ModelName, alias: AliasName, precondition: IfUnchanged) -> Response:
-    """Drop an alias; the version that it pointed at stays, and so does the history."""
+    """Drop an alias. Its version and its history stay."""
     await context.aliases.drop(AliasRef(name, alias), precondition=precondition, actor=context.actor)
     return Response(status_code=204)
 
@@ -82,7 +82,7 @@ async def delete_alias(context: Context, name: ModelName, alias: AliasName, prec
 async def get_alias_history(
     context: Context, name: ModelName, alias: AliasName, limit: Limit = 100, token: PageToken = None
 ) -> Response:
-    """Every move of an alias, also of one that was dropped since; `version` is null where it was dropped."""
+    """List every move of an alias, even if it was dropped. A drop has the `version` null."""
     ref = AliasRef(name, alias)
     query = ["history", name, alias]
     before = page_position(token or None, query, bigint)
@@ -93,9 +93,9 @@ async def get_alias_history(
 
 @router.post("/aliases/{alias}/rollback", **ROLL_BACK_ALIAS)
 async def roll_back_alias(context: Context, name: ModelName, alias: AliasName, precondition: IfUnchanged) -> Response:
-    """Point an alias at the version that it pointed at before the current one, by its history.
+    """Move an alias back to the version at which it pointed before, according to its history.
 
-    This is a move like any other, so a second rollback undoes the first. There is no body.
+    This is a move like any other, so a second rollback undoes the first. The request has no body.
     """
     alias_now = await context.aliases.rollback(AliasRef(name, alias), precondition=precondition, actor=context.actor)
     return _alias_response(alias_now)
@@ -103,7 +103,7 @@ async def roll_back_alias(context: Context, name: ModelName, alias: AliasName, p
 
 @router.post("/aliases:swap", **SWAP_ALIASES)
 async def swap_aliases(request: Request, context: Context, name: ModelName) -> Response:
-    """Move 1 to 100 aliases of a model at one time: all of them, or none."""
+    """Move 1 to 100 aliases of a model in one atomic step: all of them, or none."""
     body = Fields(await json_body(request, context.settings), ("moves",))
     moves = [
         _planned(Fields(item, ("alias", "version", "expected_version"), (*body.loc("moves"), index)))
@@ -132,7 +132,7 @@ def _moment(written: str) -> datetime:
         if match is None:
             raise ValueError(written)
         date, time, sign, offset = match.groups()
-        # In a query that was not encoded, the plus of a zone arrives as a space.
+        # If the query was not encoded, the plus sign of a zone arrives as a space.
         zone = f"{sign.replace(' ', '+')}{offset}" if offset else "+00:00"
         return datetime.fromisoformat(f"{date}T{time}{zone}").astimezone(UTC)
     except (ValueError, OverflowError):

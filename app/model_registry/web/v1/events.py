@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/events", tags=["events"])
 
 @router.get("", **LIST_EVENTS)
 async def list_events(context: Context, model: OfModel = None, after: After = None, limit: Limit = 100) -> Response:
-    """The audit log, from the beginning, and then on for ever."""
+    """Read the audit log from the beginning, and continue with new events."""
     query = ["events", model]
     position = _position(after, query)
     events = await context.events.after(position, model_name=model, limit=limit, actor=context.actor)

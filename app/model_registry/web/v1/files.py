@@ -1,4 +1,4 @@
-"""Files of a version: the manifest, single files, all of them as an archive, and URLs that go past the service."""
+"""Files of a version: the manifest, single files, all files as an archive, and URLs to download from storage."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -42,8 +42,10 @@ async def list_files(
     limit: Limit = 100,
     token: PageToken = None,
 ) -> Response:
-    """All files with their digests, page by page. A token is of one version: when `latest` or an alias has moved on
-    meanwhile, it is refused."""
+    """List all files with their digests, page by page.
+
+    A page token belongs to one version. If `latest` or an alias has moved to another version, the token is refused.
+    """
     query = ["files", name, version, presign]
     started = page_position(token or None, query, lambda id_, path: (bigint(id_), validate_path(path)))
     published, page = await context.downloads.manifest(
@@ -74,7 +76,7 @@ async def get_file(
     conditions: IfUnread,
     redirect: Redirect = None,
 ) -> Response:
-    """The bytes of one file: resumable, conditional, and its ETag is its sha256."""
+    """Download one file. The download can be resumed and conditional, and the ETag is the sha256 of the file."""
     download = await context.downloads.find(VersionSelector(name, version), path, actor=context.actor)
     return await file_response(context, download, wanted, conditions, redirect=redirect)
 
@@ -83,7 +85,7 @@ async def get_file(
 async def head_file(
     context: Context, name: ModelName, version: ReadVersion, path: FilePath, conditions: IfUnread
 ) -> Response:
-    """The headers of a download, without the bytes. Never a redirect."""
+    """Get the headers of a download without its bytes. This is never a redirect."""
     download = await context.downloads.find(VersionSelector(name, version), path, actor=context.actor)
     return file_headers(download, conditions)
 
@@ -92,22 +94,25 @@ async def head_file(
 async def get_archive(
     context: Context, name: ModelName, version: ReadVersion, wanted: OneRange, conditions: IfUnread
 ) -> Response:
-    """All files as one tar, always the same bytes: sorted by path, without times and owners, its length known before it
-    begins. Resumable, and every file in it is verified."""
+    """Download all files as one tar archive.
+
+    The archive always has the same bytes: files are sorted by path and have no times and owners. Its size is known
+    before it starts. The download can be resumed, and every file in it is verified.
+    """
     download = await context.downloads.find_archive(VersionSelector(name, version), actor=context.actor)
     return await file_response(context, download, wanted, conditions)
 
 
 @router.head("/archive.tar", **HEAD_ARCHIVE)
 async def head_archive(context: Context, name: ModelName, version: ReadVersion, conditions: IfUnread) -> Response:
-    """The headers of the archive, without the bytes."""
+    """Get the headers of the archive without its bytes."""
     download = await context.downloads.find_archive(VersionSelector(name, version), actor=context.actor)
     return file_headers(download, conditions)
 
 
 @router.post("/download_url", **DOWNLOAD_URL)
 async def download_url(request: Request, context: Context, name: ModelName, version: ReadVersion) -> Response:
-    """For clients that fetch from storage by themselves, with nothing but a URL: it takes GET, with Range."""
+    """Get a URL for a client that downloads from storage directly. The URL supports GET, also with Range."""
     tree = await json_body(request, context.settings)
     body = Fields({key: value for key, value in tree.items() if value is not None}, ("path", "expires_in_seconds"))
     expiry_seconds = context.settings.presign_expiry_seconds

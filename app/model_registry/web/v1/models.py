@@ -1,4 +1,4 @@
-"""Models: the names that versions are kept under."""
+"""Models: names that group versions."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -35,7 +35,7 @@ _TAG = "tag."
 async def find_models(
     request: Request, context: Context, search: NamePart = None, limit: Limit = 100, token: PageToken = None
 ) -> Response:
-    """Models by name, page by page. `tag.<key>=<value>`, as often as you like, asks for those with such tags."""
+    """Find models, page by page. Add `tag.<key>=<value>`, once or several times, to find models with these tags."""
     if search is not None and (len(search) > MAX_SEARCH or "\x00" in search):
         raise InvalidField(("query", "search"), SEARCH_RULE, search)
     tags = _tags(request)
@@ -48,7 +48,7 @@ async def find_models(
 
 @router.post("", **CREATE_MODEL)
 async def create_model(request: Request, context: Context) -> Response:
-    """A model of its own accord; registering or pushing a first version makes one too."""
+    """Create a model without a version. The first registration or push of a version also creates its model."""
     body = Fields(await json_body(request, context.settings), ("name", "description", "tags"))
     described = await context.models.create(body.text("name"), annotations_of(body), actor=context.actor)
     return _model_response(described, 201, {"Location": f"/v1/models/{described.model.name}"})
@@ -56,7 +56,7 @@ async def create_model(request: Request, context: Context) -> Response:
 
 @router.get("/{name}", **GET_MODEL)
 async def get_model_resource(context: Context, name: ModelName, conditions: IfUnread) -> Response:
-    """A model: how it is described, what its latest version is, and its aliases."""
+    """Get the description, tags, latest version and aliases of a model."""
     described = await context.models.get(name, actor=context.actor)
     headers = {"ETag": f'"{described.etag}"', "Cache-Control": "no-cache"}
     if conditions.not_modified(described.etag):
@@ -66,7 +66,7 @@ async def get_model_resource(context: Context, name: ModelName, conditions: IfUn
 
 @router.patch("/{name}", **UPDATE_MODEL)
 async def update_model(request: Request, context: Context, name: ModelName, precondition: IfUnchanged) -> Response:
-    """Change `description` and `tags` by a merge patch: what is left out stays, null takes away."""
+    """Change `description` and `tags` with a merge patch: omitted members stay, null removes a member."""
     patch = await json_body(request, context.settings, accepted=(MERGE_PATCH, JSON))
     check_patch(patch, ("description", "tags"))
     described = await context.models.update(name, patch, precondition=precondition, actor=context.actor)
@@ -75,7 +75,7 @@ async def update_model(request: Request, context: Context, name: ModelName, prec
 
 @router.delete("/{name}", **DELETE_MODEL)
 async def delete_model(context: Context, name: ModelName, precondition: IfUnchanged) -> Response:
-    """Only what never had a version: otherwise a label could come to name other bytes."""
+    """Delete a model that never had a version. After a version, a label could otherwise name other bytes."""
     await context.models.delete(name, precondition=precondition, actor=context.actor)
     return Response(status_code=204)
 
@@ -87,12 +87,12 @@ def _tags(request: Request) -> dict[str, str]:
             continue
         key = name.removeprefix(_TAG)
         if not 0 < len(key) <= MAX_TAG_KEY or len(value) > MAX_TAG_VALUE or "\x00" in key + value:
-            rule = f"a tag has a key of at most {MAX_TAG_KEY} and a value of at most {MAX_TAG_VALUE} characters, no NUL"
+            rule = f"a tag key has at most {MAX_TAG_KEY}, a value at most {MAX_TAG_VALUE} characters, without NUL"
             raise InvalidField(("query", name), rule, value)
         if tags.setdefault(key, value) != value:
-            raise InvalidField(("query", name), "a tag has one value, so no model has both", value)
+            raise InvalidField(("query", name), "a tag has one value, so no model matches both", value)
         if len(tags) > _MAX_TAGS_ASKED:
-            raise InvalidField(("query", name), f"a query asks for at most {_MAX_TAGS_ASKED} tags", value)
+            raise InvalidField(("query", name), f"a query has at most {_MAX_TAGS_ASKED} tags", value)
     return tags
 
 

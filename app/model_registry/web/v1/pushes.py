@@ -1,4 +1,4 @@
-"""Pushing a version: reserve it, send its files, commit."""
+"""Pushes of versions: reserve, send files, commit."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1")
 
 @router.post("/models/{name}/versions", tags=["versions"], **PUSH_VERSION)
 async def push_version(request: Request, context: Context, name: ModelName) -> Response:
-    """Declare a version with all of its files, then send what `uploads` asks for, then commit."""
+    """Declare a version with all of its files. Then send the files that `uploads` asks for, and commit."""
     tree = await json_body(request, context.settings, max_bytes=MAX_BODY_BYTES)
     push = await offload(lambda: push_of(name, tree, context.settings.max_metadata_bytes), _entries(request))
     reserved = await context.reservations.reserve(push, actor=context.actor)
@@ -39,8 +39,11 @@ async def push_version(request: Request, context: Context, name: ModelName) -> R
 
 @router.post("/models/{name}/versions/{version}/commit", tags=["versions"], **COMMIT_VERSION)
 async def commit_version(request: Request, context: Context, name: ModelName, version: Label) -> Response:
-    """Make the version visible, once every declared sha256 has been verified, by the store's own check of a PUT or by
-    reading the object back; a client's word is not enough."""
+    """Verify the digests of all files and make the version visible.
+
+    The service relies on the checksum that storage verified during a PUT, or reads the object back. It does not rely on
+    the client.
+    """
     tree = await json_body(request, context.settings, max_bytes=MAX_BODY_BYTES)
     parts = await offload(lambda: parts_of(tree), _entries(request))
     info = await context.commits.commit(VersionRef(name, version), parts, actor=context.actor)
@@ -59,8 +62,10 @@ async def put_file(
     path: FilePath,
     size_bytes: ContentLength = None,
 ) -> Response:
-    """One declared file of a pending version; the body is the file, streamed to storage. For clients that cannot reach
-    storage themselves; it works for every file, whatever its `method` says."""
+    """Send one declared file of a pending version. The body is the file, and is streamed to storage.
+
+    Use this if you cannot reach storage. It works for every file, regardless of its `method`.
+    """
     chunks = body_chunks(request, context.settings)
     ref = VersionRef(name, version)
     entry = await context.proxied_uploads.put_file(ref, path, chunks, size_bytes=size_bytes, actor=context.actor)
@@ -69,8 +74,11 @@ async def put_file(
 
 @router.post("/uploads/{upload_id}/parts", tags=["versions"], **SIGN_PARTS)
 async def sign_parts(request: Request, context: Context, upload_id: UploadId) -> Response:
-    """Fresh URLs, as often as they are needed; each takes exactly one part of the right size. A part may be sent again;
-    after one with other bytes the commit lists the parts, because some stores keep both."""
+    """Get new URLs, as often as you need them. Each URL accepts exactly one part of the right size.
+
+    You can send a part again. If you send it with other bytes, list the parts in the commit, because some stores keep
+    both.
+    """
     numbers = part_numbers_of(await json_body(request, context.settings))
     parts = await context.upload_parts.sign(upload_id_of(upload_id), numbers, actor=context.actor)
     return Response(signed_parts_json(parts), headers=SECRET, media_type=JSON)
@@ -78,12 +86,12 @@ async def sign_parts(request: Request, context: Context, upload_id: UploadId) ->
 
 @router.get("/uploads/{upload_id}", tags=["versions"], **UPLOAD_STATUS)
 async def upload_status(context: Context, upload_id: UploadId) -> Response:
-    """For a client that lost its place: the parts that are not listed are those to send."""
+    """Get the parts that storage has, to resume an upload. Send the parts that are not listed."""
     status = await context.upload_parts.status(upload_id_of(upload_id), actor=context.actor)
     return Response(upload_status_json(status), headers={"Cache-Control": "no-store"}, media_type=JSON)
 
 
 def _entries(request: Request) -> int:
-    """How many files a body may tell of."""
+    """Return how many files a body can list at most."""
     size_bytes = content_length(request)
     return (MAX_BODY_BYTES if size_bytes is None else size_bytes) // ITEM_BYTES

@@ -25,8 +25,11 @@ async def search_versions(
     limit: Limit = 100,
     token: PageToken = None,
 ) -> Response:
-    """Versions that a filter is for, newest first unless you say otherwise. Only ready ones, unless the filter mentions
-    `state`. A comparison with what a version does not have, or has as another type, is false."""
+    """Find versions that match a filter, newest first unless you give another order.
+
+    You get only ready versions, unless the filter mentions `state`. A comparison is false if the version does not have
+    the value, or has it with another type.
+    """
     condition = parse_filter(filter) if filter else None
     order = parse_order(order_by) if order_by else NEWEST_FIRST
     query = ["search", filter, order.field, order.is_descending]

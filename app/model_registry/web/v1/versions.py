@@ -1,4 +1,4 @@
-"""Versions of a model: read, described, yanked, removed, restored."""
+"""Versions of a model: read, edit, yank, remove and restore them."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -40,8 +40,10 @@ async def list_versions(
     limit: Limit = 100,
     token: PageToken = None,
 ) -> Response:
-    """The versions of one model, page by page; pages stay right while versions are added, and are shorter than `limit`
-    where metadata is large."""
+    """List the versions of one model, page by page.
+
+    Pages stay consistent while versions are added. A page has fewer than `limit` versions if their metadata is large.
+    """
     query = ["versions", name, state, order]
     page = await context.versions.page_of_model(
         name,
@@ -56,7 +58,7 @@ async def list_versions(
 
 @router.get("/{version}", **GET_VERSION)
 async def get_version(context: Context, name: ModelName, version: ReadVersion, conditions: IfUnread) -> Response:
-    """One version; by its label also one that is still being pushed, whose `state` says how far it is."""
+    """Get one version. By its label, you also get a version that is still being pushed; see its `state`."""
     info = await context.versions.get(VersionSelector(name, version), or_unfinished=True, actor=context.actor)
     return model_info_response(info, conditions)
 
@@ -65,7 +67,7 @@ async def get_version(context: Context, name: ModelName, version: ReadVersion, c
 async def update_version(
     request: Request, context: Context, name: ModelName, version: Label, precondition: IfUnchanged
 ) -> Response:
-    """Change `description`, `tags` and `additional_metadata` by a merge patch; everything else is frozen."""
+    """Change `description`, `tags` and `additional_metadata` with a merge patch. Everything else never changes."""
     ref = VersionRef(name, version)
     patch = await json_body(request, context.settings, accepted=(MERGE_PATCH, JSON))
     check_patch(patch, ("description", "tags", "additional_metadata"))
@@ -82,7 +84,7 @@ async def remove_version(
     force: Force = False,
     purge: Purge = False,
 ) -> Response:
-    """Hide a version; its label stays taken for ever. One that is still being pushed is given up: its label is free."""
+    """Hide a version. Its label stays taken. A version that is still being pushed is given up and frees its label."""
     info = await context.lifecycle.remove(
         VersionRef(name, version),
         force=force,
@@ -96,7 +98,7 @@ async def remove_version(
 
 @router.post("/{version}/restore", **RESTORE_VERSION)
 async def restore_version(context: Context, name: ModelName, version: Label, precondition: IfUnchanged) -> Response:
-    """Show it again; possible until it is purged. Nothing happens to a version that is ready."""
+    """Show a removed version again. This is possible until it is purged, and does not change a ready version."""
     ref = VersionRef(name, version)
     return changed_response(await context.lifecycle.restore(ref, precondition=precondition, actor=context.actor))
 
@@ -105,8 +107,10 @@ async def restore_version(context: Context, name: ModelName, version: Label, pre
 async def yank_version(
     request: Request, context: Context, name: ModelName, version: Label, precondition: IfUnchanged
 ) -> Response:
-    """It is never the latest any more, but stays there for whoever names it; `yank_reason` says why. Again changes the
-    reason."""
+    """Mark a version as not recommended. It is never the latest, but you can still read it by its label.
+
+    `yank_reason` says why. To change the reason, yank the version again.
+    """
     body = Fields(await json_body(request, context.settings), ("reason",))
     reason = body.optional_text("reason", max_chars=_MAX_REASON)
     info = await context.lifecycle.yank(
@@ -117,6 +121,6 @@ async def yank_version(
 
 @router.post("/{version}/unyank", **UNYANK_VERSION)
 async def unyank_version(context: Context, name: ModelName, version: Label, precondition: IfUnchanged) -> Response:
-    """It can be the latest again. Nothing happens to a version that was not yanked."""
+    """Undo a yank, so that the version can be the latest again. This does not change a version that is not yanked."""
     ref = VersionRef(name, version)
     return changed_response(await context.lifecycle.unyank(ref, precondition=precondition, actor=context.actor))

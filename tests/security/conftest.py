@@ -18,11 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from model_registry.settings import Settings
 from model_registry_devstack import StackAddresses
 from tests.support.bucket import Bucket
+from tests.support.contents import Registry
 from tests.support.processes import COMMAND, environment, free_port, until_ready
 from tests.support.proxy import Proxy
 from tests.support.rawhttp import RawAnswer, send
 from tests.support.service import Collect, RunningService
-from tests.web.test_bad_input import Registry
 
 # Handlers of these stay when a service configures logging anew; what the others log comes by a filter.
 _OURS = "model_registry"

@@ -12,9 +12,9 @@ import orjson
 from fastapi.routing import iter_route_contexts
 
 from model_registry.api import create_app
+from tests.support.forms import field, file, form
 from tests.support.pushing import entry
 from tests.support.rawhttp import message
-from tests.web.test_bad_input import field, file, form
 
 APP = create_app()
 DOCUMENT = APP.openapi()

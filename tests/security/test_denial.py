@@ -16,12 +16,13 @@ from model_registry.server import http11
 from model_registry_devstack import StackAddresses
 from tests.security.conftest import Outside, Watch
 from tests.security.routes import DESCRIBED, FORM, HOST, WITH_BODY, WITH_BYTES, Route, arrange
+from tests.support.forms import NAMED, field, file, form
+from tests.support.problems import assert_problem
 from tests.support.processes import environment, free_port, resident_bytes, started, until_ready
 from tests.support.pushing import entry
 from tests.support.rawhttp import message, send
 from tests.support.registering import register
 from tests.support.service import RunningService, ServiceWith
-from tests.web.test_bad_input import NAMED, assert_problem, field, file, form
 
 MIB = 1024**2
 

@@ -11,11 +11,10 @@ import pytest
 from tests.security.conftest import Watch
 from tests.security.routes import arrange
 from tests.support.bucket import Bucket
-from tests.support.problems import slug
+from tests.support.problems import assert_problem, slug
 from tests.support.pushing import entry, reserve
 from tests.support.registering import register
 from tests.support.service import Collect
-from tests.web.test_bad_input import assert_problem
 
 
 def _zip() -> bytes:

@@ -23,13 +23,13 @@ from model_registry_devstack import StackAddresses
 from tests.security.conftest import Outside, Watch
 from tests.security.routes import DESCRIBED, HOST, ROUTES, WITH_BYTES, Route, arrange, quoted
 from tests.support.checkout import ROOT
+from tests.support.problems import assert_no_internals, assert_problem
 from tests.support.processes import environment, free_port, run, until_ready
 from tests.support.proxy import Refuse
 from tests.support.pushing import entry
 from tests.support.rawhttp import message
 from tests.support.registering import register
 from tests.support.service import RunningService, ServiceWith
-from tests.web.test_bad_input import assert_no_internals, assert_problem
 
 # Files
 

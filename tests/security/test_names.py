@@ -15,8 +15,8 @@ import model_registry
 from tests.security.conftest import Watch
 from tests.security.routes import DESCRIBED, WITH_JSON, Route, arrange, leaves, quoted, replaced
 from tests.support.bucket import Bucket
+from tests.support.problems import assert_problem
 from tests.support.pushing import entry
-from tests.web.test_bad_input import assert_problem
 
 SEGMENTS = {
     "T01 dot-dot": "..",

@@ -13,11 +13,11 @@ from model_registry.web.middleware import PROBES
 from tests.security.conftest import Outside, Watch
 from tests.security.routes import DESCRIBED, JSON, ROUTES, WITH_JSON, arrange
 from tests.support.bucket import Bucket
+from tests.support.problems import assert_problem
 from tests.support.pushing import entry
 from tests.support.rawhttp import message
 from tests.support.rawhttp import send as send_raw
 from tests.support.service import ServiceWith
-from tests.web.test_bad_input import assert_problem
 
 ODD_HOSTS = ["x/healthz?", "a@b", "registry/..", "evil.example:80:80", "[::1", "x y", "%00", "\xff", "<script>", ""]
 

@@ -13,9 +13,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.security.conftest import Watch
 from tests.security.routes import DESCRIBED, DOCUMENT, Route
+from tests.support.forms import field, file, register_form
 from tests.support.service import RunningService
-from tests.web.test_bad_input import field, file
-from tests.web.test_bad_input import register as registered
 
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.Config())
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
@@ -27,7 +26,7 @@ SKIPPED: list[CheckFunction] = [positive_data_acceptance]
 
 async def arranged(client: httpx.AsyncClient) -> None:
     """What the examples in the document speak of."""
-    await registered(client, field("model_name", "fraud-detector"), field("version", "2.4.0"), file())
+    await register_form(client, field("model_name", "fraud-detector"), field("version", "2.4.0"), file())
     alias = await client.put("/v1/models/fraud-detector/aliases/champion", json={"version": "2.4.0"})
     assert alias.status_code == 201
 

@@ -9,12 +9,12 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tests.support.bad_names import BAD_MODEL_NAMES
 from tests.support.problems import problem, wrong_field
 from tests.support.rawhttp import message, send
 from tests.support.registering import register, register_version
 from tests.support.resources import MERGE_PATCH, MODELS, create, events, forged, found, let_expire, patch, reserve
 from tests.support.service import Collect, RunningService
-from tests.web.test_bad_input import BAD_MODEL_NAMES
 
 # Create
 

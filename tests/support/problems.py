@@ -4,6 +4,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.rawhttp import RawAnswer
+
 
 def slug(answer: httpx.Response) -> str:
     """Return the last part of the type of the problem."""
@@ -24,3 +26,41 @@ def wrong_field(response: httpx.Response, *loc: str | int) -> str:
     (error,) = problem(response, 422, "invalid-field")["errors"]
     assert error["loc"] == list(loc), response.text
     return str(error["msg"])
+
+
+def assert_problem(
+    answer: httpx.Response | RawAnswer | None,
+    status: int,
+    *,
+    names: str | None = None,
+    slug: str | None = None,
+    says: str = "",
+) -> dict[str, Any]:
+    """A problem by RFC 9457 with the registry's members; `names` is the end of the way to the wrong value."""
+    assert answer is not None, "the connection was closed without an answer"
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert {"type", "title", "status", "detail", "instance", "request_id"} <= problem.keys()
+    assert problem["type"].startswith("urn:model-registry:problem:")
+    if slug is not None:
+        assert problem["type"] == f"urn:model-registry:problem:{slug}"
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["instance"]
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert_no_internals(answer)
+    assert says in problem["detail"]
+    if names is not None:
+        ways = [".".join(str(step) for step in error["loc"]) for error in problem["errors"]]
+        assert any(way == names or way.endswith(f".{names}") for way in ways), ways
+        assert all(error["msg"] for error in problem["errors"])
+        assert names.rpartition(".")[2] in problem["detail"]
+    return problem
+
+
+def assert_no_internals(answer: httpx.Response | RawAnswer) -> None:
+    told = answer.text.lower()
+    for word in ("traceback", "sqlalchemy", "asyncpg", "pydantic", "insert into", "select ", "site-packages", ".py"):
+        assert word not in told

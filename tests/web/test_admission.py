@@ -163,7 +163,7 @@ async def test_a_body_that_trickles_is_given_up_though_it_never_stalls(
     assert answer is not None
     assert answer.status_code == (408 if bytes_per_second else 201)
     if bytes_per_second:
-        assert "less than 1000 bytes a second" in answer.json()["detail"]
+        assert "less than 1000 bytes per second" in answer.json()["detail"]
 
 
 async def test_a_slow_store_is_not_held_against_the_client(settings: Settings) -> None:

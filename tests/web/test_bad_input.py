@@ -13,56 +13,25 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_registry.db_models import Base
 from model_registry.domain.naming_rules import MAX_FILES, DistinctPaths
+from tests.support.bad_names import BAD_MODEL_NAMES, BAD_VERSIONS
 from tests.support.bucket import Bucket
+from tests.support.contents import Registry
+from tests.support.forms import BOUNDARY, FORM, NAMED, field, file, form, part, post_form, register_form
+from tests.support.problems import assert_no_internals, assert_problem
 from tests.support.rawhttp import Ending, RawAnswer, message, send
 from tests.support.service import Collect, RunningService, ServiceWith, empty
 
-BOUNDARY = "frontier"
-FORM = f"multipart/form-data; boundary={BOUNDARY}"
 JSON = "application/json"
 HOST = "Host: registry"
 MEBIBYTE = 1024**2
 
-Part = tuple[bytes, bytes]
-
-
 # What is sent
 
-
-def part(disposition: str | bytes, content: str | bytes = b"", *headers: str) -> Part:
-    lines = [b"Content-Disposition: " + _bytes(disposition), *map(_bytes, headers)]
-    return b"\r\n".join(lines), _bytes(content)
-
-
-def field(name: str, value: str | bytes) -> Part:
-    return part(f'form-data; name="{name}"', value)
-
-
-def file(parameters: str | bytes = 'filename="model.bin"', content: str | bytes = b"weights", *headers: str) -> Part:
-    return part(b'form-data; name="model_file"; ' + _bytes(parameters), content, *headers)
-
-
-def form(*parts: Part, boundary: str = BOUNDARY, end: bool = True) -> bytes:
-    delimiter = f"--{boundary}".encode()
-    body = b"".join(delimiter + b"\r\n" + head + b"\r\n\r\n" + content + b"\r\n" for head, content in parts)
-    return body + delimiter + b"--\r\n" if end else body
-
-
-def _bytes(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode()
-
-
-NAMED = (field("model_name", "fraud"), field("version", "1.0"))
 JSON_BODY = b'{"model_name": "fraud", "version": "1.0"}'
-
-
-async def post_form(client: httpx.AsyncClient, *parts: Part, **headers: str) -> httpx.Response:
-    return await client.post("/register_model", content=form(*parts), headers={"Content-Type": FORM, **headers})
 
 
 async def post_json(client: httpx.AsyncClient, body: str | bytes, **headers: str) -> httpx.Response:
@@ -71,13 +40,6 @@ async def post_json(client: httpx.AsyncClient, body: str | bytes, **headers: str
 
 def json_with(extra: str) -> str:
     return '{"model_name": "fraud", "version": "1.0", ' + extra + "}"
-
-
-async def register(client: httpx.AsyncClient, *parts: Part) -> dict[str, Any]:
-    response = await post_form(client, *(parts or (*NAMED, file())))
-    assert response.status_code == 201, response.text
-    info: dict[str, Any] = response.json()
-    return info
 
 
 def raw_post(body: bytes, *headers: str, content_type: str = FORM, length: int | None = None) -> bytes:
@@ -96,78 +58,12 @@ def raw_chunked(*chunks: bytes, end: bool = True, content_type: str = FORM) -> b
 # What must come back
 
 
-def assert_problem(
-    answer: httpx.Response | RawAnswer | None,
-    status: int,
-    *,
-    names: str | None = None,
-    slug: str | None = None,
-    says: str = "",
-) -> dict[str, Any]:
-    """A problem by RFC 9457 with the registry's members; `names` is the end of the way to the wrong value."""
-    assert answer is not None, "the connection was closed without an answer"
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = answer.json()
-    assert {"type", "title", "status", "detail", "instance", "request_id"} <= problem.keys()
-    assert problem["type"].startswith("urn:model-registry:problem:")
-    if slug is not None:
-        assert problem["type"] == f"urn:model-registry:problem:{slug}"
-    assert problem["status"] == status
-    assert problem["title"]
-    assert problem["detail"]
-    assert problem["instance"]
-    assert problem["request_id"] == answer.headers["x-request-id"]
-    assert_no_internals(answer)
-    assert says in problem["detail"]
-    if names is not None:
-        ways = [".".join(str(step) for step in error["loc"]) for error in problem["errors"]]
-        assert any(way == names or way.endswith(f".{names}") for way in ways), ways
-        assert all(error["msg"] for error in problem["errors"])
-        assert names.rpartition(".")[2] in problem["detail"]
-    return problem
-
-
-def assert_no_internals(answer: httpx.Response | RawAnswer) -> None:
-    told = answer.text.lower()
-    for word in ("traceback", "sqlalchemy", "asyncpg", "pydantic", "insert into", "select ", "site-packages", ".py"):
-        assert word not in told
-
-
 def assert_refused_as_http(answer: RawAnswer | None) -> None:
     """Not even a request: whoever reads the message may refuse it in its own words, and hangs up."""
     if answer is not None:
         assert 400 <= answer.status_code < 500 or answer.status_code == 501, answer.content[:200]
         assert answer.headers.get("connection", "close") == "close"
         assert_no_internals(answer)
-
-
-class Registry:
-    """What is stored, as an outsider counts it."""
-
-    def __init__(self, engine: AsyncEngine, bucket: Bucket, collect: Collect) -> None:
-        self._engine = engine
-        self._bucket = bucket
-        self._collect = collect
-
-    async def content(self) -> dict[str, Any]:
-        await self._collect()
-        counts = ", ".join(
-            f"(SELECT count(*) FROM {table.name}) AS {table.name}" for table in Base.metadata.sorted_tables
-        )
-        async with self._engine.connect() as connection:
-            rows = (await connection.execute(text(f"SELECT {counts}"))).mappings().one()
-        return {**rows, "objects": await self._bucket.keys(), "unfinished": await self._bucket.unfinished()}
-
-    async def assert_unchanged(self, before: dict[str, Any] | None = None) -> None:
-        """At most two seconds after the answer; `None` stands for an empty registry."""
-        deadline = time.monotonic() + 2
-        while (now := await self.content()) != before:
-            if before is None and not any(now.values()):
-                return
-            if time.monotonic() > deadline:
-                assert now == (before or {}), "left behind"
-            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -195,64 +91,6 @@ def registry(engine: AsyncEngine, bucket: Bucket, collect: Collect, fresh: None)
 
 
 # Names and versions
-
-BAD_MODEL_NAMES = {
-    "empty": "",
-    "a space": "a b",
-    "only a space": " ",
-    "a slash": "a/b",
-    "a backslash": "a\\b",
-    "two dots": "a..b",
-    "only dots": "..",
-    "one dot": ".",
-    "two dashes": "a--b",
-    "a dash in front": "-a",
-    "a dash at the end": "a-",
-    "a dot in front": ".a",
-    "an underscore in front": "_catalog",
-    "a newline at the end": "fraud\n",
-    "a tab": "a\tb",
-    "a NUL": "a\x00b",
-    "129 characters": "a" * 129,
-    "a percent-encoded dot-dot": "%2e%2e",
-    "a question mark": "a?b",
-    "a hash": "a#b",
-    "a semicolon": "a;b",
-    "a plus": "a+b",
-    "an at sign": "@champion",
-    "a scheme": "file:///etc",
-    "an accent": "café",
-    "a Cyrillic letter": "fr\u0430ud",
-    "a full-width digit": "a\uff11",
-    "a reversed name": "a\u202eb",
-    "a joiner": "a\u200db",
-    "SQL": "a'; DROP TABLE model_info; --",
-    "markup": "<script>alert(1)</script>",
-}
-BAD_VERSIONS = {
-    "empty": "",
-    "a space": "1 0",
-    "latest": "latest",
-    "Latest": "Latest",
-    "LATEST": "LATEST",
-    "an alias": "@champion",
-    "40 hex digits": "0123456789abcdef0123456789abcdef01234567",
-    "40 upper-case hex digits": "0123456789ABCDEF0123456789ABCDEF01234567",
-    "two dots": "1..0",
-    "dot-dot": "..",
-    "one dot": ".",
-    "129 characters": "1" * 129,
-    "a slash": "1/0",
-    "a backslash": "1\\0",
-    "a dash in front": "-1",
-    "a plus at the end": "1+",
-    "a newline at the end": "1.0\n",
-    "a NUL": "1\x000",
-    "an epoch": "1!0",
-    "a percent sign": "1%2e0",
-    "an accent": "1é",
-    "a star": "*",
-}
 
 
 def each(cases: dict[str, Any]) -> pytest.MarkDecorator:
@@ -304,7 +142,7 @@ async def test_a_long_name_is_refused_at_once(client: httpx.AsyncClient, name: s
 
 
 async def test_the_longest_names_are_taken(client: httpx.AsyncClient) -> None:
-    info = await register(client, field("model_name", "m" * 128), field("version", "v" * 128), file())
+    info = await register_form(client, field("model_name", "m" * 128), field("version", "v" * 128), file())
 
     assert (await client.get(info["download_url"])).content == b"weights"
 
@@ -313,7 +151,7 @@ async def test_the_longest_names_are_taken(client: httpx.AsyncClient) -> None:
 async def test_a_name_that_differs_in_case_alone_is_taken(
     client: httpx.AsyncClient, registry: Registry, content_type: str
 ) -> None:
-    await register(client)
+    await register_form(client)
     before = await registry.content()
 
     if content_type == "form":
@@ -339,7 +177,7 @@ async def test_a_name_that_differs_in_case_alone_is_taken(
 async def test_a_name_in_the_wrong_case_is_not_found_and_the_answer_says_which_there_is(
     client: httpx.AsyncClient, registry: Registry, method: str, path: str
 ) -> None:
-    await register(client)
+    await register_form(client)
     before = await registry.content()
 
     response = await client.request(method, path)
@@ -350,7 +188,7 @@ async def test_a_name_in_the_wrong_case_is_not_found_and_the_answer_says_which_t
 
 @pytest.mark.parametrize("version", ["latest", "@champion", "@", "LATEST", "a..b"])
 async def test_only_a_label_can_be_removed(client: httpx.AsyncClient, registry: Registry, version: str) -> None:
-    await register(client)
+    await register_form(client)
     before = await registry.content()
 
     response = await client.delete(f"/remove_model/fraud/{version}")
@@ -438,7 +276,7 @@ async def test_a_path_against_the_rule_is_refused(client: httpx.AsyncClient, reg
     ],
 )
 async def test_a_filename_is_taken_literally(client: httpx.AsyncClient, parameters: str, path: str) -> None:
-    info = await register(client, *NAMED, file(parameters))
+    info = await register_form(client, *NAMED, file(parameters))
 
     assert [entry["path"] for entry in info["files"]] == [path]
     answer = await client.get("/get_model/fraud/1.0", params={"path": path})
@@ -540,7 +378,7 @@ async def test_an_empty_filename_with_content_is_refused(client: httpx.AsyncClie
 
 
 async def test_an_empty_filename_without_content_is_no_file(client: httpx.AsyncClient) -> None:
-    info = await register(client, *NAMED, file('filename=""', b""))
+    info = await register_form(client, *NAMED, file('filename=""', b""))
 
     assert info["files"] == []
 
@@ -558,7 +396,7 @@ async def test_a_file_where_a_plain_field_belongs_is_refused(
 
 @pytest.mark.parametrize("path", ["../x", "a\x00b", "/etc/passwd", "", "a\\b", "a" * 2000, "\ud800", "%", "a/"])
 async def test_a_path_that_no_file_can_have_is_not_found(client: httpx.AsyncClient, path: str) -> None:
-    await register(client)
+    await register_form(client)
     encoded = "".join(f"%{byte:02x}" for byte in path.encode("utf-8", "surrogatepass"))
 
     response = await client.get(f"/get_model/fraud/1.0?path={encoded}")
@@ -860,7 +698,7 @@ async def test_a_metadata_field_of_exactly_the_limit_is_taken(client: httpx.Asyn
     document = json.dumps({"a": "x" * (MEBIBYTE - 9)})
     assert len(document) == MEBIBYTE
 
-    await register(client, *NAMED, field("model_params", document))
+    await register_form(client, *NAMED, field("model_params", document))
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
@@ -1208,7 +1046,7 @@ FORGED_TOKENS = {
 
 @each(FORGED_TOKENS)
 async def test_a_forged_page_token_is_refused(client: httpx.AsyncClient, wrong: str) -> None:
-    await register(client)
+    await register_form(client)
 
     response = await client.get(f"/list_models?page_token={wrong}")
 
@@ -1217,7 +1055,7 @@ async def test_a_forged_page_token_is_refused(client: httpx.AsyncClient, wrong: 
 
 async def test_a_page_token_of_another_query_is_refused(client: httpx.AsyncClient) -> None:
     for version in ("1", "2", "3"):
-        await register(client, field("model_name", "fraud"), field("version", version))
+        await register_form(client, field("model_name", "fraud"), field("version", version))
     link = (await client.get("/list_models?limit=1")).links["next"]["url"]
     of_all = httpx.URL(link).params["page_token"]
     link = (await client.get("/list_models?limit=1&model_name=fraud")).links["next"]["url"]
@@ -1244,7 +1082,7 @@ async def test_a_list_of_what_cannot_be_a_model_is_refused(client: httpx.AsyncCl
 async def test_a_redirect_or_a_force_that_is_neither_true_nor_false_is_refused(
     client: httpx.AsyncClient, registry: Registry, value: str
 ) -> None:
-    await register(client)
+    await register_form(client)
     before = await registry.content()
 
     redirect = await client.get(f"/get_model/fraud/1.0?redirect={value}")
@@ -1303,7 +1141,7 @@ ALLOWED = {
 async def test_a_wrong_method_is_a_problem_that_says_which_there_are(
     client: httpx.AsyncClient, registry: Registry, path: str
 ) -> None:
-    await register(client)
+    await register_form(client)
     before = await registry.content()
 
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} - ALLOWED[path]:
@@ -1368,7 +1206,7 @@ RAW_TARGETS = {
 async def test_a_tricky_target_reaches_nothing(
     service: RunningService, client: httpx.AsyncClient, registry: Registry, wrong: str
 ) -> None:
-    await register(client)
+    await register_form(client)
     before = await registry.content()
 
     answer = await send(service.address, message("GET", wrong, [HOST]))
@@ -1388,7 +1226,7 @@ async def test_a_tricky_target_reaches_nothing(
 async def test_an_encoded_slash_removes_nothing(
     service: RunningService, client: httpx.AsyncClient, registry: Registry, target: str
 ) -> None:
-    await register(client)
+    await register_form(client)
     before = await registry.content()
 
     answer = await send(service.address, message("DELETE", target, [HOST]))
@@ -1489,7 +1327,7 @@ async def test_a_body_whose_end_is_in_doubt_is_refused(
 async def test_a_second_request_inside_a_refused_one_is_not_answered(
     service: RunningService, client: httpx.AsyncClient, registry: Registry
 ) -> None:
-    await register(client)
+    await register_form(client)
     before = await registry.content()
     smuggled = message("DELETE", "/remove_model/fraud/1.0", [HOST])
 
@@ -1627,7 +1465,7 @@ async def test_a_host_that_is_not_ours_is_refused(service_with: ServiceWith) -> 
 async def test_a_redirect_goes_where_the_settings_say_whatever_the_host_header(
     service: RunningService, client: httpx.AsyncClient, bucket: Bucket
 ) -> None:
-    await register(client)
+    await register_form(client)
 
     answer = await send(
         service.address,
@@ -1664,7 +1502,7 @@ ODD_HEADERS["If-Unmodified-Since"] = ODD_HEADERS["If-Modified-Since"]
 async def test_nonsense_in_a_condition_or_a_range_is_never_our_failure(
     service: RunningService, client: httpx.AsyncClient, name: str, method: str
 ) -> None:
-    await register(client)
+    await register_form(client)
 
     statuses = {}
     for value in ODD_HEADERS[name]:
@@ -1679,7 +1517,7 @@ async def test_nonsense_in_a_condition_or_a_range_is_never_our_failure(
 
 @pytest.mark.parametrize("wanted", ["bytes=7-", "bytes=99-", "bytes=-0", "bytes=9223372036854775807-"])
 async def test_a_range_beyond_the_end_says_how_long_the_file_is(client: httpx.AsyncClient, wanted: str) -> None:
-    await register(client)
+    await register_form(client)
 
     response = await client.get("/get_model/fraud/1.0", headers={"Range": wanted})
 
@@ -1688,7 +1526,7 @@ async def test_a_range_beyond_the_end_says_how_long_the_file_is(client: httpx.As
 
 
 async def test_a_failed_precondition_is_a_problem(client: httpx.AsyncClient) -> None:
-    await register(client)
+    await register_form(client)
 
     response = await client.get("/get_model/fraud/1.0", headers={"If-Match": '"other"'})
 

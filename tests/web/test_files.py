@@ -541,7 +541,7 @@ async def test_a_file_known_to_be_damaged_is_a_problem_that_says_so(
     ):
         damaged = problem(response, 409, "file-damaged")
         assert (damaged["path"], damaged["sha256"]) == ("weights/b.bin", f"sha256:{SHA256}")
-        assert "healed" in damaged["detail"]
+        assert "to repair them" in damaged["detail"]
     for url in (BIN, f"{ONE}/archive.tar"):
         head = await model.head(url)
         assert (head.status_code, head.content) == (409, b"")

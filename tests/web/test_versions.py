@@ -13,12 +13,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.database import version_json
+from tests.support.bad_names import BAD_VERSIONS
 from tests.support.problems import problem, wrong_field
 from tests.support.rawhttp import message, send
 from tests.support.registering import WEIGHTS, register, register_version
 from tests.support.resources import MODELS, create, events, forged, let_expire, patch, reserve
 from tests.support.service import Collect, RunningService, ServiceWith
-from tests.web.test_bad_input import BAD_VERSIONS
 
 VERSIONS = f"{MODELS}/m/versions"
 ONE = f"{VERSIONS}/1.0"

@@ -214,7 +214,7 @@ class AsyncRegistry:
     async def remove(self, ref: Ref | str, purge: bool = False, force: bool = False) -> Version:
         """Remove a version.
 
-        `purge` deletes its bytes for ever. `force` also removes the aliases that point at it; without it they raise
+        `purge` permanently deletes its bytes. `force` also removes the aliases that point at it; without it they raise
         `Conflict`.
         """
         path = _label(ref)

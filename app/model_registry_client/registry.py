@@ -128,7 +128,7 @@ class Registry(BlockingClient):
     def remove(self, ref: Ref | str, purge: bool = False, force: bool = False) -> Version:
         """Remove a version.
 
-        `purge` deletes its bytes for ever. `force` also removes the aliases that point at it; without it they raise
+        `purge` permanently deletes its bytes. `force` also removes the aliases that point at it; without it they raise
         `Conflict`.
         """
         return self._wait(self._registry.remove(ref, purge, force))

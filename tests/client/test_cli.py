@@ -539,7 +539,7 @@ async def test_a_purge_asks_for_confirmation_and_open_shows_the_docs_in_the_brow
     opened = await on_a_terminal("open", env=env, cwd=tmp_path)
 
     assert (refused[0], agreed[0]) == (1, 0)
-    assert "will be deleted for ever" in refused[1]
+    assert "will be permanently deleted" in refused[1]
     assert (await mr("ls", "fraud-detector", "-q")).output.split() == ["fraud-detector:1.0.0"]
     assert "is open in your browser" in opened[1]
     assert (tmp_path / "shown").read_text() == f"{service.url}/docs\n"
@@ -586,7 +586,7 @@ async def test_ctrl_c_ends_a_command_that_waits_for_input_at_once(
     assert (await mr("ls", "fraud-detector", "-q")).output.split() == ["fraud-detector:2.0.0", "fraud-detector:1.0.0"]
 
 
-async def test_an_unfinished_push_is_deleted_for_ever(mr: Run, client: httpx.AsyncClient) -> None:
+async def test_an_unfinished_push_is_permanently_deleted(mr: Run, client: httpx.AsyncClient) -> None:
     file = {"path": "f", "size_bytes": 1, "sha256": f"sha256:{'0' * 64}"}
     assert (await client.post("/v1/models/m/versions", json={"version": "1", "files": [file]})).status_code == 201
 

@@ -32,12 +32,12 @@ def parameters(option: str, given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def labels(option: str, given: Sequence[str]) -> dict[str, str]:
+def tags(option: str, given: Sequence[str]) -> dict[str, str]:
     """Parse tags as `key=value`. The value is always text."""
     return dict(_assignment(option, text) for text in given)
 
 
-def label_changes(given: Sequence[str]) -> dict[str, str | None]:
+def tag_changes(given: Sequence[str]) -> dict[str, str | None]:
     """Parse changes of tags: `key=value` sets a tag, `key-` removes it (`None`)."""
     return dict(
         (text[:-1], None) if "=" not in text and len(text) > 1 and text.endswith("-") else _assignment("A tag", text)

@@ -51,7 +51,7 @@ async def ls(
     if state is not None and (ref is None or Ref.parse(ref).model != ref):
         raise UsageError(f"--state filters the versions of a model: `model-registry ls NAME --state {state}`.")
     if ref is None:
-        tags = key_values.labels("--tag", tag or ())
+        tags = key_values.tags("--tag", tag or ())
         await _list_models(session, search, tags, limit)
     elif (wanted := Ref.parse(ref)).model == ref:
         state = state or "ready"

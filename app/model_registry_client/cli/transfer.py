@@ -63,7 +63,7 @@ async def push(
             standardization_params=standardization_params,
             metadata=changeable,
             description=description,
-            tags=key_values.labels("--tag", tag or ()),
+            tags=key_values.tags("--tag", tag or ()),
             alias=alias,
             include_all=include_all,
             transfer=transfer,

@@ -31,7 +31,7 @@ async def tag(
     from model_registry_client.types import Ref
 
     wanted = Ref.parse(ref)
-    tags = key_values.label_changes(changes)
+    tags = key_values.tag_changes(changes)
     if ref == wanted.model:
         changed: Any = await session.registry.update_model(wanted.model, tags=tags)
     else:
@@ -72,7 +72,7 @@ async def unyank(session: Session, ref: ExactRef) -> None:
 async def rm(
     session: Session,
     ref: ExactRef,
-    purge: Annotated[bool, typer.Option("--purge", help="Also delete the bytes. This cannot be undone.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Also delete the bytes. You cannot undo this.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also remove the aliases that point at it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation of --purge.")] = False,
 ) -> None:
@@ -85,12 +85,12 @@ async def rm(
     wanted = Ref.parse(ref)
     if purge and not yes:
         await _check_exists(session, wanted)
-        _confirm(f"{wanted} will be deleted for ever.")
+        _confirm(f"{wanted} will be permanently deleted.")
     version = await session.registry.remove(wanted, purge=purge, force=force)
     if version.ready_at is None:
         sentence = f"The unfinished {version.ref} is deleted. Its label is free again."
     elif version.purged_at is not None:
-        sentence = f"{version.ref} is deleted for ever."
+        sentence = f"{version.ref} is permanently deleted."
     else:
         until = f" until {moment(version.purge_after)}" if version.purge_after else ""
         sentence = f"{version.ref} is removed. You can restore it{until}: `model-registry restore {version.ref}`."

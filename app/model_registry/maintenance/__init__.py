@@ -1,1 +1,1 @@
-"""What runs beside the requests: the collector and the scrubber."""
+"""Tasks without a client: the collector and the scrubber. May import `services` and everything below it."""

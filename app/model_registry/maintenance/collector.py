@@ -1,7 +1,7 @@
-"""The collector: reclaims what failures, crashes and removals leave behind. Any number may run, online.
+"""The collector reclaims what failures, crashes and removals leave behind. Any number can run at once, online.
 
-Every step takes what no other collector holds, changes the database in one short transaction, and touches the
-object store only outside of it. A row is always removed before its object, so an object is never missed.
+Each step takes rows that no other collector holds, and changes the database in one short transaction. It calls the
+object store outside of that transaction. An object is deleted before its `garbage` row, so no object is missed.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _IDEMPOTENCY_SECONDS = 7 * 24 * 3600
 
 @dataclass(slots=True)
 class Collected:
-    """What one run did, or would do. `freed_bytes` are those of objects whose size is known: all but broken uploads."""
+    """What one run did, or would do. `freed_bytes` counts objects of known size, which are all but broken uploads."""
 
     expired_versions: int = 0
     expired_uploads: int = 0
@@ -47,9 +47,9 @@ class Collector:
         self._grace_seconds = grace_seconds
 
     async def collect(self) -> Collected:
-        """One run over everything that is due. Safe to interrupt anywhere and to repeat.
+        """Do everything that is due, once. You can interrupt it anywhere and repeat it.
 
-        A step that fails keeps no other from its work; the first failure is raised at the end.
+        A step that fails does not prevent the others. The first failure is raised at the end.
         """
         collected = Collected()
         failure: Exception | None = None
@@ -71,7 +71,7 @@ class Collector:
         return collected
 
     async def preview(self) -> Collected:
-        """What a run would do now, and nothing of it done; objects that would wait for their grace time are counted."""
+        """What a run would do now; nothing is changed. Objects that would wait for their grace time are counted."""
         async with self._database.reading() as tx:
             versionless, uploads, upload_bytes = await tx.uploads.count_expired()
             unshown, unshown_bytes = await tx.blobs.freed_by_purge()
@@ -86,7 +86,7 @@ class Collector:
             )
 
     async def run_for_ever(self, interval_seconds: float) -> None:
-        """Collect, wait, and so on; a database or store that is away is tried again at the next turn."""
+        """Collect and wait in turns. If the database or the store cannot be used, the next turn tries again."""
         while True:
             try:
                 await self.collect()
@@ -97,7 +97,7 @@ class Collector:
             await asyncio.sleep(interval_seconds)
 
     async def _expire_versions(self, collected: Collected) -> None:
-        """Versions whose registration stopped renewing its lease: their labels become free."""
+        """Delete unfinished versions whose lease has expired. Their labels are free again."""
         while True:
             async with self._database.reading() as tx:
                 expired = await tx.version_cleanup.expired(_BATCH)
@@ -122,12 +122,12 @@ class Collector:
                 return
 
     async def _purge_versions(self, collected: Collected) -> None:
-        """Removed versions past their time: their files go, their rows stay, so that no label is used twice."""
+        """Delete the files of removed versions that are due. Their rows stay, so that no label is used twice."""
         while await self._purge_one():
             collected.purged_versions += 1
 
     async def _purge_one(self) -> bool:
-        # One to a transaction: blobs are locked in digest order, and a second version would begin that order anew.
+        # One version per transaction: blobs are locked in digest order, and a second version would restart the order.
         async with self._database.transaction() as tx:
             due = await tx.version_cleanup.due_for_purge()
             if due is None:
@@ -147,7 +147,7 @@ class Collector:
             refused = await self._blobs.delete(keys)
             failpoint("g-s3-deleted")
             if refused:
-                # They are tried again, ever more seldom, and keep nobody else waiting.
+                # They are tried again at growing intervals, and do not delay others.
                 log.warning("gc.refused", keys=sorted(refused)[:10], count=len(refused))
             gone = set(keys) - set(refused)
             async with self._database.transaction() as tx:
@@ -156,7 +156,7 @@ class Collector:
             collected.freed_bytes += sum(item.size_bytes for item in items if item.storage_key in gone)
 
     async def _has_no_parts(self, item: GarbageItem) -> bool:
-        """Abort what an upload left unfinished; `False` where the store would not."""
+        """Abort unfinished multipart uploads of a key. Returns `False` if the store refuses."""
         if not item.is_upload:
             return True
         try:

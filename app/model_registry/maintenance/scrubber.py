@@ -1,4 +1,4 @@
-"""Scrubbing: reading stored bytes again, to find what the object store has lost or changed."""
+"""The scrubber reads stored bytes again, to find what the object store has lost or changed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,7 +22,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes that are not there, or not those that were stored, and the first versions and paths that show them."""
+    """Stored bytes that are gone or have changed, and the first versions and paths that use them."""
 
     sha256: Digest
     shown_by: Sequence[tuple[VersionRef, str]]
@@ -30,7 +30,7 @@ class Damage:
 
 @dataclass(slots=True)
 class Verified:
-    """What was read so far."""
+    """What has been read so far."""
 
     blobs: int = 0
     size_bytes: int = 0
@@ -39,7 +39,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class UnknownObject:
-    """An object that no row names: what a restored database has never heard of. Nothing deletes it."""
+    """An object that no row names, such as one that is newer than the restored database. Nothing deletes it."""
 
     storage_key: str
     size_bytes: int
@@ -52,10 +52,10 @@ class Scrubber:
         self._hasher = ObjectHasher(blobs)
 
     async def verify(self, model_name: str | None = None, *, progress: Callable[[Verified], None]) -> Verified:
-        """Hash every stored blob, or those of one model, and write down which are sound and which are damaged.
+        """Hash every stored blob, or those of one model, and record which are intact and which are damaged.
 
-        A damaged one is not handed out as `already_stored` any more, and the next upload of the same bytes takes its
-        place. Raises `Unavailable` when the store is away, `ModelNotFound`.
+        A damaged blob no longer counts as `already_stored`, and the next upload of the same bytes replaces it. Raises
+        `Unavailable` if the store cannot be used, and `ModelNotFound`.
         """
         if model_name is not None:
             validate_model_name(model_name)
@@ -71,23 +71,26 @@ class Scrubber:
                 return verified
             digests = await asyncio.gather(*(self._digest(blob) for blob in batch))
             found = list(zip(batch, digests, strict=True))
-            sound = [blob for blob, digest in found if digest == blob.sha256]
+            intact = [blob for blob, digest in found if digest == blob.sha256]
             damaged = [blob for blob, digest in found if digest != blob.sha256]
-            verified.damages += await self._write_down(sound, damaged)
+            verified.damages += await self._record(intact, damaged)
             verified.blobs += len(batch)
             verified.size_bytes += sum(blob.size_bytes for blob in batch)
             progress(verified)
             after = batch[-1].sha256.raw
 
     async def unknown_objects(self) -> AsyncIterator[UnknownObject]:
-        """Objects in the bucket that no row names. Nothing that works leaves any: they were written after the backup
-        from which the database was restored, or by somebody else."""
+        """Objects in the bucket that no row names.
+
+        The service leaves none. They were written after the backup from which the database was restored, or by another
+        program.
+        """
         async for page in self._blobs.objects():
             sizes = dict(page)
             async with self._database.reading() as tx:
                 unknown = await tx.garbage.unknown(sizes)
             for key in sorted(unknown):
-                # The collector may have deleted it since the page was made, and its row after it.
+                # The collector may have deleted it, and then its row, after the page was listed.
                 if await self._blobs.stored(key) is not None:
                     yield UnknownObject(key, sizes[key])
 
@@ -97,10 +100,10 @@ class Scrubber:
             return None
         return await self._hasher.digest(blob.storage_key, blob.size_bytes)
 
-    async def _write_down(self, sound: Sequence[StoredBlob], damaged: Sequence[StoredBlob]) -> list[Damage]:
+    async def _record(self, intact: Sequence[StoredBlob], damaged: Sequence[StoredBlob]) -> list[Damage]:
         async def work(tx: Transaction) -> list[Damage]:
-            # Only of those that are still at the same key: others were purged or healed while they were read.
-            for sha256 in await tx.blobs.mark_intact(sound):
+            # Blobs that have another key by now were purged or healed while they were read.
+            for sha256 in await tx.blobs.mark_intact(intact):
                 await tx.events.record_for_versions_with(sha256, "version.healed", actor=SYSTEM.name)
             damages = []
             for sha256, is_news in await tx.blobs.mark_damaged(damaged):

@@ -1,1 +1,4 @@
-"""What a process needs whatever it does: threads, tasks, shared reads, logs and metrics, failpoints."""
+"""What every part of a process can use: threads, tasks, shared reads, logs and metrics, failpoints.
+
+It knows nothing of the registry. It may import `errors` alone.
+"""

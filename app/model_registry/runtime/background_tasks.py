@@ -1,4 +1,4 @@
-"""What a process is in the middle of: awaited at a shutdown, and kept from being forgotten by the event loop."""
+"""Work that outlives its request, and that a shutdown waits for."""
 
 import asyncio
 import contextlib
@@ -9,15 +9,16 @@ T = TypeVar("T")
 
 
 class BackgroundTasks:
-    """The registrations and commits of a process that are not over yet, the cleaning up after failures included."""
+    """The registrations and commits of a process that are in progress, including the cleanup after failures."""
 
     def __init__(self) -> None:
-        # Strong references: the event loop itself keeps only weak ones to its tasks.
+        # Strong references, because the event loop keeps only weak references to its tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._begun = 0
         self._changed = asyncio.Event()
 
     def begin(self) -> None:
+        """Count work that runs in the caller's own task, until `end`."""
         self._begun += 1
 
     def end(self) -> None:
@@ -25,7 +26,7 @@ class BackgroundTasks:
         self._changed.set()
 
     def run(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
-        """A task that goes on whatever becomes of the caller."""
+        """Start a task that continues when the caller is cancelled."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -36,7 +37,7 @@ class BackgroundTasks:
         self._changed.set()
 
     async def settle(self, timeout_seconds: float) -> None:
-        """Wait until all of them are over, at a shutdown, but not longer than this."""
+        """Wait until all of the work is over, or until the timeout."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 while self._begun or self._tasks:

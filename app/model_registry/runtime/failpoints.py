@@ -1,7 +1,6 @@
-"""Named places where a process dies, so that tests see what a crash leaves behind. In production they do nothing.
+"""Named places where a test can end the process, to see what a crash leaves behind. In production they do nothing.
 
-`REGISTRY_FAULTS=name:probability,…` in the environment of a process arms them. It is no setting of the service: nobody
-who runs one has a use for it.
+The environment variable `REGISTRY_FAULTS=name:probability,…` arms them. It is for tests, so it is not a setting.
 """
 
 import os
@@ -12,7 +11,7 @@ VARIABLE = "REGISTRY_FAULTS"
 EXIT_CODE = 9
 
 Point = Literal[
-    # Any transaction of `Database.run`, whichever use case it serves.
+    # Any transaction of `Database.run`.
     "tx-before-commit",
     "tx-after-commit",
     # Bytes on their way to the store.
@@ -21,7 +20,7 @@ Point = Literal[
     "u-part",
     "u-put",
     "u-mpu-complete",
-    # A version on its way to be ready.
+    # A version that is being published.
     "v-locked",
     "v-blobs",
     "v-files",
@@ -43,7 +42,7 @@ def _parsed(text: str) -> dict[str, float]:
     for item in filter(None, text.split(",")):
         name, _, probability = item.partition(":")
         if name not in get_args(Point):
-            raise ValueError(f"{VARIABLE} names {name!r}; there are {', '.join(get_args(Point))}.")
+            raise ValueError(f"{VARIABLE} names {name!r}; the failpoints are {', '.join(get_args(Point))}.")
         probabilities[name] = float(probability or 1)
     return probabilities
 
@@ -53,11 +52,11 @@ _PROBABILITIES = _parsed(os.environ.get(VARIABLE, ""))
 if _PROBABILITIES:
 
     def failpoint(point: Point) -> None:
-        """Die here, as by SIGKILL: nothing is flushed, closed or answered."""
+        """End the process here with the probability that is set, as SIGKILL does: nothing is flushed or closed."""
         if random.random() < _PROBABILITIES.get(point, 0):  # noqa: S311 - no secret
             os._exit(EXIT_CODE)
 
 else:
 
     def failpoint(point: Point) -> None:
-        """Nothing."""
+        """Do nothing."""

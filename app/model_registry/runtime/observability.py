@@ -7,20 +7,20 @@ from typing import Any
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-REQUESTS = Counter("model_registry_requests_total", "Requests answered.", ["method", "route", "status"])
+REQUESTS = Counter("model_registry_requests_total", "Requests that have ended.", ["method", "route", "status"])
 REQUEST_SECONDS = Histogram(
     "model_registry_request_seconds",
-    "From the first byte of the request to the last of the answer.",
+    "Seconds from the first byte of a request to the last byte of its response.",
     ["method", "route"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600),
 )
-IN_FLIGHT = Gauge("model_registry_requests_in_flight", "Requests being answered.")
+IN_FLIGHT = Gauge("model_registry_requests_in_flight", "Requests in progress.")
 BYTES_IN = Counter("model_registry_received_bytes_total", "Bytes of request bodies.")
 BYTES_OUT = Counter("model_registry_sent_bytes_total", "Bytes of response bodies.")
 
 
 def configure_logging(level: str, log_format: str) -> None:
-    """One event a line on standard error, ours and the libraries' alike: for people, or as JSON for collectors."""
+    """Log one event per line to standard error, including those of libraries: as text for people, or as JSON."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -59,7 +59,7 @@ def configure_logging(level: str, log_format: str) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    # Libraries that would log addresses, signatures or every step of theirs; and a second line for each request.
+    # Libraries that log addresses, signatures or each of their steps, and uvicorn's own line for each request.
     for name in ("uvicorn.access", "botocore", "aiobotocore", "aioboto3", "asyncio", "urllib3", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -68,11 +68,11 @@ def _for_people() -> Any:
     return structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(),
         repr_native_str=True,
-        # Without the values of local variables, which hold secrets.
+        # Without the values of local variables, which can be secrets.
         exception_formatter=structlog.dev.plain_traceback,
     )
 
 
 def _without_colour(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    event.pop("color_message", None)  # uvicorn's own form of the same message, for terminals
+    event.pop("color_message", None)  # uvicorn's copy of the message, for terminals
     return event

@@ -1,4 +1,4 @@
-"""Work on many items, beside the event loop."""
+"""Long computations, in a thread."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,11 +7,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 ITEM_BYTES = 160
-"""About as much JSON as a manifest has for a file: what is no list is as many items as there would be in its bytes."""
+"""The JSON of one file in a manifest has about this many bytes. Use it to count JSON that is not a list in items."""
 _FEW = 100
 
 
 async def offload(work: Callable[[], T], items: int) -> T:
-    """In a thread where the loop would stall for so many; at once where a thread, which a busy loop lets in only after
-    some milliseconds, would cost more."""
+    """Do the work in a thread if it has more than 100 items, and otherwise at once.
+
+    Many items would stall the event loop. For few items a thread costs more: on a busy loop its result waits for some
+    milliseconds.
+    """
     return work() if items <= _FEW else await asyncio.to_thread(work)

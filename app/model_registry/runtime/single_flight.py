@@ -1,4 +1,4 @@
-"""Equal reads that are asked for at the same time: a thousand pods that start at once and all want `@champion`."""
+"""Equal reads at the same time are made once, as when a thousand pods start together and all read `@champion`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -10,9 +10,10 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Of equal reads one runs at a time, and whoever comes meanwhile gets what the next one finds.
+    """One of several equal reads runs at a time. Calls that arrive meanwhile share the result of the next one.
 
-    Never what a read found that began before they asked: so each sees every change that was acknowledged by then.
+    A call never gets the result of a read that began before the call. So each caller sees every change that was
+    acknowledged before it called.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class SingleFlight(Generic[T]):
     async def _follow(self, earlier: asyncio.Future[None], key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
         await asyncio.wait({earlier})
         del self._following[key]
-        # Where that one could not be made, another would only be waited for as long once more.
+        # If the earlier read failed, the next one would fail too, after the same wait.
         earlier.result()
         return await self._run(key, read)
 
@@ -41,7 +42,7 @@ class SingleFlight(Generic[T]):
             result = await read()
         except Unavailable as error:
             ended.set_exception(error)
-            ended.exception()  # nobody may be waiting for it
+            ended.exception()  # marks it as retrieved, in case nothing waits for it
             raise
         finally:
             del self._running[key]

@@ -1,4 +1,5 @@
 """The use cases.
 
-They open short transactions and never wait for S3 inside one. They know no HTTP, no SQL and no S3.
+A use case opens short transactions, and never waits for the object store or a client inside one. This room knows no
+HTTP, no SQL and no S3. It may import `transfer` and everything below it.
 """

@@ -1,4 +1,4 @@
-"""What to say when a model or a version is not there."""
+"""Which error to raise when a model or a version is not there."""
 
 from typing import TypeVar
 
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 async def found(tx: Transaction, selector: VersionSelector, result: T | None) -> T:
-    """The result, or the error that says which part of the selector names nothing."""
+    """Return the result, or raise the error for the part of the selector that does not exist."""
     if result is None:
         raise await missing(tx, selector)
     return result
 
 
 async def missing(tx: Transaction, selector: VersionSelector) -> NotFound:
-    """Which part of the selector it is that names nothing."""
+    """The error for the part of the selector that does not exist: the model, the alias or the version."""
     if not await tx.versions.has_ready(selector.model_name):
         existing = await tx.models.existing_name(selector.model_name)
         return ModelNotFound(selector.model_name, existing if existing != selector.model_name else None)

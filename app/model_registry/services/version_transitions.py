@@ -1,4 +1,4 @@
-"""What happens to a version in one step, whoever asks for it: discarded, published, purged."""
+"""Steps in the life of a version that several use cases share: discard, publish, purge."""
 
 from collections.abc import Callable, Collection
 
@@ -12,7 +12,7 @@ from model_registry.utils import to_json_text
 
 
 def already_exists(ref: VersionRef, existing: ExistingVersion) -> VersionExists:
-    """What to say to whoever may not go on with a version that is there."""
+    """The error for a client that may not continue the version that has the label."""
     digest = str(existing.digest) if existing.digest else None
     return VersionExists(ref.model_name, ref.version, state=existing.state, digest=digest)
 
@@ -20,16 +20,16 @@ def already_exists(ref: VersionRef, existing: ExistingVersion) -> VersionExists:
 async def discard_unfinished(
     tx: Transaction, version_id: int, *, only_expired: bool = False, delay_seconds: float = 0
 ) -> bool:
-    """Take back a version that never became ready, its label and its uploads; returns whether there was one.
+    """Delete a version that never became ready, with its uploads; its label is free again.
 
-    Hold the model's row before, and ask afterwards whether anything else uses it.
+    Returns whether there was one. Lock the model before, and afterwards call `drop_if_unused` for it.
     """
     if not await tx.version_cleanup.lock_discardable(version_id, only_expired=only_expired):
         return False
     await tx.uploads.discard(await tx.uploads.of_version(version_id), delay_seconds=delay_seconds)
     pinned = await tx.declared.drop(version_id)
     await tx.version_cleanup.delete_unfinished(version_id)
-    # What this version alone still held on to.
+    # Blobs that only this version used.
     await tx.garbage.add_blobs(await tx.blobs.drop_unreferenced(pinned), delay_seconds=delay_seconds)
     return True
 
@@ -37,10 +37,10 @@ async def discard_unfinished(
 async def keep_blobs(
     tx: Transaction, uploaded: Collection[StoredBlob], location: Callable[[str], str], *, actor: Actor
 ) -> dict[Digest, str]:
-    """Make uploaded objects blobs, once for equal bytes; returns the key that counts for each digest.
+    """Turn uploaded objects into blobs, one for equal bytes. Returns the key of each digest.
 
-    Bytes that were there before stay, and ours become garbage; unless those were found damaged, and then ours take
-    their place.
+    If the same bytes were stored before, the earlier object stays and ours becomes garbage. If the earlier object is
+    damaged, ours replaces it.
     """
     kept = await tx.blobs.remember({blob.sha256: blob for blob in uploaded}.values())
     keys = {digest: each.blob.storage_key for digest, each in kept.items()}
@@ -57,15 +57,15 @@ async def keep_blobs(
 
 
 async def announce(tx: Transaction, info: ModelInfo, *, actor: Actor) -> None:
-    """What follows in the model and the log when a version has become ready."""
+    """Record that a version is ready: an event, and the version count of its model."""
     details = to_json_text({"digest": str(info.digest), "file_count": info.file_count})
     event = Event(actor.name, "version.registered", info.model_name, info.version, details)
     await tx.events.record_and_count(event, 1)
 
 
 async def purge(tx: Transaction, version_id: int, ref: VersionRef, *, grace_seconds: float, actor: Actor) -> None:
-    """Give up the files of a removed version for good, keeping its row; what nothing else shows becomes garbage."""
+    """Delete the files of a removed version for good. Its row stays; unused blobs become garbage."""
     unused = await tx.blobs.drop_unreferenced(await tx.version_cleanup.purge(version_id))
-    # Somebody may still be reading by a URL that was signed a moment ago.
+    # A client may still be reading by a URL that was signed a moment ago.
     await tx.garbage.add_blobs(unused, delay_seconds=grace_seconds)
     await tx.events.record(Event(actor.name, "version.purged", ref.model_name, ref.version))

@@ -130,21 +130,24 @@ async def test_a_url_that_is_used_once_more_changes_nothing_that_is_published(
     assert await read(client, "model.bin") == GOOD
 
 
-async def test_expired_urls_are_replaced_and_only_where_files_are_missing(service_with: ServiceWith) -> None:
+async def test_expired_urls_are_replaced_and_only_where_files_are_missing(
+    client: httpx.AsyncClient, service_with: ServiceWith
+) -> None:
     service = await service_with(presign_expiry_seconds=1)
     files = {"a": b"sent in time", "b": b"sent too late", "c": b"never sent"}
-    async with httpx.AsyncClient(base_url=service.url) as client:
-        first = uploads_of(await reserve(client, files))
-        assert (await send(client, first["a"], files["a"])).status_code == 200
-        await asyncio.sleep(2.1)  # the store counts in seconds
+    first = uploads_of(await reserve(client, files))
+    assert (await send(client, first["a"], files["a"])).status_code == 200
+    async with httpx.AsyncClient(base_url=service.url) as hasty:
+        expiring = uploads_of(await reserve(hasty, files))
+    await asyncio.sleep(2.1)  # the store counts in seconds
 
-        late = await send(client, first["b"], files["b"])
-        again = await reserve(client, files)
-        second = uploads_of(again)
-        for path in ("b", "c"):
-            assert (await send(client, second[path], files[path])).status_code == 200
-        third = await reserve(client, files)
-        committed = await commit(client)
+    late = await send(client, expiring["b"], files["b"])
+    again = await reserve(client, files)
+    second = uploads_of(again)
+    for path in ("b", "c"):
+        assert (await send(client, second[path], files[path])).status_code == 200
+    third = await reserve(client, files)
+    committed = await commit(client)
 
     assert late.status_code == 403
     assert (again.status_code, again.json()["state"]) == (200, "pending")

@@ -11,6 +11,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.db_models import BlobDB, DeclaredFileDB, ModelInfoDB, UploadDB
+from model_registry.maintenance.collector import Collector
 from model_registry_devstack import StackAddresses
 from tests.support.bucket import Bucket
 from tests.support.commit_eater import CommitEater
@@ -230,16 +231,18 @@ async def commits(stack: StackAddresses) -> AsyncIterator[CommitEater]:
 
 @asynccontextmanager
 async def behind(
-    commits: CommitEater, stack: StackAddresses, service_with: ServiceWith
+    commits: CommitEater, stack: StackAddresses, service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a service whose commits get lost."""
+
+    async def never(_self: Collector, _interval_seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Collector, "run_for_ever", never)  # it has commits of its own
     url = make_url(stack.database_url).set(host="127.0.0.1", port=await commits.start())
-    service = await service_with(
-        database_url=url.render_as_string(hide_password=False), multipart_threshold_bytes=MIB, gc_interval_seconds=3600
-    )
+    service = await service_with(database_url=url.render_as_string(hide_password=False), multipart_threshold_bytes=MIB)
     async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
-        await reserve(client, {}, "warm")  # the collector's first run and the look at the store have their own commits
-        await asyncio.sleep(0.3)
+        await reserve(client, {}, "warm")  # the probe of the store has commits of its own
         yield client
 
 
@@ -253,13 +256,14 @@ async def test_lost_commits_of_a_push_are_found_out_about(
     service_with: ServiceWith,
     stack: StackAddresses,
     commits: CommitEater,
+    monkeypatch: pytest.MonkeyPatch,
     database_session: AsyncSession,
     bucket: Bucket,
     collect: Collect,
     lets_it_arrive: bool,
 ) -> None:
     commits.lets_it_arrive = lets_it_arrive
-    async with behind(commits, stack, service_with) as client:
+    async with behind(commits, stack, service_with, monkeypatch) as client:
         commits.commits_to_pass = 0
         reserved = await reserve(client, {"model.bin": GOOD})
         await send(client, uploads_of(reserved)["model.bin"], GOOD)
@@ -292,11 +296,12 @@ async def test_a_lost_reservation_without_a_version_burns_no_number(
     service_with: ServiceWith,
     stack: StackAddresses,
     commits: CommitEater,
+    monkeypatch: pytest.MonkeyPatch,
     database_session: AsyncSession,
     lets_it_arrive: bool,
 ) -> None:
     commits.lets_it_arrive = lets_it_arrive
-    async with behind(commits, stack, service_with) as client:
+    async with behind(commits, stack, service_with, monkeypatch) as client:
         commits.commits_to_pass = 0
         first = await reserve(client, {"model.bin": GOOD}, None)
         second = await reserve(client, {"model.bin": GOOD}, None)
@@ -312,13 +317,14 @@ async def test_lost_commits_of_a_file_that_passes_through_us_are_found_out_about
     service_with: ServiceWith,
     stack: StackAddresses,
     commits: CommitEater,
+    monkeypatch: pytest.MonkeyPatch,
     database_session: AsyncSession,
     bucket: Bucket,
     collect: Collect,
     lets_it_arrive: bool,
 ) -> None:
     commits.lets_it_arrive = lets_it_arrive
-    async with behind(commits, stack, service_with) as client:
+    async with behind(commits, stack, service_with, monkeypatch) as client:
         files = {"a": GOOD, "b": OTHER}
         await reserve(client, files, transfer="proxied")
         for passed, (path, content) in enumerate(files.items()):  # open the upload, keep it
@@ -336,11 +342,16 @@ async def test_lost_commits_of_a_file_that_passes_through_us_are_found_out_about
 
 @lost_in_both_ways
 async def test_lost_commits_around_parts_are_found_out_about(
-    service_with: ServiceWith, stack: StackAddresses, commits: CommitEater, bucket: Bucket, lets_it_arrive: bool
+    service_with: ServiceWith,
+    stack: StackAddresses,
+    commits: CommitEater,
+    monkeypatch: pytest.MonkeyPatch,
+    bucket: Bucket,
+    lets_it_arrive: bool,
 ) -> None:
     commits.lets_it_arrive = lets_it_arrive
     content = bytes(2 * MIB)
-    async with behind(commits, stack, service_with) as client:
+    async with behind(commits, stack, service_with, monkeypatch) as client:
         upload_id = uploads_of(await reserve(client, {"model.bin": content}))["model.bin"]["upload_id"]
         for passed in range(2):  # renew the lease, write down the store's id
             commits.commits_to_pass = passed
@@ -362,13 +373,13 @@ async def test_a_file_in_flight_is_given_up_when_its_version_expires(
     client: httpx.AsyncClient, database_session: AsyncSession, bucket: Bucket, collect: Collect
 ) -> None:
     await reserve(client, {"model.bin": GOOD}, transfer="proxied")
-    begun = asyncio.Event()
 
     async def frozen() -> AsyncIterator[bytes]:
         yield GOOD[:10]
-        begun.set()
-        await asyncio.sleep(0.2)
-        await expire(database_session)
+        async with asyncio.timeout(30):
+            while await count(database_session, UploadDB) == 0:
+                await asyncio.sleep(0.01)
+        await expire(database_session)  # noqa: ASYNC110 - in another process, as it were
         winner = await push(client, {"model.bin": OTHER})
         assert winner.status_code == 200
         await collect()

@@ -37,7 +37,8 @@ MIB = 1024**2
 
 async def eventually_empty(session: AsyncSession) -> None:
     """A failed registration cleans up right after its answer: give it a moment."""
-    for _ in range(100):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
         await session.rollback()
         rows = [
             await session.scalar(select(func.count()).select_from(table))
@@ -152,11 +153,15 @@ async def test_small_files_of_a_form_are_stored_a_few_at_a_time_while_it_goes_on
 ) -> None:
     put = service.services.blobs.put
     underway, most = 0, 0
+    several = asyncio.Event()
 
     async def slow_put(key: str, body: Body) -> None:
         nonlocal underway, most
         underway += 1
         most = max(most, underway)
+        if underway > 4:
+            several.set()
+        await asyncio.wait_for(several.wait(), 30)
         await asyncio.sleep(0.02)
         await put(key, body)
         underway -= 1
@@ -446,7 +451,6 @@ async def test_a_failed_registration_takes_only_the_model_that_it_made(
         response = await client.post("/register_model", content=body, headers=FORM)
         assert response.status_code == 422
 
-    await asyncio.sleep(0.1)
     assert list(await database_session.scalars(select(RegisteredModelDB.name))) == ["kept"]
     assert await database_session.scalar(select(func.count()).select_from(ModelInfoDB)) == 1
 
@@ -491,14 +495,18 @@ async def test_a_registration_of_a_crashed_service_frees_its_label_with_its_leas
 async def test_a_long_upload_renews_its_lease(
     service_with: ServiceWith, database_session: AsyncSession, collect: Collect
 ) -> None:
-    brief = await service_with(upload_lease_seconds=1)
+    brief = await service_with(upload_lease_seconds=3)
 
     async def slow_form() -> AsyncIterator[bytes]:
-        whole = multipart([("model_name", None, b"slow"), ("version", None, b"1"), ("model_file", "f", b"x" * 10)])
+        whole = multipart([("model_name", None, b"slow"), ("version", None, b"1"), ("model_file", "f", bytes(MIB))])
         yield whole[:-20]
-        for _ in range(5):
-            await asyncio.sleep(0.5)
-            await collect()
+        leases: set[Any] = set()
+        async with asyncio.timeout(30):
+            while len(leases) < 5:  # renewed four times, which is longer than one lease
+                await database_session.rollback()
+                leases |= set(await database_session.scalars(select(ModelInfoDB.lease_expires_at)))
+                await collect()
+                await asyncio.sleep(0.05)
         yield whole[-20:]
 
     async with httpx.AsyncClient(base_url=brief.url, timeout=30) as client:

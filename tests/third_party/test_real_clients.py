@@ -461,7 +461,7 @@ async def test_aria2_fetches_and_verifies_by_several_connections(
     assert (tmp_path / "got").read_bytes() == whole
 
 
-# Straight from storage
+# Directly from storage
 
 
 def credentials(settings: Settings) -> dict[str, str]:
@@ -705,7 +705,7 @@ async def test_a_push_says_why_it_is_refused(
     assert taken.code == unheard.code == 1
     assert taken.errors.startswith("error: 409: {")
     assert "a version never changes" in taken.errors
-    assert unheard.errors.startswith("error: no answer from http://127.0.0.1:1 (")
+    assert unheard.errors.startswith("error: no response from http://127.0.0.1:1 (")
 
 
 # What the guide says
@@ -786,8 +786,8 @@ async def test_the_guide_to_the_storage_works_as_it_stands(
     service: RunningService, settings: Settings, folder: Path, aws: Path, tmp_path: Path
 ) -> None:
     path = f"{aws.parent}:{os.environ['PATH']}"
-    programs = [("bash", "-euc", command) for command in fences("Straight from the storage", "sh")]
-    programs += [(sys.executable, "-c", program) for program in fences("Straight from the storage", "python")]
+    programs = [("bash", "-euc", command) for command in fences("Directly from the storage", "sh")]
+    programs += [(sys.executable, "-c", program) for program in fences("Directly from the storage", "python")]
 
     for *program, text in programs:
         (tmp_path / "model.bin").unlink(missing_ok=True)

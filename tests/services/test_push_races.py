@@ -377,9 +377,9 @@ async def test_a_file_in_flight_is_given_up_when_its_version_expires(
     async def frozen() -> AsyncIterator[bytes]:
         yield GOOD[:10]
         async with asyncio.timeout(30):
-            while await count(database_session, UploadDB) == 0:
+            while await count(database_session, UploadDB) == 0:  # noqa: ASYNC110 - in another process, as it were
                 await asyncio.sleep(0.01)
-        await expire(database_session)  # noqa: ASYNC110 - in another process, as it were
+        await expire(database_session)
         winner = await push(client, {"model.bin": OTHER})
         assert winner.status_code == 200
         await collect()

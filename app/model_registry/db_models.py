@@ -1,4 +1,4 @@
-"""The tables, nothing else. The constraints and indexes carry the invariants; Alembic makes them."""
+"""The tables. Their constraints and indexes enforce the invariants; Alembic creates them."""
 
 from datetime import datetime
 from typing import Any
@@ -29,12 +29,12 @@ _EMPTY_OBJECT = text("'{}'::jsonb")
 
 
 def _label() -> Text:
-    """Text that sorts by code point, as names and paths do."""
+    """Text that sorts by code point, for names and paths."""
     return Text(collation="C")
 
 
 class Xid8(UserDefinedType[int]):
-    """A transaction's id, 64 bits wide, so that it never wraps."""
+    """A transaction id of 64 bits, which never wraps around."""
 
     cache_ok = True
 
@@ -42,7 +42,7 @@ class Xid8(UserDefinedType[int]):
         return "xid8"
 
 
-# So that Alembic recognizes the type when it compares the database with these tables.
+# Alembic needs this to recognize the type when it compares the database with these tables.
 ischema_names["xid8"] = Xid8
 
 
@@ -67,7 +67,7 @@ class Base(DeclarativeBase):
 
 
 class SchemaFloorDB(Base):
-    """One row: the oldest revision whose services can work with the schema as it is."""
+    """One row: the oldest revision whose services can work with the current schema."""
 
     __tablename__ = "schema_floor"
 
@@ -75,9 +75,9 @@ class SchemaFloorDB(Base):
 
 
 class RegisteredModelDB(Base):
-    """A name. `is_provisional` until a version of it is ready or somebody asks for the model itself.
+    """A model. It is provisional until a version of it is ready or the model itself is created.
 
-    `version_count` counts the ready ones: kept here, so that no read counts them.
+    `version_count` counts the ready versions, so that no read has to count them.
     """
 
     __tablename__ = "registered_models"
@@ -99,7 +99,10 @@ class RegisteredModelDB(Base):
 
 
 class ModelInfoDB(Base):
-    """A version of a model. A row outlives its bytes, so that its label never names others."""
+    """A version of a model. The row outlives its bytes, so that a label never names other bytes.
+
+    A new column is three edits: here, in `domain.entities.ModelInfo`, and in `web.responses.schemas.ModelInfoOut`.
+    """
 
     __tablename__ = "model_info"
 
@@ -144,7 +147,7 @@ class ModelInfoDB(Base):
         ),
         CheckConstraint("(state = 'removed') = (purge_after IS NOT NULL)", name="only_removed_is_purged"),
         CheckConstraint("purged_at IS NULL OR state = 'removed'", name="purged_stays_removed"),
-        # The order of lists, and with the pre-release flag in front, what is latest.
+        # The order of lists; and with the pre-release flag first, the latest version.
         Index(
             "ix_model_info_list",
             "model_name",
@@ -166,8 +169,8 @@ class ModelInfoDB(Base):
             "purge_after",
             postgresql_where=text("purge_after IS NOT NULL AND purged_at IS NULL"),
         ),
-        # Search: its orders, what is looked for most (in the order that is the default), and equality on JSON.
-        # By name it goes along the unique index of names and numbers.
+        # Search: its orders, the most frequent filters (in the default order), and equality on JSON. The order by name
+        # uses the unique index of names and numbers.
         Index("ix_model_info_created_at", "created_at", "id", postgresql_where=text("state = 'ready'")),
         Index("ix_model_info_number", "number", "id", postgresql_where=text("state = 'ready'")),
         Index("ix_model_info_size_bytes", "size_bytes", "id", postgresql_where=text("state = 'ready'")),
@@ -189,7 +192,7 @@ class ModelInfoDB(Base):
             "ix_model_info_version_created_at", "version", "created_at", "id", postgresql_where=text("state = 'ready'")
         ),
         Index("ix_model_info_unready", "state", "created_at", "id", postgresql_where=text("state <> 'ready'")),
-        # Without fastupdate: no registration pays for the deferred work of thousands, and no search reads it through.
+        # Without fastupdate, no registration does the deferred work of thousands, and no search reads the pending list.
         Index(
             "ix_model_info_json",
             "tags",
@@ -210,10 +213,10 @@ class ModelInfoDB(Base):
 
 
 class BlobDB(Base):
-    """Bytes in the object store, under a key that was written once and is never used again.
+    """Bytes in the object store, under a key that was written once and is never reused.
 
-    `damaged_at` is when `verify` found other bytes there; `writable_until` when the last URL expires that could write
-    the key.
+    `damaged_at` is when `verify` found other bytes under the key. `writable_until` is when the last URL that can write
+    the key expires.
     """
 
     __tablename__ = "blobs"
@@ -233,7 +236,7 @@ class BlobDB(Base):
 
 
 class VersionFileDB(Base):
-    """One file of a version. The RESTRICT is what keeps a referenced blob from being deleted."""
+    """A file of a version. RESTRICT prevents the deletion of a blob that a file refers to."""
 
     __tablename__ = "version_files"
 
@@ -247,7 +250,7 @@ class VersionFileDB(Base):
 
 
 class DeclaredFileDB(Base):
-    """A file that a pending version will have. `stored_sha256` pins a blob that was there before, so that it stays."""
+    """A file that a pending version will have. `stored_sha256` pins a blob that is already stored, so that it stays."""
 
     __tablename__ = "declared_files"
 
@@ -266,10 +269,10 @@ class DeclaredFileDB(Base):
 
 
 class UploadDB(Base):
-    """An object that is being written and that no version shows yet.
+    """An object that is being written and does not belong to a version yet.
 
-    One with a declared digest belongs to a push: `stored` once its bytes are known to be right, `refused` once they
-    are known to be others. With a `part_size` it is sent in parts.
+    An upload with a declared digest belongs to a push. It is `stored` once its bytes are known to be right, and
+    `refused` once they are known to be wrong. With a `part_size` it is sent in parts.
     """
 
     __tablename__ = "uploads"
@@ -299,7 +302,7 @@ class UploadDB(Base):
 
 
 class AliasDB(Base):
-    """A name that points at a version. Generations come from one sequence, so none is ever seen twice."""
+    """A name that points at a version. Generations come from one sequence, so they are never reused."""
 
     __tablename__ = "aliases"
 
@@ -316,7 +319,7 @@ class AliasDB(Base):
 
 
 class AliasMoveDB(Base):
-    """What an alias pointed at from `at` on; no version when it was dropped."""
+    """The version that an alias pointed at from a time on; no version if the alias was deleted."""
 
     __tablename__ = "alias_history"
 
@@ -333,7 +336,7 @@ class AliasMoveDB(Base):
 
 
 class EventDB(Base):
-    """Append-only. `xid` lets a reader stop before changes that are still uncommitted."""
+    """An entry of the audit log; append-only. `xid` lets a reader stop before changes that are not committed yet."""
 
     __tablename__ = "events"
 
@@ -350,9 +353,9 @@ class EventDB(Base):
 
 
 class GarbageDB(Base):
-    """A storage key to delete once `not_before` has passed; nothing refers to it any more.
+    """A storage key to delete after `not_before`. No other row refers to it.
 
-    While a presigned URL could still write it (`writable_until`), it is deleted and kept, to be deleted once more.
+    While a presigned URL can still write the key (`writable_until`), the row stays, and the object is deleted again.
     """
 
     __tablename__ = "garbage"
@@ -369,7 +372,7 @@ class GarbageDB(Base):
 
 
 class IdempotencyDB(Base):
-    """The first answer to an Idempotency-Key, and the hash of what was meant by the request."""
+    """The first response to an Idempotency-Key, and the hash of what its request meant."""
 
     __tablename__ = "idempotency"
 

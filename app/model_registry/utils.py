@@ -1,7 +1,7 @@
-"""Conversion and cleaning of metadata; pure functions.
+"""Conversion and validation of metadata; pure functions.
 
-Metadata keeps its exact value from the request to the database and back: numbers are never squeezed through a
-double. Inside the service a JSON document is `JsonText`, the text that Postgres stores as `jsonb`.
+Metadata keeps its exact value from the request to the database and back: a number never becomes a double. Inside the
+service a JSON document is `JsonText`, the text that PostgreSQL stores as `jsonb`.
 """
 
 import json
@@ -26,7 +26,7 @@ Loc = tuple[str | int, ...]
 
 
 class JsonText(str):
-    """A JSON document as text; `parsed` gives it as Python values."""
+    """A JSON document as text; `parsed` returns it as Python values."""
 
     __slots__ = ()
 
@@ -38,16 +38,15 @@ class JsonText(str):
 EMPTY_OBJECT = JsonText("{}")
 
 
-NOT_AN_OBJECT = "a JSON object is expected, such as {}"
+NOT_AN_OBJECT = "a JSON object is required, such as {}"
 
 
 def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int, depth: int = 1) -> dict[str, Any]:
-    """The JSON object in `text`, its numbers exact, or `InvalidField` that names the place.
+    """Return the JSON object in `text` with exact numbers: integers as `int`, other numbers as `Decimal`.
 
-    Refused are: anything but an object, NaN and Infinity, duplicate keys, NUL and lone surrogates, nesting over
-    `MAX_DEPTH` (the object itself is at `depth`), numbers that would take more than `max_bytes` when written out, and
-    more than `max_bytes` in all.
-    Integers come back as `int`, other numbers as `Decimal`.
+    Raises `InvalidField` with the location for: anything but an object, NaN and Infinity, duplicate keys, NUL and lone
+    surrogates, nesting deeper than `MAX_DEPTH` (the object itself is at `depth`), numbers that take more than
+    `max_bytes` when written out, and more than `max_bytes` in total.
     """
     if len(text) > max_bytes or (isinstance(text, str) and len(text.encode("utf-8", "surrogatepass")) > max_bytes):
         raise InvalidField(loc, f"metadata has at most {max_bytes} bytes", f"{len(text)} bytes or more")
@@ -60,20 +59,20 @@ def parse_json_object(text: str | bytes, loc: Loc, *, max_bytes: int, depth: int
             parse_constant=_Number,
         )
     except UnicodeDecodeError:
-        raise InvalidField(loc, "JSON is UTF-8", None) from None
+        raise InvalidField(loc, "JSON must be UTF-8", None) from None
     except json.JSONDecodeError as error:
         raise InvalidField(
             loc,
-            f"not JSON: {error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}",
+            f"invalid JSON: {error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}",
             _near(error.doc, error.pos),
         ) from None
     except RecursionError:
         raise InvalidField(loc, f"nested deeper than {MAX_DEPTH} levels") from None
     if not isinstance(tree, _Pairs):
         raise InvalidField(loc, NOT_AN_OBJECT, text[:120].decode(errors="replace") if isinstance(text, bytes) else text)
-    checked = _Checker(max_bytes).visit(tree, (None, loc), depth)
-    assert isinstance(checked, dict)  # noqa: S101 - for the type checker; a _Pairs becomes a dict
-    return checked
+    result = _Reader(max_bytes).visit(tree, (None, loc), depth)
+    assert isinstance(result, dict)  # noqa: S101 - for the type checker; a _Pairs becomes a dict
+    return result
 
 
 def _near(text: str, position: int) -> str:
@@ -81,17 +80,17 @@ def _near(text: str, position: int) -> str:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object as read, duplicates and all."""
+    """An object as parsed, with duplicate keys."""
 
 
 class _Number(str):
-    """A number as written."""
+    """A number as it is written."""
 
     __slots__ = ()
 
 
 _Place = tuple["_Place | None", Any]
-"""Where the walk is: the place outside, and the step from there. Made into a `Loc` only for an error."""
+"""The current place in the tree: the outer place, and the step from there. Only an error needs the `Loc`."""
 
 
 def _loc(place: _Place | None) -> Loc:
@@ -105,7 +104,9 @@ def _loc(place: _Place | None) -> Loc:
     return tuple(steps)
 
 
-class _Checker:
+class _Reader:
+    """Turns the parsed tree into plain values, and validates them on the way."""
+
     def __init__(self, max_bytes: int) -> None:
         self._digits_left = max_bytes
 
@@ -114,7 +115,7 @@ class _Checker:
         if kind is _Number:
             return self._number(node, place)
         if kind is str:
-            _check_text(node, place)
+            _validate_text(node, place)
             return node
         if kind is not _Pairs and kind is not list:
             return node
@@ -125,8 +126,8 @@ class _Checker:
         result: dict[str, Any] = {}
         for key, value in node:
             if key in result:
-                raise InvalidField(_loc((place, key)), "this key stands twice in one object", key)
-            _check_text(key, place)
+                raise InvalidField(_loc((place, key)), "this key appears twice in the object", key)
+            _validate_text(key, place)
             result[key] = self.visit(value, (place, key), depth + 1)
         return result
 
@@ -136,10 +137,10 @@ class _Checker:
         try:
             number = Decimal(written)
         except ArithmeticError:
-            raise InvalidField(_loc(place), "this number's exponent is beyond all bounds", written) from None
+            raise InvalidField(_loc(place), "the exponent of this number is too large", written) from None
         if not number.is_finite():
             raise InvalidField(_loc(place), "JSON has no NaN and no Infinity; use null", written)
-        # jsonb keeps a number as numeric, and numeric writes every digit: 1e9999 is ten thousand of them.
+        # jsonb stores a number as numeric, which has every digit: 1e9999 has ten thousand.
         exponent = number.as_tuple().exponent
         assert isinstance(exponent, int)  # noqa: S101 - for the type checker; finite numbers have one
         self._digits_left -= max(number.adjusted(), 0) + max(-exponent, 0)
@@ -149,7 +150,7 @@ class _Checker:
         return _exact_integer(int(number)) if written.lstrip("-").isdigit() else number
 
 
-def _check_text(text: str, place: _Place) -> None:
+def _validate_text(text: str, place: _Place) -> None:
     if "\x00" in text:
         raise InvalidField(_loc(place), "text has no NUL character", text)
     if not text.isascii() and _SURROGATE.search(text):
@@ -157,19 +158,19 @@ def _check_text(text: str, place: _Place) -> None:
 
 
 def _exact_integer(number: int) -> int | Decimal:
-    # orjson writes integers of 64 bits; a Decimal is written as it stands.
+    # orjson writes integers of up to 64 bits; a Decimal is written unchanged.
     return number if number in _INT64 else Decimal(number)
 
 
 def clean_json_object(value: Mapping[Any, Any], loc: Loc) -> dict[str, Any]:
-    """Any Python mapping as plain JSON values.
+    """Return a Python mapping as plain JSON values.
 
-    NumPy scalars and arrays (whatever has `item` or `tolist`) become numbers and lists, NaN and the infinities
-    `None`, dates RFC 3339 text, keys text. Raises `InvalidField` for what has no meaning in JSON.
+    NumPy scalars and arrays (objects with `item` or `tolist`) become numbers and lists. NaN and the infinities become
+    `None`, dates become RFC 3339 text, and keys become text. Raises `InvalidField` for values without a JSON form.
     """
     cleaned = _clean(value, loc, 1)
     if not isinstance(cleaned, dict):
-        raise InvalidField(loc, "a mapping is expected", value)
+        raise InvalidField(loc, "a mapping is required", value)
     return cleaned
 
 
@@ -182,7 +183,7 @@ def _clean(value: Any, loc: Loc, depth: int) -> Any:
         case None | bool():
             return value
         case str():
-            _check_text(value, (None, loc))
+            _validate_text(value, (None, loc))
             return str(value)
         case int():
             return _exact_integer(int(value))
@@ -202,17 +203,17 @@ def _clean(value: Any, loc: Loc, depth: int) -> Any:
     for convert in ("tolist", "item"):
         if callable(method := getattr(value, convert, None)):
             return _clean(method(), loc, depth)
-    raise InvalidField(loc, f"a {type(value).__name__} has no meaning in JSON", value)
+    raise InvalidField(loc, f"a {type(value).__name__} cannot be written as JSON", value)
 
 
 def _clean_key(key: Any, loc: Loc) -> str:
     text = key if isinstance(key, str) else str(_clean(key, loc, 1))
-    _check_text(text, (None, loc))
+    _validate_text(text, (None, loc))
     return str(text)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """`target` with `patch` applied (RFC 7396): members are replaced one by one, null takes one away."""
+    """Return `target` with `patch` applied (RFC 7396): members are replaced one by one, and null removes one."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -225,14 +226,14 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def exact_json(text: JsonText) -> Any:
-    """The document as Python values, every number exact."""
+    """Return the document as Python values with exact numbers."""
     return json.loads(
         text, parse_float=Decimal, parse_int=lambda digits: int(digits) if len(digits) < 19 else Decimal(digits)
     )
 
 
 def to_json_text(value: Mapping[str, Any]) -> JsonText:
-    """Plain JSON values as text, every number exact."""
+    """Return plain JSON values as text with exact numbers."""
     return JsonText(orjson.dumps(value, default=_exact).decode())
 
 
@@ -243,7 +244,7 @@ def _exact(value: Any) -> Any:
 
 
 def canonical_json(value: Mapping[str, Any]) -> bytes:
-    """One text for one meaning: keys sorted, numbers in one form, nested `JsonText` opened."""
+    """Return the same text for documents that mean the same: sorted keys, one form of numbers, `JsonText` expanded."""
     return orjson.dumps(_canonical(value), default=_exact, option=orjson.OPT_SORT_KEYS)
 
 
@@ -264,7 +265,7 @@ def _canonical(value: Any) -> Any:
 
 
 class _Plain(Decimal):
-    """A number whose text has neither exponent nor trailing zeros, nor a zero's sign."""
+    """A number that is written without exponent, without trailing zeros, and without the sign of a zero."""
 
     def __str__(self) -> str:
         text = format(self, "f") if self else "0"
@@ -272,6 +273,6 @@ class _Plain(Decimal):
 
 
 def rfc3339(moment: datetime) -> str:
-    """`2026-01-31T12:00:00.000000Z`; a time without a zone is taken as UTC."""
+    """Return a time such as `2026-01-31T12:00:00.000000Z`. A time without a time zone is UTC."""
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return aware.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -30,6 +30,7 @@ from model_registry.domain.search_filter import (
 )
 from model_registry.domain.search_order import NEWEST_FIRST, Order, SearchPosition, parse_order
 from model_registry.errors import InvalidField
+from tests.support.filters import filter_text
 
 A, B, C = (Comparison(Field("number"), Operator.EQ, number) for number in (1, 2, 3))
 TAG = Field("tags", ("x",))
@@ -398,37 +399,10 @@ trees: st.SearchStrategy[Filter] = st.recursive(
 )
 
 
-def written(tree: Filter) -> str:
-    """A filter that has this tree."""
-    match tree:
-        case And():
-            return " AND ".join(f"({written(operand)})" for operand in tree.operands)
-        case Or():
-            return " OR ".join(f"({written(operand)})" for operand in tree.operands)
-        case Not():
-            return f"NOT ({written(tree.operand)})"
-        case Comparison():
-            path = "".join(".`{}`".format(key.replace("`", "``")) for key in tree.field.path)
-            values = tree.value if isinstance(tree.value, tuple) else (tree.value,)
-            literals = ", ".join(map(written_value, values))
-            value = f"({literals})" if isinstance(tree.value, tuple) else literals
-            return f"{tree.field.name}{path} {tree.operator} {value}"
-
-
-def written_value(value: Scalar) -> str:
-    match value:
-        case str():
-            return "'{}'".format(value.replace("'", "''"))
-        case datetime():
-            return f"'{value.isoformat()}'"
-        case _:
-            return str(value)
-
-
 @given(trees)
 @settings(max_examples=400, deadline=None)
 def test_a_tree_survives_being_written_and_read(tree: Filter) -> None:
-    assert parse_filter(written(tree)) == tree
+    assert parse_filter(filter_text(tree)) == tree
 
 
 @pytest.mark.parametrize(

@@ -207,9 +207,9 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "place", "rule"),
     [
-        ("[]", ["f"], "a JSON object is expected"),
-        ('"x"', ["f"], "a JSON object is expected"),
-        ("", ["f"], "not JSON"),
+        ("[]", ["f"], "a JSON object is required"),
+        ('"x"', ["f"], "a JSON object is required"),
+        ("", ["f"], "invalid JSON"),
         ('{"a": NaN}', ["f", "a"], "no NaN"),
         ('{"a": [1, -Infinity]}', ["f", "a", 1], "no NaN and no Infinity"),
         ('{"a": {"b": 1, "b": 2}}', ["f", "a", "b"], "twice"),
@@ -266,7 +266,7 @@ def test_python_values_are_cleaned() -> None:
         '{"array":[[1,2],[3,4]],"scalar":0.5,"flag":true,"nan":null,"inf":null,'
         '"when":"2026-01-31T12:00:00.000000Z","day":"2026-01-31","big":1180591620717411303424,"exact":0.10,"3":[1,["x"]]}'
     )
-    with pytest.raises(InvalidField, match=r"f\.x: a function has no meaning in JSON"):
+    with pytest.raises(InvalidField, match=r"f\.x: a function cannot be written as JSON"):
         clean_json_object({"x": test_python_values_are_cleaned}, ("f",))
 
 

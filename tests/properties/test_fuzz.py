@@ -35,8 +35,8 @@ from model_registry.web.http_errors import RangeNotSatisfiable
 from model_registry.web.requests.conditional import ByteRange, Conditions, Precondition, RequestedRange
 from model_registry.web.requests.multipart import boundary_of, form_parts
 from model_registry.web.requests.paging import page_token
-from tests.domain.test_search_filter import written
 from tests.properties.budget import examples
+from tests.support.filters import filter_text
 from tests.support.service import RunningService
 
 MIB = 1024**2
@@ -257,7 +257,7 @@ filters_written: st.SearchStrategy[str] = st.recursive(
 def test_what_the_grammar_makes_is_read_and_says_the_same_when_it_is_printed(text: str) -> None:
     tree = parse_filter(text)
 
-    assert parse_filter(written(tree)) == tree
+    assert parse_filter(filter_text(tree)) == tree
 
 
 def mutations(valid: st.SearchStrategy[Any], parts: Sequence[Any]) -> st.SearchStrategy[Any]:
@@ -287,7 +287,7 @@ def test_what_is_nearly_a_filter_is_one_or_broken_at_a_place_in_it(text: str) ->
         broken = error
 
     if broken is None:
-        assert parse_filter(written(tree)) == tree
+        assert parse_filter(filter_text(tree)) == tree
     else:
         column = broken.members["column"]
         assert isinstance(column, int)

@@ -255,7 +255,7 @@ async def test_a_body_after_an_upgrade_is_a_body(
 
     for pieces in ([sized, inner], [sized + inner], [chunked, b"%x\r\n%s\r\n0\r\n\r\n" % (len(inner), inner)]):
         answer = await send(service.address, *pieces)
-        assert_problem(answer, 422, says="not JSON")
+        assert_problem(answer, 422, says="invalid JSON")
     assert (await client.get("/get_model_info/fraud/@champion")).status_code == 200
 
     taken = await watch.raw(message("POST", "/v1/models", [*head, f"Content-Length: {len(MODEL)}"], MODEL))

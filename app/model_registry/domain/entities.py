@@ -1,4 +1,4 @@
-"""The registry's values: frozen, complete, free of any database or protocol."""
+"""The registry's values: frozen, complete, independent of any database or protocol."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ from model_registry.utils import EMPTY_OBJECT, JsonText
 T = TypeVar("T")
 
 Precondition = Callable[[str | None], bool]
-"""Whether a change may be made, by the ETag of what is there, `None` for nothing."""
+"""Returns whether a change is allowed, given the current ETag; `None` if nothing exists."""
 
 
 def unconditional(_etag: str | None) -> bool:
@@ -25,7 +25,7 @@ def unconditional(_etag: str | None) -> bool:
 
 
 FILES_SHOWN = 100
-"""So many files are in a `ModelInfo`; the manifest has all of them."""
+"""The maximum number of files in a `ModelInfo`; the manifest has all of them."""
 
 _HEX = re.compile("[0-9a-f]{64}")
 
@@ -38,13 +38,13 @@ class VersionState(StrEnum):
 
     @property
     def is_unfinished(self) -> bool:
-        """Before it is ready: it has a lease, and may still come to nothing."""
+        """Whether the version is not ready yet. It has a lease, and can still be discarded."""
         return self in {VersionState.PENDING, VersionState.VERIFYING}
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A sha256, 32 bytes; written `sha256:<64 hex digits>`."""
+    """A sha256 of 32 bytes, written `sha256:<64 hex digits>`."""
 
     raw: bytes
 
@@ -57,16 +57,16 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str, loc: tuple[str | int, ...]) -> "Digest":
-        """From its text, with or without the `sha256:` in front; raises `InvalidField`."""
+        """Parse a digest with or without the prefix `sha256:`. Raises `InvalidField`."""
         digits = text.removeprefix("sha256:")
         if not _HEX.fullmatch(digits):
-            raise InvalidField(loc, "a digest is sha256: and 64 lower-case hex digits", text)
+            raise InvalidField(loc, "a digest is sha256: followed by 64 lower-case hex digits", text)
         return cls(bytes.fromhex(digits))
 
 
 @dataclass(frozen=True, slots=True)
 class VersionRef:
-    """A model and a label, both valid."""
+    """A model name and a version label, both valid."""
 
     model_name: str
     version: str
@@ -78,7 +78,7 @@ class VersionRef:
 
 @dataclass(frozen=True, slots=True)
 class VersionSelector:
-    """What a read may put where a version stands: a label, `latest`, or `@alias`."""
+    """A version as a read names it: by label, as `latest`, or as `@alias`."""
 
     model_name: str
     version: str
@@ -105,7 +105,7 @@ class VersionSelector:
 
 @dataclass(frozen=True, slots=True)
 class AliasRef:
-    """A model and one of its aliases, both valid names."""
+    """A model name and an alias, both valid."""
 
     model_name: str
     alias: str
@@ -117,7 +117,7 @@ class AliasRef:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of a version; `storage_key` is where its bytes are."""
+    """One file of a version."""
 
     path: str
     size_bytes: int
@@ -127,9 +127,9 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
-    """Bytes in the object store, complete, with the digest of what was sent.
+    """A complete object in the store, with the digest of the bytes that were sent.
 
-    `writable_until` is when the last presigned URL expires that could write this key.
+    `writable_until` is when the last presigned URL that can write this key expires.
     """
 
     sha256: Digest
@@ -140,7 +140,7 @@ class StoredBlob:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file with where its bytes are; `is_damaged` once they were found to be others."""
+    """A file and the location of its bytes; `is_damaged` if the store was found to have other bytes."""
 
     path: str
     media_type: str
@@ -154,7 +154,7 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class ModelDetails:
-    """What the person who registers says of a version; the first two are frozen for ever."""
+    """The parameters and metadata given at registration. The parameters never change."""
 
     standardization_params: JsonText = EMPTY_OBJECT
     model_params: JsonText = EMPTY_OBJECT
@@ -163,7 +163,7 @@ class ModelDetails:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of a version together: what its digest says, and how much they are."""
+    """A summary of the files of a version."""
 
     digest: Digest
     size_bytes: int
@@ -176,7 +176,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """What is said of a version and may be said otherwise later."""
+    """The description and tags of a version or a model. They can be edited later."""
 
     description: str | None = None
     tags: JsonText = EMPTY_OBJECT
@@ -184,7 +184,7 @@ class Annotations:
 
 @dataclass(frozen=True, slots=True)
 class ListPosition:
-    """Where a version stands in a list: by name, then newest precedence first, then last registered first."""
+    """The position of a version in a list: by name, then highest precedence first, then last registered first."""
 
     model_name: str
     precedence: bytes
@@ -193,7 +193,10 @@ class ListPosition:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One version of one model. `files` has the first 100 by path; `file_count` counts them all."""
+    """A version. `files` has the first 100 files by path; `file_count` counts all.
+
+    Each member is a column of `model_info` with the same name, or is computed in `database.version_rows`.
+    """
 
     id: int
     model_name: str
@@ -225,7 +228,7 @@ class ModelInfo:
 
     @property
     def etag(self) -> str:
-        """From columns, not from bytes; with the identity in it, so that `latest` moving on is never a 304."""
+        """The id and the generation. The id is part of it, so that a new `latest` is never a 304."""
         return f"{self.id}.{self.generation}"
 
 
@@ -235,7 +238,7 @@ DOCUMENT_MEMBERS = tuple(field.name for field in fields(ModelInfo) if field.name
 
 @dataclass(frozen=True, slots=True)
 class ListedVersion:
-    """A version in a list: where it stands in any order, and the JSON object that is shown of it."""
+    """A version in a list: its position in every order, and its JSON document."""
 
     id: int
     model_name: str
@@ -252,7 +255,7 @@ class ListedVersion:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModel:
-    """A name that versions are kept under; `latest_version` and `version_count` speak of ready ones."""
+    """A model: a name with versions. `latest_version` and `version_count` count ready versions only."""
 
     name: str
     description: str | None
@@ -265,7 +268,7 @@ class RegisteredModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """A row of a list."""
+    """A version as the list of all versions shows it."""
 
     model_name: str
     version: str
@@ -278,7 +281,7 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True)
 class PublishedVersion:
-    """What a download needs to know of a version, without its metadata."""
+    """The part of a version that a download needs."""
 
     id: int
     model_name: str
@@ -290,7 +293,7 @@ class PublishedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """Where an alias points, and since when. No generation is ever seen twice, not even after a delete."""
+    """The version that an alias points at, and since when. A generation is never reused, even after a delete."""
 
     alias: str
     version: str
@@ -301,7 +304,7 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class AliasMove:
-    """What an alias pointed at from `at` on; no version where it was dropped."""
+    """The version that an alias pointed at from a time on; no version if the alias was deleted."""
 
     version: str | None
     generation: int
@@ -317,7 +320,7 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened, past tense (`version.registered`), for the audit log."""
+    """An entry for the audit log. The action is in the past tense, such as `version.registered`."""
 
     actor: str
     action: str
@@ -334,9 +337,9 @@ class UploadState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PushUpload:
-    """An object that a push writes: one for each digest that was not there, in parts when it has a `part_size`.
+    """An object that a push uploads, one for each digest that was not stored. With a `part_size` it is sent in parts.
 
-    `found_size_bytes` and `found_sha256` are what was there instead when it was refused.
+    `found_size_bytes` and `found_sha256` describe the wrong bytes of a refused upload.
     """
 
     id: UUID
@@ -357,12 +360,12 @@ class PushUpload:
 
     @property
     def is_direct(self) -> bool:
-        """Whether clients write it themselves, by URLs; the others pass through us and are ours until they are over."""
+        """Whether clients write the object with presigned URLs. All other bytes pass through the service."""
         return self.writable_until is not None
 
     @property
     def part_sizes(self) -> list[int]:
-        """The size of each part, the last one being what is left; empty for a single PUT."""
+        """The size of each part; empty for a single PUT."""
         if self.part_size is None:
             return []
         whole, rest = divmod(self.size_bytes, self.part_size)
@@ -371,7 +374,7 @@ class PushUpload:
 
 @dataclass(frozen=True, slots=True)
 class EventPosition:
-    """Where an event stands in the log: by the transaction that wrote it, then by its id. The log begins after 0, 0."""
+    """The position of an event in the log: the transaction that wrote it, then its id. The log starts after 0, 0."""
 
     xid: int
     id: int
@@ -386,7 +389,7 @@ class RecordedEvent:
 
 @dataclass(frozen=True, slots=True)
 class NewUpload:
-    """An intent to write one object; in the database before the object's first byte is sent."""
+    """The intent to write an object. It is in the database before the first byte of the object is sent."""
 
     id: UUID
     storage_key: str
@@ -396,9 +399,9 @@ class NewUpload:
 
 
 def manifest_digest(files: Iterable[FileEntry]) -> Digest:
-    """The sha256 of the canonical manifest: lines `<sha256 hex>  <size>  <path>`, sorted by path bytes.
+    """Return the sha256 of the manifest: lines `<sha256 hex>  <size>  <path>`, sorted by the bytes of the path.
 
-    Anyone can recompute it with standard tools; no files give the sha256 of the empty text.
+    You can compute it with standard tools. Without files it is the sha256 of the empty text.
     """
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.path.encode()):

@@ -1,4 +1,4 @@
-"""The database schema's history, inside the package, so that an installed wheel can migrate."""
+"""The history of the database schema, inside the package, so that an installed wheel can migrate."""
 
 from functools import cache
 from pathlib import Path
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def alembic_config(database_url: str | None = None) -> "Config":
-    """Alembic's configuration without an ini file; imported late, because few commands need it."""
+    """Return Alembic's configuration without an ini file. Alembic is imported late, because few commands need it."""
     from alembic.config import Config
 
     config = Config()
@@ -20,7 +20,7 @@ def alembic_config(database_url: str | None = None) -> "Config":
 
 @cache
 def head_revision() -> str:
-    """The revision that this code was made for."""
+    """Return the revision that this code needs."""
     from alembic.script import ScriptDirectory
 
     revision = ScriptDirectory.from_config(alembic_config()).get_current_head()
@@ -29,9 +29,9 @@ def head_revision() -> str:
 
 
 def migrate(database_url: str) -> None:
-    """Bring the schema to the newest revision. Safe to run again, and in several places at once.
+    """Upgrade the schema to the newest revision. Safe to repeat, and to run in several processes at once.
 
-    Raises `Unavailable` when the database is out of reach.
+    Raises `Unavailable` if the database cannot be reached.
     """
     from alembic import command
 

@@ -1,4 +1,4 @@
-"""Runs migrations: a transaction for each, one migrator at a time, and never waiting long for a lock."""
+"""Runs migrations: each in a transaction, one migrator at a time, with a short wait for locks."""
 
 import asyncio
 import time
@@ -10,18 +10,18 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from model_registry.db_models import Base
 from model_registry.migrations.online import LOCK_TIMEOUT_SECONDS
 
-# Any number that nobody else uses: two migrators wait for each other instead of colliding.
+# Any number that no other program uses. Two migrators wait for each other instead of colliding.
 _ADVISORY_LOCK = 7_316_044_201
 _RETRY_SECONDS = 0.2
 
 
 def _run(connection: Connection) -> None:
-    # Asked for again and again: an index that is built concurrently would wait for whoever waits in a transaction.
+    # Polled, because waiting for the lock holds a transaction open, and a concurrent index build waits for it.
     while not connection.scalar(text(f"SELECT pg_try_advisory_lock({_ADVISORY_LOCK})")):
         connection.rollback()
         time.sleep(_RETRY_SECONDS)
     try:
-        # DDL that waits for a lock makes everybody behind it wait too: rather fail, and be run again.
+        # DDL that waits for a lock blocks everyone behind it. It is better to fail and run again.
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
         connection.commit()
         context.configure(
@@ -40,8 +40,11 @@ def _run(connection: Connection) -> None:
 
 
 def _adopt_events(connection: Connection) -> None:
-    """Events of a dump that was restored on a younger server name transactions that it has not begun, and readers wait
-    for those. They all came before anything that happens here, in the order of their ids."""
+    """Give events of a restored dump a transaction id of this server.
+
+    A dump from an older server can name transactions that this server has not started, and readers wait for those. All
+    these events are older than any event of this server, in the order of their ids.
+    """
     connection.execute(
         text("UPDATE events SET xid = pg_current_xact_id() WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())")
     )

@@ -1,4 +1,4 @@
-"""Push, aliases with a history, damaged blobs, and what the v1 resources show
+"""Push, aliases with a history, damaged blobs, and columns for the v1 resources
 
 Revision ID: 0002
 Revises: 0001

@@ -1,6 +1,6 @@
 """Indexes for the search over versions
 
-A minute or two for a million versions, during which everything works.
+It takes one or two minutes for a million versions. The service works during that time.
 
 Revision ID: 0003
 Revises: 0002

@@ -1,4 +1,4 @@
-"""Which services can work with the schema, so that those which run go on while it is upgraded
+"""Record which services can work with the schema, so that running ones continue during an upgrade
 
 Revision ID: 0004
 Revises: 0003

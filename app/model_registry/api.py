@@ -20,15 +20,14 @@ from model_registry.web.openapi.registry import (
     LIST_MODELS,
     REGISTER_MODEL,
     REMOVE_MODEL,
-    Force,
     IdempotencyKey,
     LinkToken,
     OfModel,
     OneFile,
 )
-from model_registry.web.openapi.shared import Label, Limit, ModelName, ReadVersion, Redirect
+from model_registry.web.openapi.shared import Force, Label, Limit, ModelName, ReadVersion, Redirect
 from model_registry.web.register_model import register
-from model_registry.web.requests.conditional import IfUnread, OneRange
+from model_registry.web.requests.conditional import ReadConditions, WantedRange
 from model_registry.web.requests.paging import list_position
 from model_registry.web.responses.file import file_headers, file_response
 from model_registry.web.responses.version import (
@@ -51,7 +50,7 @@ async def register_model(request: Request, context: Context, idempotency_key: Id
 
 @router.get("/get_model_info/{model_name}/{version}", **GET_MODEL_INFO)
 async def get_model_info(
-    context: Context, model_name: ModelName, version: ReadVersion, conditions: IfUnread
+    context: Context, model_name: ModelName, version: ReadVersion, conditions: ReadConditions
 ) -> Response:
     """Get one version: its parameters, metadata, files, digest and aliases."""
     info = await context.registry.get(VersionSelector(model_name, version), actor=context.actor)
@@ -59,7 +58,7 @@ async def get_model_info(
 
 
 @router.get("/get_latest_model_info/{model_name}", **GET_LATEST_MODEL_INFO)
-async def get_latest_model_info(context: Context, model_name: ModelName, conditions: IfUnread) -> Response:
+async def get_latest_model_info(context: Context, model_name: ModelName, conditions: ReadConditions) -> Response:
     """Get the version with the highest precedence (`1.10.0` > `1.9.0` > `1.9.0rc1`) that is not yanked.
 
     A pre-release is the latest version only if all versions are pre-releases.
@@ -83,8 +82,8 @@ async def get_model(
     context: Context,
     model_name: ModelName,
     version: ReadVersion,
-    wanted: OneRange,
-    conditions: IfUnread,
+    wanted: WantedRange,
+    conditions: ReadConditions,
     redirect: Redirect = None,
     path: OneFile = None,
 ) -> Response:
@@ -95,7 +94,7 @@ async def get_model(
 
 @router.head("/get_model/{model_name}/{version}", **HEAD_MODEL)
 async def head_model(
-    context: Context, model_name: ModelName, version: ReadVersion, conditions: IfUnread, path: OneFile = None
+    context: Context, model_name: ModelName, version: ReadVersion, conditions: ReadConditions, path: OneFile = None
 ) -> Response:
     """Get the size, name, digest and version of a download without its bytes. This is never a redirect."""
     download = await context.registry.download(VersionSelector(model_name, version), path, actor=context.actor)

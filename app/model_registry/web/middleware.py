@@ -82,26 +82,30 @@ class Observed:
             # Otherwise the response has started. To return before its end makes the server cut the connection.
         finally:
             IN_FLIGHT.dec()
-            seconds = time.perf_counter() - started
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            # This is the template, not the path, because the number of series must not grow with the paths of requests.
-            route = getattr(scope.get("route"), "path", "none")
-            REQUESTS.labels(method, route, str(status)).inc()
-            REQUEST_SECONDS.labels(method, route).observe(seconds)
-            BYTES_IN.inc(received)
-            BYTES_OUT.inc(sent)
-            # Probes come every few seconds and are not interesting while they succeed.
-            write = log.debug if route in PROBES and status < 400 else log.info
-            write(
-                "request",
-                method=shown(scope["method"]),
-                path=shown(scope["path"]),
-                status=status,
-                milliseconds=round(seconds * 1000, 1),
-                received_bytes=received,
-                sent_bytes=sent,
-                **({"broken": True} if failed else {}),
-            )
+            _record(scope, status, time.perf_counter() - started, received, sent, failed=failed)
+
+
+def _record(scope: Scope, status: int, seconds: float, received: int, sent: int, *, failed: bool) -> None:
+    """Write the metrics and the log line of a request."""
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    # This is the template, not the path, because the number of series must not grow with the paths of requests.
+    route = getattr(scope.get("route"), "path", "none")
+    REQUESTS.labels(method, route, str(status)).inc()
+    REQUEST_SECONDS.labels(method, route).observe(seconds)
+    BYTES_IN.inc(received)
+    BYTES_OUT.inc(sent)
+    # Probes come every few seconds and are not interesting while they succeed.
+    write = log.debug if route in PROBES and status < 400 else log.info
+    write(
+        "request",
+        method=shown(scope["method"]),
+        path=shown(scope["path"]),
+        status=status,
+        milliseconds=round(seconds * 1000, 1),
+        received_bytes=received,
+        sent_bytes=sent,
+        **({"broken": True} if failed else {}),
+    )
 
 
 class EarlyResponses:

@@ -61,7 +61,6 @@ OneFile = Annotated[
     str | None,
     Query(description="The path of one file. Default: the only file, or all files as a tar archive."),
 ]
-Force = Annotated[bool, Query(description="Remove the version even if aliases point at it, and drop the aliases.")]
 
 
 class RegisterModelIn(BaseModel):

@@ -37,6 +37,7 @@ Redirect = Annotated[
         json_schema_extra={"example": False},
     ),
 ]
+Force = Annotated[bool, Query(description="Remove the version even if aliases point at it, and drop the aliases.")]
 
 BAD_NAME = refusal(validate_model_name, "fraud detector")
 BAD_LIMIT = InvalidRequest(

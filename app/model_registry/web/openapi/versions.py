@@ -41,7 +41,6 @@ InOrder = Annotated[
     Literal["precedence", "created"],
     Query(description="precedence: the highest version first. created: the last registered version first."),
 ]
-Force = Annotated[bool, Query(description="Remove the version even if aliases point at it, and drop the aliases.")]
 Purge = Annotated[
     bool, Query(description="Delete its bytes permanently and at once, also if the version was removed before.")
 ]

@@ -5,12 +5,12 @@ from functools import cache
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from model_registry.web.requests.conditional import IfUnread
+from model_registry.web.requests.conditional import ReadConditions
 
 _ASSETS = "/docs-assets"
 _FOLDER = Path(fastapi_offline.__file__).parent / "static"
@@ -27,50 +27,62 @@ _HEADERS = {"Content-Security-Policy": _CSP, "X-Content-Type-Options": "nosniff"
 _SWAGGER_UI = {"displayRequestDuration": True, "validatorUrl": None}
 
 
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+async def front_door(request: Request) -> RedirectResponse:
+    return RedirectResponse(f"{_root(request)}/docs")
+
+
+@router.get("/docs")
+async def swagger_ui(request: Request) -> HTMLResponse:
+    root = _root(request)
+    page = get_swagger_ui_html(
+        openapi_url=f"{root}{request.app.openapi_url}",
+        title=f"{request.app.title} - Swagger UI",
+        swagger_js_url=f"{root}{_ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{_ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{_ASSETS}/favicon.png",
+        swagger_ui_parameters=_SWAGGER_UI,
+    )
+    page.headers.update(_HEADERS)
+    return page
+
+
+@router.get("/redoc")
+async def redoc(request: Request) -> HTMLResponse:
+    root = _root(request)
+    page = get_redoc_html(
+        openapi_url=f"{root}{request.app.openapi_url}",
+        title=f"{request.app.title} - ReDoc",
+        redoc_js_url=f"{root}{_REDOC}",
+        redoc_favicon_url=f"{root}{_ASSETS}/favicon.png",
+        with_google_fonts=False,
+    )
+    page.headers.update(_HEADERS)
+    return page
+
+
+@router.api_route(_REDOC, methods=["GET", "HEAD"])
+async def redoc_script(conditions: ReadConditions) -> Response:
+    script, etag = _redoc_script()
+    headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
+    if conditions.not_modified(etag):
+        return Response(status_code=304, headers=headers)
+    return Response(script, headers=headers, media_type="text/javascript")
+
+
 def install(app: FastAPI) -> None:
     """Add `/docs`, `/redoc` and their assets. The application must be created with `docs_url=None`."""
-
-    @app.get("/", include_in_schema=False)
-    async def front_door(request: Request) -> RedirectResponse:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
-
-    @app.get("/docs", include_in_schema=False)
-    async def swagger_ui(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
-        page = get_swagger_ui_html(
-            openapi_url=f"{root}{app.openapi_url}",
-            title=f"{app.title} - Swagger UI",
-            swagger_js_url=f"{root}{_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}{_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{root}{_ASSETS}/favicon.png",
-            swagger_ui_parameters=_SWAGGER_UI,
-        )
-        page.headers.update(_HEADERS)
-        return page
-
-    @app.get("/redoc", include_in_schema=False)
-    async def redoc(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
-        page = get_redoc_html(
-            openapi_url=f"{root}{app.openapi_url}",
-            title=f"{app.title} - ReDoc",
-            redoc_js_url=f"{root}{_REDOC}",
-            redoc_favicon_url=f"{root}{_ASSETS}/favicon.png",
-            with_google_fonts=False,
-        )
-        page.headers.update(_HEADERS)
-        return page
-
-    @app.api_route(_REDOC, methods=["GET", "HEAD"], include_in_schema=False)
-    async def redoc_script(conditions: IfUnread) -> Response:
-        script, etag = _redoc_script()
-        headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
-        if conditions.not_modified(etag):
-            return Response(status_code=304, headers=headers)
-        return Response(script, headers=headers, media_type="text/javascript")
-
-    # This comes after the route above, which serves one of these files.
+    app.include_router(router)
+    # The files come after the router, which serves one of them itself.
     app.mount(_ASSETS, StaticFiles(directory=_FOLDER), name="docs-assets")
+
+
+def _root(request: Request) -> str:
+    root: str = request.scope.get("root_path", "")
+    return root
 
 
 @cache

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Annotated
 
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Request
 
 from model_registry.errors import EtagMismatch, InvalidField, PreconditionFailed
 from model_registry.web.http_errors import RangeNotSatisfiable
@@ -149,7 +149,6 @@ def _joined(lines: list[str] | None) -> str | None:
 
 
 _Lines = list[str] | None
-_HIDDEN = Header(include_in_schema=False)
 _IfMatch = Annotated[
     _Lines,
     Header(alias="If-Match", description="An ETag that you read. You get 412 if the resource changed since then."),
@@ -164,32 +163,36 @@ _IfAbsent = Annotated[
 _Range = Annotated[_Lines, Header(alias="Range", description="One range, such as `bytes=0-99`. You get 206.")]
 
 
-async def _conditions(
-    if_match: Annotated[_Lines, _HIDDEN] = None,
-    if_none_match: _IfNoneMatch = None,
-    if_modified_since: Annotated[str | None, _HIDDEN] = None,
-    if_unmodified_since: Annotated[str | None, _HIDDEN] = None,
-) -> Conditions:
-    return Conditions(_joined(if_match), _joined(if_none_match), if_modified_since, if_unmodified_since)
+# Headers that the document does not mention are read from the request: a parameter of FastAPI costs some microseconds.
 
 
-async def _change(if_match: _IfMatch = None, if_none_match: Annotated[_Lines, _HIDDEN] = None) -> Precondition:
-    return Precondition(_joined(if_match), _joined(if_none_match))
+async def _conditions(request: Request, if_none_match: _IfNoneMatch = None) -> Conditions:
+    headers = request.headers
+    return Conditions(
+        if_match=_joined(headers.getlist("If-Match")),
+        if_none_match=_joined(if_none_match),
+        if_modified_since=headers.get("If-Modified-Since"),
+        if_unmodified_since=headers.get("If-Unmodified-Since"),
+    )
+
+
+async def _change(request: Request, if_match: _IfMatch = None) -> Precondition:
+    return Precondition(_joined(if_match), _joined(request.headers.getlist("If-None-Match")))
 
 
 async def _change_or_creation(if_match: _IfMatch = None, if_none_match: _IfAbsent = None) -> Precondition:
     return Precondition(_joined(if_match), _joined(if_none_match))
 
 
-async def _range(range_: _Range = None, if_range: Annotated[str | None, _HIDDEN] = None) -> RequestedRange:
-    return RequestedRange(_joined(range_), if_range)
+async def _range(request: Request, range_: _Range = None) -> RequestedRange:
+    return RequestedRange(_joined(range_), request.headers.get("If-Range"))
 
 
-IfUnread = Annotated[Conditions, Depends(_conditions)]
+ReadConditions = Annotated[Conditions, Depends(_conditions)]
 """For reads: 304 if the client has the current state, 412 if the state is not what the client expects."""
 IfUnchanged = Annotated[Precondition, Depends(_change)]
 """For changes: 412 if the state changed since the client read it."""
 IfUnchangedOrAbsent = Annotated[Precondition, Depends(_change_or_creation)]
 """For changes that can also create."""
-OneRange = Annotated[RequestedRange, Depends(_range)]
+WantedRange = Annotated[RequestedRange, Depends(_range)]
 """For downloads."""

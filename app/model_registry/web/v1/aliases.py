@@ -24,7 +24,7 @@ from model_registry.web.openapi.aliases import (
 )
 from model_registry.web.openapi.shared import Limit, ModelName, PageToken
 from model_registry.web.requests.body import JSON, json_body
-from model_registry.web.requests.conditional import IfUnchanged, IfUnchangedOrAbsent, IfUnread
+from model_registry.web.requests.conditional import IfUnchanged, IfUnchangedOrAbsent, ReadConditions
 from model_registry.web.requests.json_fields import Fields
 from model_registry.web.requests.paging import bigint, page_position, page_token
 from model_registry.web.responses.aliases import alias_history_json, alias_json, alias_page_json
@@ -49,7 +49,7 @@ async def list_aliases(context: Context, name: ModelName, limit: Limit = 100, to
 
 @router.get("/aliases/{alias}", **GET_ALIAS)
 async def get_alias(
-    context: Context, name: ModelName, alias: AliasName, conditions: IfUnread, at: At = None
+    context: Context, name: ModelName, alias: AliasName, conditions: ReadConditions, at: At = None
 ) -> Response:
     """Get the version at which the alias points, or pointed `at` a given time."""
     moment = None if at is None else _moment(at)

@@ -21,7 +21,7 @@ from model_registry.web.openapi.files import (
 )
 from model_registry.web.openapi.shared import FilePath, Limit, ModelName, PageToken, ReadVersion, Redirect
 from model_registry.web.requests.body import JSON, json_body
-from model_registry.web.requests.conditional import IfUnread, OneRange
+from model_registry.web.requests.conditional import ReadConditions, WantedRange
 from model_registry.web.requests.json_fields import Fields
 from model_registry.web.requests.paging import bigint, page_position, page_token
 from model_registry.web.responses.file import SECRET, content_disposition, file_headers, file_response
@@ -72,8 +72,8 @@ async def get_file(
     name: ModelName,
     version: ReadVersion,
     path: FilePath,
-    wanted: OneRange,
-    conditions: IfUnread,
+    wanted: WantedRange,
+    conditions: ReadConditions,
     redirect: Redirect = None,
 ) -> Response:
     """Download one file. The download can be resumed and conditional, and the ETag is the sha256 of the file."""
@@ -83,7 +83,7 @@ async def get_file(
 
 @router.head("/files/{path:path}", **HEAD_FILE)
 async def head_file(
-    context: Context, name: ModelName, version: ReadVersion, path: FilePath, conditions: IfUnread
+    context: Context, name: ModelName, version: ReadVersion, path: FilePath, conditions: ReadConditions
 ) -> Response:
     """Get the headers of a download without its bytes. This is never a redirect."""
     download = await context.downloads.find(VersionSelector(name, version), path, actor=context.actor)
@@ -92,7 +92,7 @@ async def head_file(
 
 @router.get("/archive.tar", **GET_ARCHIVE)
 async def get_archive(
-    context: Context, name: ModelName, version: ReadVersion, wanted: OneRange, conditions: IfUnread
+    context: Context, name: ModelName, version: ReadVersion, wanted: WantedRange, conditions: ReadConditions
 ) -> Response:
     """Download all files as one tar archive.
 
@@ -104,7 +104,7 @@ async def get_archive(
 
 
 @router.head("/archive.tar", **HEAD_ARCHIVE)
-async def head_archive(context: Context, name: ModelName, version: ReadVersion, conditions: IfUnread) -> Response:
+async def head_archive(context: Context, name: ModelName, version: ReadVersion, conditions: ReadConditions) -> Response:
     """Get the headers of the archive without its bytes."""
     download = await context.downloads.find_archive(VersionSelector(name, version), actor=context.actor)
     return file_headers(download, conditions)

@@ -20,7 +20,7 @@ from model_registry.web.openapi.models import (
 from model_registry.web.openapi.shared import Limit, ModelName, PageToken
 from model_registry.web.requests.annotations import annotations_of, check_patch
 from model_registry.web.requests.body import JSON, MERGE_PATCH, json_body
-from model_registry.web.requests.conditional import IfUnchanged, IfUnread
+from model_registry.web.requests.conditional import IfUnchanged, ReadConditions
 from model_registry.web.requests.json_fields import Fields
 from model_registry.web.requests.paging import page_position, page_token
 from model_registry.web.responses.models import described_model_json, model_page_json
@@ -55,7 +55,7 @@ async def create_model(request: Request, context: Context) -> Response:
 
 
 @router.get("/{name}", **GET_MODEL)
-async def get_model_resource(context: Context, name: ModelName, conditions: IfUnread) -> Response:
+async def get_model_resource(context: Context, name: ModelName, conditions: ReadConditions) -> Response:
     """Get the description, tags, latest version and aliases of a model."""
     described = await context.models.get(name, actor=context.actor)
     headers = {"ETag": f'"{described.etag}"', "Cache-Control": "no-cache"}

@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from model_registry.domain.entities import VersionRef, VersionSelector, VersionState
 from model_registry.web.context import Context
-from model_registry.web.openapi.shared import Label, Limit, ModelName, PageToken, ReadVersion
+from model_registry.web.openapi.shared import Force, Label, Limit, ModelName, PageToken, ReadVersion
 from model_registry.web.openapi.versions import (
     GET_VERSION,
     LIST_VERSIONS,
@@ -14,14 +14,13 @@ from model_registry.web.openapi.versions import (
     UNYANK_VERSION,
     UPDATE_VERSION,
     YANK_VERSION,
-    Force,
     InOrder,
     InState,
     Purge,
 )
 from model_registry.web.requests.annotations import check_patch
 from model_registry.web.requests.body import JSON, MERGE_PATCH, json_body
-from model_registry.web.requests.conditional import IfUnchanged, IfUnread
+from model_registry.web.requests.conditional import IfUnchanged, ReadConditions
 from model_registry.web.requests.json_fields import Fields
 from model_registry.web.requests.paging import list_position, list_token
 from model_registry.web.responses.version import changed_response, listed_response, model_info_response
@@ -57,7 +56,7 @@ async def list_versions(
 
 
 @router.get("/{version}", **GET_VERSION)
-async def get_version(context: Context, name: ModelName, version: ReadVersion, conditions: IfUnread) -> Response:
+async def get_version(context: Context, name: ModelName, version: ReadVersion, conditions: ReadConditions) -> Response:
     """Get one version. By its label, you also get a version that is still being pushed; see its `state`."""
     info = await context.versions.get(VersionSelector(name, version), or_unfinished=True, actor=context.actor)
     return model_info_response(info, conditions)

@@ -1,4 +1,4 @@
-"""Search against PostgreSQL: what a filter finds, in which order, page by page, and by which index."""
+"""Search in PostgreSQL: the versions that a filter finds, their order, pages and indexes."""
 
 import json
 import operator
@@ -44,7 +44,7 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Row:
-    """A version as a test wants it in the database."""
+    """A version that a test inserts into the database."""
 
     version: str
     model_name: str = "resnet"
@@ -76,7 +76,7 @@ _VERSION = text("""
 
 
 async def add(engine: AsyncEngine, *rows: Row) -> None:
-    """Numbers go up in each model unless a row has one."""
+    """Insert versions; those without a number get increasing ones."""
     async with engine.begin() as connection:
         last = await connection.scalar(text("SELECT coalesce(max(number), 0) FROM model_info"))
         for place, row in enumerate(rows, 1):
@@ -90,7 +90,7 @@ async def add(engine: AsyncEngine, *rows: Row) -> None:
 async def search(
     service: RunningService, condition: str = "", order_by: str = "created_at DESC", limit: int = 1000
 ) -> list[dict[str, Any]]:
-    """All pages, as they are shown."""
+    """Return the documents of all pages."""
     order, found, after = parse_order(order_by), list[dict[str, Any]](), None
     while True:
         async with service.services.database.reading() as tx:
@@ -108,7 +108,7 @@ async def labels(service: RunningService, condition: str) -> set[str]:
     return {info["version"] for info in await search(service, condition)}
 
 
-# What is found
+# Matches
 
 
 async def test_a_comparison_with_what_is_missing_or_of_another_type_is_false(
@@ -297,7 +297,7 @@ async def test_the_deepest_filter_is_answered(service: RunningService, engine: A
     assert await labels(service, f"{'NOT ' * (MAX_NESTING - 2)}{path} = 'here'") == {"deep"}
 
 
-# The same, in Python
+# The same filters, evaluated in Python
 
 VALUES: list[Any] = [
     *("a", "A", "b", "é", "", "1", "a%b", "a_b", "a\\b", "ab", "true", "Z", "😀"),
@@ -454,7 +454,7 @@ async def test_postgresql_finds_what_a_plain_reading_of_the_tree_finds(
     assert others == rows.keys() - found
 
 
-# In which order
+# Orders and pages
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ async def test_what_is_found_is_the_whole_version(service: RunningService, engin
     assert '{"n": 0.10}' in document
 
 
-# By which index
+# Indexes
 
 
 class Explain(Executable, ClauseElement):
@@ -556,7 +556,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 async def many(engine: AsyncEngine, fresh: None) -> None:
-    """50 000 versions of 5000 models, one in twenty of them removed."""
+    """Insert 50 000 versions of 5000 models; one in twenty is removed."""
     async with engine.begin() as connection:
         await connection.execute(
             text("INSERT INTO registered_models (name) SELECT 'model-' || n FROM generate_series(0, 4999) AS n")
@@ -626,11 +626,11 @@ async def test_every_kind_of_query_is_served_by_an_index(
                     f"{step['Node Type']} {step.get('Index Name', step.get('Relation Name', ''))}" for step in steps
                 ]
 
-                # Near the end of an order little is left, and the index of the order may be the shortest way.
+                # Near the end of an order few rows are left, so its index may be the cheapest.
                 wanted = index if after is None else f"{index}|ix_model_info_{order.field}"
                 assert any(re.fullmatch(wanted, step.get("Index Name", "")) for step in steps), told
                 assert "Seq Scan model_info" not in told, told
-                # Files and aliases are looked up for the rows of the page alone.
+                # Files and aliases are read for the rows of the page only.
                 for table in ("version_files", "aliases"):
                     (loops,) = (step["Actual Loops"] for step in steps if step.get("Relation Name") == table)
                     assert loops <= 101, told

@@ -1,4 +1,4 @@
-"""The language of filters and orders: what it takes, what it refuses, and where it says that it broke."""
+"""The language of filters and orders: what it accepts, what it refuses, and the position of errors."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -42,7 +42,7 @@ def parsed(text: str) -> Comparison:
     return tree
 
 
-# What it takes
+# Accepted filters
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_states_are_those_of_the_registry() -> None:
     assert list(VersionState) == list(STATES)
 
 
-# What it refuses
+# Refused filters
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_a_tree_survives_being_written_and_read(tree: Filter) -> None:
         (Field("number"), Operator.IN, 1),
         (Field("number"), Operator.IN, ()),
         (Field("number"), Operator.IN, (1,) * (MAX_LIST + 1)),
-        (Field("created_at"), Operator.EQ, datetime(2026, 1, 1)),  # noqa: DTZ001 - that is what is refused
+        (Field("created_at"), Operator.EQ, datetime(2026, 1, 1)),  # noqa: DTZ001 - refused because it has no time zone
         (Field("created_at"), Operator.EQ, "2026-01-01"),
         (Field("state"), Operator.EQ, "gone"),
         (Field("version"), Operator.EQ, "a\x00"),

@@ -1,4 +1,4 @@
-"""Names, labels and metadata: pure rules, held against generated input."""
+"""Names, labels and metadata: pure rules, tested with generated input."""
 
 import hashlib
 import json

@@ -1,6 +1,6 @@
-"""What the registry asks of an object store, asked of every server that we run against.
+"""The protocol of an object store, tested with every server that the suite runs.
 
-SeaweedFS is the real thing; moto is quick but checks no signature, so what needs one is asked of SeaweedFS alone.
+SeaweedFS is a real store. moto is fast but verifies no signatures, so tests of signatures use SeaweedFS only.
 """
 
 import asyncio
@@ -249,7 +249,7 @@ async def test_a_presigned_url_dies_at_its_time_and_when_touched(store: S3BlobSt
 
 @pytest.fixture
 async def silent_url() -> AsyncIterator[str]:
-    """Accepts connections and never says a word, not even 100 Continue."""
+    """A server that accepts connections and never responds, not even with 100 Continue."""
     async with Proxy.to("127.0.0.1", 9) as nobody:
         nobody.misbehave(BlackHole())
         yield f"http://127.0.0.1:{nobody.port}"

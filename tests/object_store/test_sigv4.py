@@ -1,4 +1,4 @@
-"""Presigned URLs: equal to those of the S3 library, and worth nothing once anything about them is changed."""
+"""Presigned URLs equal those of the S3 library, and any change to them makes them invalid."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ SHA256 = Digest(hashlib.sha256(CONTENT).digest())
 OTHER = CONTENT[::-1]
 ATTACHMENT = 'attachment; filename="model.bin"'
 
-# The same as another signer's
+# Equal to another signer's URLs
 
 PLACES = [
     S3Options(bucket="models"),
@@ -185,12 +185,12 @@ def test_no_secret_is_shown() -> None:
     assert repr(AccessKey("id", "secret", "token")) == "AccessKey(id='id')"
 
 
-# Credentials that are not ours to set
+# Credentials from the environment
 
 
 @pytest.fixture
 def aws_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where alone the usual AWS chain looks: in the file `config`, which is not there yet."""
+    """The only folder that the AWS chain reads. Its file `config` does not exist yet."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -201,7 +201,7 @@ def aws_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def changing_credentials(aws_folder: Path) -> None:
-    """Temporary credentials that are about to end, so others are fetched each time."""
+    """Temporary credentials that are about to expire, so the library fetches new ones each time."""
     soon = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
     answer = json.dumps(
         {"Version": 1, "AccessKeyId": "ID$$", "SecretAccessKey": "s", "SessionToken": "to/ken", "Expiration": soon}
@@ -227,12 +227,12 @@ async def test_without_credentials_nothing_can_be_signed_now(aws_folder: Path) -
             await store.presign_gets([("a", ATTACHMENT)], expires_in_seconds=60)
 
 
-# What the real server makes of them
+# Requests to the real server
 
 
 @pytest.fixture(scope="module")
 async def anybody() -> AsyncIterator[httpx.AsyncClient]:
-    """Somebody who has no credentials."""
+    """A client without credentials."""
     async with httpx.AsyncClient() as anybody:
         yield anybody
 
@@ -244,7 +244,7 @@ def key() -> str:
 
 @pytest.fixture
 async def put(blobs: S3BlobStore, key: str) -> PresignedRequest:
-    """For `CONTENT`, at `key`."""
+    """A presigned PUT of `CONTENT` to `key`."""
     (request,) = await blobs.presign_puts([(key, SHA256, len(CONTENT))], expires_in_seconds=60)
     return request
 
@@ -252,7 +252,7 @@ async def put(blobs: S3BlobStore, key: str) -> PresignedRequest:
 async def send(
     anybody: httpx.AsyncClient, request: PresignedRequest, content: bytes, **changes: str | None
 ) -> tuple[int, str]:
-    """The status and the store's code, after some headers were changed (or left out, with `None`)."""
+    """Send a request with some headers changed (`None` removes one); return the status and the store's code."""
     headers = request.headers | {name.replace("_", "-"): value for name, value in changes.items()}
     answer = await anybody.put(
         request.url, content=content, headers={name: value for name, value in headers.items() if value is not None}
@@ -325,7 +325,7 @@ async def test_other_headers_are_refused(
 async def test_bytes_in_chunks_within_the_body_are_refused(
     anybody: httpx.AsyncClient, blobs: S3BlobStore, key: str, put: PresignedRequest
 ) -> None:
-    # The one header of Amazon's that is not signed and says how to read the body.
+    # The only header of Amazon's that is not signed and changes how the body is read.
     head, tail = b"%x\r\n" % (len(CONTENT) - 12), b"\r\n0\r\n\r\n"
     framed = head + CONTENT[: len(CONTENT) - 12] + tail
     assert len(framed) == len(CONTENT)

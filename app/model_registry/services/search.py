@@ -24,7 +24,7 @@ class Search:
         limit: int = 100,
         actor: Actor,
     ) -> Page[ListedVersion]:
-        """Return the versions that match a filter. `domain.search_filter` describes the language of filters."""
+        """Return the versions that match a filter. `domain.filter_parser` describes the language of filters."""
         require(actor, Permission.READ, ANY_MODEL)
 
         async def read() -> Page[ListedVersion]:

@@ -59,10 +59,8 @@ async def get_model_info(
 
 @router.get("/get_latest_model_info/{model_name}", **GET_LATEST_MODEL_INFO)
 async def get_latest_model_info(context: Context, model_name: ModelName, conditions: ReadConditions) -> Response:
-    """Get the version with the highest precedence (`1.10.0` > `1.9.0` > `1.9.0rc1`) that is not yanked.
-
-    A pre-release is the latest version only if all versions are pre-releases.
-    """
+    """Get the version with the highest precedence (`1.10.0` > `1.9.0` > `1.9.0rc1`) that is neither yanked nor a
+    pre-release. If there is none, get the highest pre-release that is not yanked."""
     info = await context.registry.latest(model_name, actor=context.actor)
     return model_info_response(info, conditions)
 

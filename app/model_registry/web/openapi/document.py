@@ -44,8 +44,9 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, tags=app.openapi_tags, routes=app.routes
     )
     schemas = document["components"]["schemas"]
+    models = sorted(referenced, key=lambda model: model.__name__)
     _, definitions = models_json_schema(
-        [(model, "validation") for model in referenced], ref_template=f"{SCHEMAS}{{model}}"
+        [(model, "validation") for model in models], ref_template=f"{SCHEMAS}{{model}}"
     )
     schemas |= definitions["$defs"]
     for unused in ("HTTPValidationError", "ValidationError"):

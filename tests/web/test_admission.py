@@ -1,4 +1,4 @@
-"""What a process does when it is asked for too much at once: it refuses the rest, and stays what it was."""
+"""Limits of a process: it refuses requests beyond them and keeps working."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ async def in_flight(client: httpx.AsyncClient) -> float:
 
 
 async def begun(client: httpx.AsyncClient, count: int) -> None:
-    """Wait until so many requests are being answered, the one that asks included."""
+    """Wait until this many requests are in flight, including the request that asks."""
     async with asyncio.timeout(10):
         while await in_flight(client) < count + 1:  # noqa: ASYNC110 - only asking tells
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Wrong input, rule by rule: the right problem that names the field, and nothing left behind."""
+"""Wrong input, rule by rule: the problem names the field, and nothing is left behind."""
 
 import asyncio
 import base64
@@ -59,7 +59,7 @@ def raw_chunked(*chunks: bytes, end: bool = True, content_type: str = FORM) -> b
 
 
 def assert_refused_as_http(answer: RawAnswer | None) -> None:
-    """Not even a request: whoever reads the message may refuse it in its own words, and hangs up."""
+    """The message is not a request: the server can refuse it in its own words, and closes the connection."""
     if answer is not None:
         assert 400 <= answer.status_code < 500 or answer.status_code == 501, answer.content[:200]
         assert answer.headers.get("connection", "close") == "close"
@@ -68,7 +68,7 @@ def assert_refused_as_http(answer: RawAnswer | None) -> None:
 
 @pytest.fixture
 async def fresh(engine: AsyncEngine, bucket: Bucket) -> None:
-    """An empty registry, down to the row that names the oldest revision."""
+    """An empty registry, without even the row with the oldest supported revision."""
     await empty(engine, Base.metadata.sorted_tables)
     await bucket.empty()
 
@@ -81,7 +81,7 @@ async def one_client(service: RunningService) -> AsyncIterator[httpx.AsyncClient
 
 @pytest.fixture
 def client(one_client: httpx.AsyncClient, fresh: None) -> httpx.AsyncClient:
-    """One for all of these tests: to make a client takes longer than most of them."""
+    """One client for all tests here, because to create a client takes longer than most of them."""
     return one_client
 
 
@@ -94,7 +94,7 @@ def registry(engine: AsyncEngine, bucket: Bucket, collect: Collect, fresh: None)
 
 
 def each(cases: dict[str, Any]) -> pytest.MarkDecorator:
-    """Parametrizes over the values, called by the keys."""
+    """Parametrize a test with the values. The keys are the ids."""
     return pytest.mark.parametrize("wrong", list(cases.values()), ids=list(cases))
 
 
@@ -598,7 +598,7 @@ async def test_a_key_that_stands_twice_in_the_body_is_refused(client: httpx.Asyn
 
 
 def nested(depth: int, kind: str) -> str:
-    """An object of so many levels."""
+    """Return an object with this many levels."""
     if kind == "objects":
         return '{"a":' * (depth - 1) + "{}" + "}" * (depth - 1)
     return '{"a":' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
@@ -1560,7 +1560,7 @@ async def test_a_request_id_that_is_no_sane_token_is_replaced(service: RunningSe
 
 
 class Lines(logging.Handler):
-    """What the service's own handler writes."""
+    """The log lines that the handler of the service writes."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Conditional requests: what is true of them on every route."""
+"""Conditional requests, as every route handles them."""
 
 import httpx
 

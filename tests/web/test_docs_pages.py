@@ -1,4 +1,4 @@
-"""Swagger UI and ReDoc in a real browser that reaches nothing but the service."""
+"""Swagger UI and ReDoc in a real browser that can reach only the service."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: i
 
 
 class Visit:
-    """A page, and whatever is wrong with it."""
+    """A page and the errors on it."""
 
     def __init__(self, page: Page, service: RunningService) -> None:
         self.page = page
@@ -46,14 +46,14 @@ class Visit:
         await self.page.goto(f"{self._url}{path}")
 
     async def operation(self, operation_id: str, tag: str = "registry") -> Locator:
-        """An operation of Swagger UI, open and ready to be executed."""
+        """Open an operation of Swagger UI, ready to execute."""
         operation = self.page.locator(f"#operations-{tag}-{operation_id}")
         await operation.locator(".opblock-summary-control").click()
         await operation.get_by_role("button", name="Try it out").click()
         return operation
 
     async def execute(self, operation: Locator, status: int) -> str:
-        """Press the button; returns the body that the page shows, once it shows this status."""
+        """Press the button, wait for this status, and return the body that the page shows."""
         await operation.get_by_role("button", name="Execute").click()
         answer = operation.locator(".live-responses-table tr.response")
         await expect(answer.locator(".response-col_status")).to_contain_text(str(status))
@@ -86,7 +86,7 @@ async def visiting(browser: Browser, service: RunningService) -> AsyncIterator[V
 
 @pytest.fixture
 async def visit(browser: Browser, service: RunningService, client: httpx.AsyncClient) -> AsyncIterator[Visit]:
-    """A page in front of an empty registry; a test fails for what its page did wrong."""
+    """A page of an empty registry. The test fails if the page has errors."""
     async with visiting(browser, service) as visit:
         yield visit
         assert visit.troubles == []

@@ -1,4 +1,4 @@
-"""Files as resources: the manifest, single files, the archive, and URLs that go past the service."""
+"""Files of a version: the manifest, single files, the archive, and URLs to download from storage."""
 
 import asyncio
 import base64
@@ -41,14 +41,14 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 async def model(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """A client of a registry with version 1.0, of several files, of the model `m`."""
+    """A client of a registry in which the model `m` has a version 1.0 with several files."""
     response = await register(client, {"model_name": "m", "version": "1.0"}, FILES)
     assert response.status_code == 201, response.text
     return client
 
 
 def entry(path: str, content: bytes) -> dict[str, Any]:
-    """As the manifest has it; the client names media types by the end of the path."""
+    """Return a file as the manifest lists it. The client derives media types from file names."""
     return {
         "path": path,
         "size_bytes": len(content),
@@ -66,7 +66,7 @@ def quoted(path: str) -> str:
 
 
 async def by_anybody(method: str, url: str, **headers: str) -> httpx.Response:
-    """Without anything that the service would know us by."""
+    """Fetch a URL without any credentials."""
     async with httpx.AsyncClient() as anybody:
         return await anybody.request(method, url, headers=headers)
 

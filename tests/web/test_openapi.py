@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, valid, and true of what the service answers."""
+"""The OpenAPI document is complete, valid, and matches the responses of the service."""
 
 import copy
 import json
@@ -95,7 +95,7 @@ CHAMPION = f"{ALIASES}/champion"
 
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema itself, where it is a reference to one."""
+    """Return the schema that a reference points at."""
     if reference := schema.get("$ref"):
         named: dict[str, Any] = DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]]
         return named
@@ -103,14 +103,14 @@ def resolved(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def examples_of(media: dict[str, Any]) -> list[Any]:
-    """Of a body: beside its schema, or in it."""
+    """Return the examples of a body, which are beside its schema or in it."""
     schema = resolved(media["schema"])
     by_name = [example["value"] for example in media.get("examples", {}).values()]
     return by_name + [holder["example"] for holder in (media, schema) if "example" in holder]
 
 
 def faults(instance: object, schema: dict[str, Any], *, exactly: bool = False) -> list[str]:
-    """What the schema has against a value; `exactly`: members that it leaves out or does not name are faults too."""
+    """Return the errors of a value. With `exactly`, missing and additional members are errors too."""
     components = copy.deepcopy(DOCUMENT["components"])
     if exactly:
         for component in components["schemas"].values():
@@ -127,7 +127,7 @@ def schema_of(operation_id: str, status: int, media_type: str = JSON) -> dict[st
 
 
 def problem_examples(operation_id: str) -> dict[str, dict[str, Any]]:
-    """By slug."""
+    """Return the examples of problems by slug."""
     return {
         slug: example["value"]
         for response in OPERATIONS[operation_id][2]["responses"].values()
@@ -246,7 +246,7 @@ async def test_the_examples_of_the_form_register_a_version(client: httpx.AsyncCl
 
 
 async def alias_answers(client: httpx.AsyncClient) -> dict[str, httpx.Response]:
-    """One from each route; no alias is left at version 2.4.0."""
+    """Return a response of each route. At the end, no alias points at version 2.4.0."""
     await register(client, FRAUD | {"version": "2.3.1"})
     return {
         "put_alias": await client.put(CHAMPION, json={"version": "2.3.1"}),
@@ -261,7 +261,7 @@ async def alias_answers(client: httpx.AsyncClient) -> dict[str, httpx.Response]:
 
 
 async def alias_problems(client: httpx.AsyncClient) -> dict[str, list[httpx.Response]]:
-    """Every one that does not need a service out of order."""
+    """Return every problem that needs no failure of the service."""
     for version in ("2.3.0", "2.3.1"):
         await register(client, FRAUD | {"version": version})
     first: dict[str, list[httpx.Response]] = {
@@ -453,7 +453,7 @@ async def test_answers_about_resources_have_the_headers_that_are_described(clien
 
 
 async def test_problems_read_as_their_examples_do(client: httpx.AsyncClient, service: RunningService) -> None:
-    """Word for word: the examples are written by hand where the service finds its words while it runs."""
+    """The examples have the same words as the problems that the service sends."""
     key = "3f0c8a52-6f0e-4a51-9b6e-0a4f3a1f7c11"
     post = client.post
     await register_fraud(client, key)
@@ -523,7 +523,7 @@ NEEDS_A_FAULT = {
 async def test_problems_about_resources_read_as_their_examples_do(
     client: httpx.AsyncClient, database_session: AsyncSession
 ) -> None:
-    """And these routes have no others, but for those of a message, client or service out of order."""
+    """The routes have no other problems, except for failures of the message, the client or the service."""
     await register_fraud(client)
     await client.put(CHAMPION, json={"version": "2.4.0"})
     aliased = await client.delete(VERSION)
@@ -678,7 +678,7 @@ async def test_answers_to_a_push_are_as_described(client: httpx.AsyncClient, dat
 async def test_problems_of_a_push_read_as_their_examples_do(
     client: httpx.AsyncClient, database_session: AsyncSession
 ) -> None:
-    """And these routes have no others, but for those of a message, client or service out of order."""
+    """The routes have no other problems, except for failures of the message, the client or the service."""
 
     async def change(statement: str) -> None:
         await database_session.execute(text(statement))
@@ -751,7 +751,7 @@ async def test_problems_of_a_push_read_as_their_examples_do(
 
 
 def words(problem: dict[str, Any]) -> dict[str, Any]:
-    """A problem without what differs from one occasion to the next."""
+    """Return a problem without the parts that differ each time."""
     said = {name: value for name, value in problem.items() if name not in {"instance", "request_id"}}
     said |= dict.fromkeys(said.keys() & {"digest", "sha256", "etag", "size_bytes"})
     for name in ("model_name", "version", "generation"):

@@ -1,4 +1,4 @@
-"""Wrong bodies of a push, rule by rule: the right problem that names the place, and nothing left behind."""
+"""Wrong bodies of a push, rule by rule: the problem names the place, and nothing is left behind."""
 
 import json
 import unicodedata
@@ -24,7 +24,7 @@ JSON = {"content-type": "application/json"}
 
 
 async def refused(client: httpx.AsyncClient, body: Any, **where: Any) -> dict[str, Any]:
-    """The problem of a push that can never succeed."""
+    """Return the problem of a push that can never succeed."""
     content = body if isinstance(body, str | bytes) else json.dumps(body)
     answer = await client.post(where.get("at", VERSIONS), content=content, headers=JSON)
     assert (answer.status_code, slug(answer)) == (422, "invalid-field"), answer.text
@@ -41,14 +41,14 @@ def each_of(field: str, *values: Any) -> list[tuple[str, Any]]:
 
 @pytest.fixture(scope="module")
 async def client(service: RunningService) -> AsyncIterator[httpx.AsyncClient]:
-    """One for all of these tests: to make a client takes longer than most of them."""
+    """One client for all tests here, because to create a client takes longer than most of them."""
     async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
         yield client
 
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left_behind(engine: AsyncEngine) -> AsyncIterator[None]:
-    """An empty registry, before and after each."""
+    """The registry is empty before and after each test."""
     tables = Base.metadata.sorted_tables
     anything = text("SELECT " + " OR ".join(f"EXISTS (SELECT FROM {table.name})" for table in tables))
     await empty(engine, tables)

@@ -1,4 +1,4 @@
-"""An error is said in the words of the route that was asked."""
+"""Errors are rendered in the format of the requested route."""
 
 from collections.abc import AsyncIterator
 
@@ -16,12 +16,12 @@ from model_registry.web.problems import MEDIA_TYPE
 from tests.support.service import RunningService
 
 
-def other_words(_scope: Scope, error: RegistryError) -> Response:
+def render_other(_scope: Scope, error: RegistryError) -> Response:
     return JSONResponse({"error_code": error.slug.upper(), "message": error.detail}, status_of(error))
 
 
 class OtherRoute(APIRoute):
-    render_error = staticmethod(other_words)
+    render_error = staticmethod(render_other)
 
 
 router = APIRouter(prefix="/other", route_class=OtherRoute)
@@ -54,7 +54,7 @@ async def unknown_error() -> None:
 
 @pytest.fixture
 async def client(service: RunningService, fresh: None) -> AsyncIterator[httpx.AsyncClient]:
-    """The application with one more router, which has words of its own for errors."""
+    """The application with one more router, which has its own format for errors."""
     app = create_app()
     app.include_router(router)
     app.state.services = service.services
@@ -72,7 +72,7 @@ async def client(service: RunningService, fresh: None) -> AsyncIterator[httpx.As
         pytest.param("/other/unknown_error", 500, "INTERNAL-ERROR", id="an error of no kind"),
     ],
 )
-async def test_a_router_says_errors_in_its_own_words(
+async def test_a_router_renders_errors_in_its_own_format(
     client: httpx.AsyncClient, path: str, status: int, code: str
 ) -> None:
     response = await client.get(path)
@@ -102,7 +102,7 @@ async def test_the_routes_of_the_registry_keep_problem_details(
     assert response.json()["status"] == status
 
 
-async def test_a_method_that_no_route_takes_is_told_which_ones_there_are(client: httpx.AsyncClient) -> None:
+async def test_a_method_that_no_route_supports_gets_the_list_of_methods(client: httpx.AsyncClient) -> None:
     response = await client.put("/list_models")
 
     assert response.status_code == 405

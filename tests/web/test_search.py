@@ -1,4 +1,4 @@
-"""Searching versions of all models over HTTP."""
+"""Search for versions of all models over HTTP."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Versions as resources: listed in every state, read while they are pushed, described by merge patches."""
+"""Versions: listed in every state, read while they are pushed, and edited with merge patches."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ BY_PRECEDENCE = ["2.0.0.dev1", "1.10.0", "1.10.0rc1", "v1.9.1", "1.9.0", "0.9", 
 
 @pytest.fixture
 async def model(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """A client of a registry with one version, 1.0, of the model `m`."""
+    """A client of a registry in which the model `m` has one version, 1.0."""
     await register(client, {"model_name": "m", "version": "1.0", "model_params": {"C": 1}}, {"model.bin": WEIGHTS})
     return client
 
@@ -48,7 +48,7 @@ async def set_state(session: AsyncSession, version: str, state: str) -> None:
 
 
 def exact(response: httpx.Response) -> Any:
-    """The answer with every number as it is written."""
+    """Return the body with every number as it is written."""
     return json.loads(response.text, parse_float=Decimal)
 
 
@@ -76,7 +76,7 @@ async def test_a_list_has_whole_versions(model: httpx.AsyncClient) -> None:
 
 
 async def test_a_list_shows_versions_as_they_are_shown_alone(client: httpx.AsyncClient, collect: Collect) -> None:
-    """PostgreSQL writes the one, this service the other."""
+    """PostgreSQL writes lists, and the service writes single versions."""
     odd = '\x01\t\n"\\/\x7f\u2028é\U0001f916'
     files = {f"{number:03}/'é": bytes([number % 7]) for number in range(105)}
     shown: dict[str, list[Any]] = {"pending": [], "ready": [], "removed": []}
@@ -292,7 +292,7 @@ async def test_the_etag_of_a_push_changes_when_it_is_ready(client: httpx.AsyncCl
 
 
 async def seen_during(client: httpx.AsyncClient, url: str, change: Awaitable[httpx.Response]) -> set[int]:
-    """The statuses that others get who read all the time while a change is made."""
+    """Return the statuses that readers get while a change happens."""
     seen: set[int] = set()
     is_over = asyncio.Event()
 

@@ -45,9 +45,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     models = sorted(referenced, key=lambda model: model.__name__)
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in models], ref_template=f"{SCHEMAS}{{model}}"
-    )
+    _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=f"{SCHEMAS}{{model}}")
     schemas |= definitions["$defs"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)

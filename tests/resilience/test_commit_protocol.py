@@ -113,9 +113,9 @@ async def test_a_shutdown_in_mid_upload_is_a_503_that_holds_no_label(
         await asyncio.sleep(0.5)
 
         process.send_signal(signal.SIGTERM)
-        answer = await asyncio.wait_for(reader.read(), 15)
+        answer = await asyncio.wait_for(reader.read(), 60)
         writer.close()
-        assert await asyncio.wait_for(process.wait(), 15) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
 
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert await database_session.scalar(select(func.count()).select_from(ModelInfoDB)) == 0

@@ -115,4 +115,4 @@ async def test_every_process_may_be_killed_in_the_middle_of_an_upload(tmp_path: 
             assert (await registered_in_time(client, "3")).status_code == 201
             assert (await client.get("/get_model/m/3")).content == WEIGHTS
         dev.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(dev.wait(), 20)
+        await asyncio.wait_for(dev.wait(), 60)

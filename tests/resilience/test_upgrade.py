@@ -187,14 +187,14 @@ async def test_a_migrator_that_is_killed_half_way_is_run_again(old: StackAddress
     await blocker.execute("LOCK model_info IN ROW EXCLUSIVE MODE")
     half_built = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
     async with started("migrate", env=environment(old), cwd=tmp_path) as migrator:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while not await watcher.fetchval(half_built):  # noqa: ASYNC110 - only asking tells
                 await asyncio.sleep(0.05)
         migrator.send_signal(signal.SIGKILL)
         await migrator.wait()
     await transaction.commit()
     await blocker.close()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         building = "SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'CREATE INDEX%'"
         while await watcher.fetchval(building):  # noqa: ASYNC110 - only asking tells
             await asyncio.sleep(0.05)

@@ -132,7 +132,7 @@ async def test_stalled_connections_do_not_keep_a_process_from_ending(
         await asyncio.gather(*(reader.read(1) for reader, _ in sockets[-2:]))
 
         process.send_signal(signal.SIGTERM)
-        _, errors = await asyncio.wait_for(process.communicate(), 15)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
         for _, writer in sockets:
             writer.close()
 

@@ -55,7 +55,7 @@ async def test_dev_serves_keeps_its_data_and_leaves_nothing_behind(tmp_path: Pat
         second = await run(*arguments, env=environment(), cwd=tmp_path)
         children = descendants(dev.pid)
         dev.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(dev.wait(), 20) == 0
+        assert await asyncio.wait_for(dev.wait(), 60) == 0
         assert len(children) >= 2
         assert await gone(children)
         assert not (tmp_path / "data" / "address").exists()
@@ -75,7 +75,7 @@ async def test_dev_serves_keeps_its_data_and_leaves_nothing_behind(tmp_path: Pat
                 assert redirect.content == WEIGHTS
             children = descendants(dev.pid)
             dev.send_signal(how)
-            assert await asyncio.wait_for(dev.wait(), 20) == code
+            assert await asyncio.wait_for(dev.wait(), 60) == code
             assert await gone(children)
 
 
@@ -88,7 +88,7 @@ async def test_dev_with_reload_serves_too(tmp_path: Path) -> None:
         await until_ready(url)
         children = descendants(dev.pid)
         dev.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(dev.wait(), 20)
+        await asyncio.wait_for(dev.wait(), 60)
 
     assert await gone(children)
 
@@ -118,7 +118,7 @@ async def test_serve_answers_and_ends_within_its_grace(
         children = descendants(process.pid)
 
         process.send_signal(signal.SIGTERM)
-        code = await asyncio.wait_for(process.wait(), 15)
+        code = await asyncio.wait_for(process.wait(), 60)
         writer.close()
 
         assert process.stderr is not None
@@ -154,7 +154,7 @@ async def test_without_configuration_it_stops_with_one_sentence(tmp_path: Path) 
     for command in (None, [sys.executable, "-m", "uvicorn", "model_registry.api:app"]):
         arguments = ("serve",) if command is None else ("--port", "0")
         async with started(*arguments, env=environment(), cwd=tmp_path, command=command) as process:
-            _, errors = await asyncio.wait_for(process.communicate(), 30)
+            _, errors = await asyncio.wait_for(process.communicate(), 60)
 
         assert process.returncode not in (0, None)
         complaint = errors.decode()
@@ -175,7 +175,7 @@ async def test_uvicorn_takes_its_configuration_from_a_file(
         await until_ready(f"http://127.0.0.1:{port}")
         children = descendants(process.pid)
         process.send_signal(signal.SIGINT)
-        await asyncio.wait_for(process.wait(), 20)
+        await asyncio.wait_for(process.wait(), 60)
 
     assert await gone(children)
 
@@ -210,7 +210,7 @@ async def test_help_is_quick_and_imports_no_server(tmp_path: Path) -> None:
         "assert not heavy, heavy\n"
     )
     async with started("-c", code, env=environment(), cwd=tmp_path, command=[sys.executable]) as process:
-        output, errors = await asyncio.wait_for(process.communicate(), 30)
+        output, errors = await asyncio.wait_for(process.communicate(), 60)
 
     assert process.returncode == 0, errors.decode()
     server = {"dev", "serve", "migrate", "init-bucket", "gc", "verify", "healthcheck", "openapi"}
@@ -229,7 +229,7 @@ async def test_a_stream_that_is_closed_is_no_bug(tmp_path: Path, closed: str) ->
     command = ["sh", "-c", f'exec "$0" -m model_registry.cli open --url http://registry {closed}', sys.executable]
 
     async with started(env=environment(), cwd=tmp_path, command=command) as process:
-        output, errors = await asyncio.wait_for(process.communicate(), 30)
+        output, errors = await asyncio.wait_for(process.communicate(), 60)
 
     assert (process.returncode, errors) == (0, b"")
     assert output == (b"" if closed == ">&-" else b"http://registry/docs\n")
@@ -247,7 +247,7 @@ async def test_ctrl_c_before_anything_has_begun_ends_it_without_a_word(tmp_path:
         "import model_registry.cli\n"
     )
     async with started("-c", code, env=environment(), cwd=tmp_path, command=[sys.executable]) as process:
-        _, errors = await asyncio.wait_for(process.communicate(), 30)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
 
     assert (process.returncode, errors) == (130, b"")
 
@@ -256,7 +256,7 @@ async def test_without_the_server_s_packages_its_commands_say_where_they_are(tmp
     code = "import sys; sys.modules['structlog'] = None; from model_registry.cli import main; main(['gc', '--once'])"
 
     async with started("-c", code, env=environment(), cwd=tmp_path, command=[sys.executable]) as process:
-        _, errors = await asyncio.wait_for(process.communicate(), 30)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
 
     assert process.returncode == 1
     assert errors.decode() == (
@@ -269,7 +269,7 @@ async def test_postgresql_away_at_the_start_is_no_reason_to_die(stack: StackAddr
     port = free_port()
     env = environment(stack, DATABASE_URL="postgresql://nobody:x@127.0.0.1:9/none")
     async with started("serve", "--port", str(port), env=env, cwd=tmp_path) as process:
-        async with asyncio.timeout(30), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with asyncio.timeout(90), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             while True:
                 try:
                     readiness = await client.get("/readyz")
@@ -278,7 +278,7 @@ async def test_postgresql_away_at_the_start_is_no_reason_to_die(stack: StackAddr
                     await asyncio.sleep(0.1)
             answer = await client.get("/list_models")
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 15) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
 
     assert (readiness.status_code, readiness.json()["checks"]["postgresql"]["ok"]) == (503, False)
     assert answer.status_code == 503

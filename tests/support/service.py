@@ -34,7 +34,9 @@ def make_settings(stack: StackAddresses, **changes: Any) -> Settings:
         "gc_interval_seconds": 3600,
         "gc_grace_seconds": 0,
         # Machines that run tests are busy; how soon the service gives up is for the tests that say so.
-        "database_pool_timeout_seconds": 10,
+        "database_pool_timeout_seconds": 30,
+        "database_statement_timeout_seconds": 30,
+        "database_lock_timeout_seconds": 30,
     }
     return Settings(_env_file=None, **(values | changes))
 

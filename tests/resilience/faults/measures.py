@@ -32,6 +32,12 @@ from tests.support.service import make_settings
 
 MIB = 1024**2
 RECOVERY_SECONDS = 40
+LIMITS = {
+    "database_pool_timeout_seconds": 2,
+    "database_statement_timeout_seconds": 5,
+    "database_lock_timeout_seconds": 2,
+}
+"""How long a service waits that loses its database. Services of other tests wait longer."""
 LATE_SECONDS = 20
 """A response that a fault delays this long is late. Without a limit it would not come at all, or after a minute; with
 the limits that the tests set, it comes after one to three seconds, and on a busy machine some seconds later."""

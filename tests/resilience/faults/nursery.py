@@ -20,6 +20,9 @@ from tests.resilience.faults.measures import ServiceProcess, announced_url, serv
 from tests.support.checkout import ROOT
 from tests.support.processes import environment
 
+PATIENCE_SECONDS = 120
+"""Importing the service takes a second, and half a minute on a machine that does ten other things."""
+
 
 class Nursery:
     def __init__(self, mother: asyncio.subprocess.Process, folder: Path) -> None:
@@ -48,7 +51,7 @@ class Nursery:
             mother.stdin.close()
             with contextlib.suppress(ConnectionError):
                 await mother.stdin.wait_closed()
-            await asyncio.wait_for(mother.wait(), 20)
+            await asyncio.wait_for(mother.wait(), PATIENCE_SECONDS)
 
     @asynccontextmanager
     async def serving(
@@ -75,11 +78,11 @@ class Nursery:
         assert self._mother.stdout is not None
         async with self._turn:
             self._mother.stdin.write(json.dumps(question).encode() + b"\n")
-            return json.loads(await asyncio.wait_for(self._mother.stdout.readline(), 20))
+            return json.loads(await asyncio.wait_for(self._mother.stdout.readline(), PATIENCE_SECONDS))
 
 
 async def _announced(log: Path) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             for line in _lines(log):
                 if '"serving"' in line and line.endswith("\n"):

@@ -12,7 +12,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from model_registry_devstack import StackAddresses
-from tests.resilience.faults.measures import Backend, Users, in_two, standing, until, until_written, writing
+from tests.resilience.faults.measures import LIMITS, Backend, Users, in_two, standing, until, until_written, writing
 from tests.resilience.faults.servers import OwnPostgres, own_postgres, standby
 from tests.support.bucket import Bucket
 from tests.support.checker import check
@@ -85,7 +85,7 @@ async def in_charge(pair: Pair) -> AsyncIterator[Backend]:
 
 @pytest.fixture
 async def service(pair: Pair) -> AsyncIterator[RunningService]:
-    async with running(make_settings(pair.stack, database_pool_timeout_seconds=2)) as service:
+    async with running(make_settings(pair.stack, **LIMITS)) as service:
         yield service
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from model_registry_devstack import StackAddresses
 from tests.resilience.faults.measures import (
     LATE_SECONDS,
+    LIMITS,
     MIB,
     Backend,
     Footprint,
@@ -68,7 +69,7 @@ async def beside(everything_beside: Backend) -> Backend:
 
 @pytest.fixture(scope="module")
 async def own_service(everything_beside: Backend) -> AsyncIterator[RunningService]:
-    async with running(make_settings(everything_beside.stack, database_pool_timeout_seconds=2)) as service:
+    async with running(make_settings(everything_beside.stack, **LIMITS)) as service:
         yield service
 
 
@@ -167,7 +168,7 @@ async def proxied(stack: StackAddresses) -> AsyncIterator[tuple[StackAddresses, 
 @pytest.fixture(scope="module")
 async def struck(proxied: tuple[StackAddresses, Proxy]) -> AsyncIterator[RunningService]:
     """A service whose PostgreSQL is behind the proxy."""
-    async with running(make_settings(proxied[0], database_pool_timeout_seconds=2)) as service:
+    async with running(make_settings(proxied[0], **LIMITS)) as service:
         yield service
 
 

@@ -40,7 +40,7 @@ from tests.support.service import RunningService, ServiceWith
 
 pytestmark = pytest.mark.slow
 
-IDLE_SECONDS = 2
+IDLE_SECONDS = 4
 NEVER_READING = 50
 PIECE = bytes(range(256)) * 1024
 
@@ -333,15 +333,23 @@ def data_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmData:")[2].split()[0]) * 1024
 
 
+@pytest.fixture
+async def patient(stack: StackAddresses, settings: Settings, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
+    """A service that waits for clients which this machine keeps waiting."""
+    async with serving(stack, tmp_path, UPLOAD_BUFFER_SLOTS="8", BODY_IDLE_TIMEOUT_SECONDS="120") as process:
+        await until_ready(process.url)
+        yield process
+
+
 async def test_many_large_uploads_stay_below_a_memory_ceiling(
-    served: ServiceProcess, backend: Backend, users: Users
+    patient: ServiceProcess, backend: Backend, users: Users
 ) -> None:
     """F45: 40 uploads of 12 MiB at once, in a process that may take 128 MiB more than it has."""
     uploads, size = 40, 12 * MIB
-    ceiling = data_bytes(served.pid) + 128 * MIB
-    before = resource.prlimit(served.pid, resource.RLIMIT_DATA, (ceiling, resource.RLIM_INFINITY))
+    ceiling = data_bytes(patient.pid) + 128 * MIB
+    before = resource.prlimit(patient.pid, resource.RLIMIT_DATA, (ceiling, resource.RLIM_INFINITY))
     try:
-        async with users.client(served.url, timeout_seconds=120) as client:
+        async with users.client(patient.url, timeout_seconds=120) as client:
 
             async def upload(number: int) -> int:
                 content = number.to_bytes(8, "big") + PIECE * (size // len(PIECE))
@@ -349,11 +357,11 @@ async def test_many_large_uploads_stay_below_a_memory_ceiling(
 
             statuses = await asyncio.gather(*(upload(number) for number in range(uploads)))
     finally:
-        resource.prlimit(served.pid, resource.RLIMIT_DATA, before)
+        resource.prlimit(patient.pid, resource.RLIMIT_DATA, before)
 
     assert set(statuses) <= {201, 503}
     assert statuses.count(201) > uploads / 2
-    await standing(users, backend, served.url)
+    await standing(users, backend, patient.url)
 
 
 async def test_sigterm_lets_finish_what_can_and_ends_the_rest_cleanly(

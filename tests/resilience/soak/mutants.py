@@ -169,11 +169,11 @@ def _objects_first() -> None:
 
 
 async def _until_shown(connection: AsyncConnection, digests: Collection[bytes], besides: int | None = None) -> None:
-    """Wait for what shows the mistake, about two seconds: another version that shows one of these bytes."""
+    """Wait for what shows the mistake, about a second: another version that shows one of these bytes."""
     shown = select(VersionFileDB.sha256).where(
         VersionFileDB.sha256.in_(digests), VersionFileDB.version_id.is_distinct_from(besides)
     )
-    for _ in range(100):
+    for _ in range(50):
         if (await connection.execute(shown.limit(1))).all():
             return
         await asyncio.sleep(0.02)

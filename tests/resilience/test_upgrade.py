@@ -244,6 +244,6 @@ async def test_a_service_that_cannot_work_with_a_newer_schema_says_so(old: Stack
 
     code, _, errors = await run("serve", "--port", "0", env=environment(old), cwd=tmp_path)
     assert readiness.status_code == 503
-    assert "start a newer version" in readiness.json()["checks"]["schema"]["detail"]
+    assert "Start a newer version" in readiness.json()["checks"]["schema"]["detail"]
     assert code == 1
     assert "needs services made for 9999 or later" in errors

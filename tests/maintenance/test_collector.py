@@ -43,7 +43,7 @@ async def crashed_upload(session: AsyncSession, *, lease: str, multipart_id: str
     return key
 
 
-async def test_what_a_crash_left_is_reclaimed_after_its_lease(
+async def test_the_remains_of_a_crash_are_reclaimed_after_the_lease(
     database_session: AsyncSession, fresh: None, collect: Collect, bucket: Bucket
 ) -> None:
     key = await crashed_upload(database_session, lease="-1 second")
@@ -90,7 +90,7 @@ async def test_what_a_writer_that_stood_still_writes_after_its_lease_is_reclaime
     assert await count(database_session, GarbageDB) == 0
 
 
-async def test_what_is_still_leased_is_left_alone(
+async def test_uploads_with_a_lease_are_not_collected(
     database_session: AsyncSession, fresh: None, collect: Collect, bucket: Bucket
 ) -> None:
     key = await crashed_upload(database_session, lease="1 hour")
@@ -120,7 +120,7 @@ async def test_a_purge_frees_the_storage_and_keeps_the_label(
     assert actions == ["version.registered", "version.removed", "version.purged"]
 
 
-async def test_a_purge_keeps_what_another_version_shares(service_with: ServiceWith, bucket: Bucket) -> None:
+async def test_a_purge_keeps_blobs_that_another_version_uses(service_with: ServiceWith, bucket: Bucket) -> None:
     forgetful = await service_with(purge_after_seconds=0)
     async with httpx.AsyncClient(base_url=forgetful.url) as client:
         await register(client, {"model_name": "m", "version": "1"})

@@ -97,7 +97,7 @@ async def test_the_next_upload_of_the_same_bytes_heals_a_damaged_blob(
     assert "version.healed" in await actions(client)
 
 
-async def test_bytes_that_are_right_again_are_taken_for_sound(
+async def test_bytes_that_are_right_again_are_marked_intact(
     client: httpx.AsyncClient, service: RunningService, bucket: Bucket
 ) -> None:
     await register(client, FRAUD, {"model.bin": WEIGHTS})
@@ -110,7 +110,7 @@ async def test_bytes_that_are_right_again_are_taken_for_sound(
     assert (await client.get("/get_model/fraud/1.0")).content == WEIGHTS
 
 
-async def test_verify_reads_what_one_model_is_made_of_or_everything(
+async def test_verify_reads_the_blobs_of_one_model_or_all(
     client: httpx.AsyncClient, service: RunningService, bucket: Bucket
 ) -> None:
     await register(client, FRAUD, {"a": b"shared", "b": b"only fraud"})
@@ -142,7 +142,7 @@ async def test_a_blob_that_is_purged_while_it_is_read_is_not_damaged(
     assert "version.damaged" not in await actions(client)
 
 
-async def test_verify_on_the_command_line_ends_with_1_and_names_what_shows_the_damage(
+async def test_verify_on_the_command_line_exits_with_1_and_names_the_damaged_versions(
     client: httpx.AsyncClient, stack: StackAddresses, settings: Settings, bucket: Bucket, tmp_path: Path
 ) -> None:
     env = environment(stack)
@@ -160,7 +160,7 @@ async def test_verify_on_the_command_line_ends_with_1_and_names_what_shows_the_d
     assert "There is no model 'Fraud'" in unknown[2]
 
 
-async def test_a_dry_run_says_what_the_run_then_frees(
+async def test_a_dry_run_shows_what_a_run_frees(
     client: httpx.AsyncClient, stack: StackAddresses, service_with: ServiceWith, bucket: Bucket, tmp_path: Path
 ) -> None:
     env = environment(stack, GC_GRACE_SECONDS="0", PURGE_AFTER_SECONDS="0")

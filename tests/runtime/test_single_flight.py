@@ -46,7 +46,7 @@ def ask(slow: Slow) -> Callable[[], asyncio.Task[int]]:
 Ask = Callable[[], asyncio.Task[int]]
 
 
-async def test_whoever_comes_during_a_read_gets_what_the_next_one_finds(slow: Slow, ask: Ask) -> None:
+async def test_calls_during_a_read_share_the_next_read(slow: Slow, ask: Ask) -> None:
     first = ask()
     await slow.begun(1)
     during = [ask() for _ in range(100)]
@@ -72,7 +72,7 @@ async def test_whoever_comes_during_a_read_gets_what_the_next_one_finds(slow: Sl
         (ModelNotFound("m", None), 2),
     ],
 )
-async def test_only_an_outage_is_shared_with_those_who_wait(
+async def test_only_an_outage_is_shared_with_waiting_calls(
     slow: Slow, ask: Ask, error: RegistryError, reads: int
 ) -> None:
     first = ask()
@@ -90,7 +90,7 @@ async def test_only_an_outage_is_shared_with_those_who_wait(
     assert len(slow.ends) == reads
 
 
-async def test_who_leaves_takes_nobody_along(slow: Slow, ask: Ask) -> None:
+async def test_a_cancelled_call_cancels_no_other_call(slow: Slow, ask: Ask) -> None:
     first = ask()
     await slow.begun(1)
     second, third = ask(), ask()
@@ -134,7 +134,7 @@ async def test_every_read_sees_what_was_acknowledged_before_it(client: httpx.Asy
     assert len({found for _, found in seen}) > 5
 
 
-async def test_what_python_takes_for_equal_and_a_filter_does_not_is_searched_apart(client: httpx.AsyncClient) -> None:
+async def test_filters_that_are_equal_only_in_python_are_read_separately(client: httpx.AsyncClient) -> None:
     values = {"true": True, "1": 1, "2": 2}
     for label, value in values.items():
         await register(client, {"model_name": "m", "version": label, "model_params": json.dumps({"flag": value})})

@@ -115,9 +115,9 @@ ROWS = {
         "a wrong digest",
         (
             f"{_INTEGRITY}test_what_was_refused_is_not_there",
-            "tests/services/test_push_proxied.py::test_what_was_not_declared_is_not_kept",
+            "tests/services/test_push_proxied.py::test_bytes_that_were_not_declared_are_not_kept",
             "tests/services/test_push.py::test_wrong_bytes_are_refused_by_storage_and_sent_again_to_the_same_url",
-            "tests/services/test_push_parts.py::test_wrong_bytes_in_a_part_are_found_and_the_file_gets_a_fresh_place",
+            "tests/services/test_push_parts.py::test_wrong_bytes_in_a_part_are_found_and_the_file_gets_a_fresh_key",
         ),
     ),
     "T20": Row(
@@ -132,7 +132,7 @@ ROWS = {
     "T21": Row(
         "more bytes than were declared",
         (
-            "tests/services/test_push_proxied.py::test_what_was_not_declared_is_not_kept",
+            "tests/services/test_push_proxied.py::test_bytes_that_were_not_declared_are_not_kept",
             "tests/services/test_push_parts.py::test_a_part_of_another_size_is_refused_by_storage",
             f"{_INPUT}test_a_file_over_the_limit_is_too_large",
         ),
@@ -148,8 +148,8 @@ ROWS = {
     "T23": Row(
         "a harmless repeat",
         (
-            "tests/services/test_push.py::test_the_same_push_again_is_answered_with_what_there_is",
-            "tests/services/test_registration.py::test_a_retry_with_its_idempotency_key_gets_the_first_answer",
+            "tests/services/test_push.py::test_the_same_push_again_returns_the_version_as_it_is",
+            "tests/services/test_registration.py::test_a_retry_with_its_idempotency_key_gets_the_first_response",
         ),
     ),
     "T24": Row(
@@ -163,7 +163,7 @@ ROWS = {
     "T25": Row(
         "somebody else's upload",
         (
-            "tests/services/test_push_proxied.py::test_a_pending_version_is_nobody_elses",
+            "tests/services/test_push_proxied.py::test_only_its_owner_can_continue_a_pending_version",
             "tests/services/test_push_parts.py::test_parts_of_another_version_are_unknown",
             "tests/services/test_push_parts.py::test_an_upload_that_is_not_there_is_unknown",
         ),
@@ -171,8 +171,8 @@ ROWS = {
     "T26": Row(
         "a URL used once more",
         (
-            "tests/services/test_push.py::test_a_url_that_is_used_once_more_changes_nothing_that_is_published",
-            "tests/services/test_push_parts.py::test_urls_of_parts_are_worth_nothing_after_the_commit",
+            "tests/services/test_push.py::test_a_url_that_is_used_again_changes_no_published_bytes",
+            "tests/services/test_push_parts.py::test_urls_of_parts_are_invalid_after_the_commit",
             "tests/object_store/test_sigv4.py::test_a_second_put_changes_nothing",
         ),
     ),
@@ -183,7 +183,7 @@ ROWS = {
             "tests/object_store/test_sigv4.py::test_other_headers_are_refused",
             "tests/object_store/test_sigv4.py::test_a_body_that_ends_early_leaves_nothing",
             "tests/object_store/test_sigv4.py::test_a_url_is_for_one_key_one_method_and_one_time_span",
-            "tests/services/test_push.py::test_a_store_that_does_not_check_is_not_sent_to",
+            "tests/services/test_push.py::test_clients_send_nothing_to_a_store_that_enforces_no_checksums",
         ),
     ),
     "T28": Row(
@@ -221,10 +221,10 @@ ROWS = {
         "games with parts",
         (
             "tests/services/test_push_parts.py::test_numbers_that_no_part_has_are_refused",
-            "tests/services/test_push_parts.py::test_a_list_that_is_not_what_was_sent_is_refused_and_costs_nothing",
+            "tests/services/test_push_parts.py::test_a_list_of_parts_that_were_not_sent_is_refused_and_changes_nothing",
             "tests/services/test_push_parts.py::test_swapped_etags_are_refused",
             "tests/services/test_push_parts.py::test_a_part_that_is_listed_and_was_not_sent_is_missing",
-            "tests/services/test_push_commit.py::test_commits_at_once_verify_once",
+            "tests/services/test_push_commit.py::test_concurrent_commits_verify_once",
         ),
     ),
     "T34": Row(
@@ -248,7 +248,7 @@ ROWS = {
         "misuse of the Idempotency-Key",
         (
             f"{_INPUT}test_an_idempotency_key_with_another_meaning_is_refused",
-            "tests/services/test_registration.py::test_concurrent_twins_with_one_key_give_one_version",
+            "tests/services/test_registration.py::test_concurrent_requests_with_one_idempotency_key_create_one_version",
         ),
     ),
     "T37": Row(

@@ -74,7 +74,7 @@ async def test_a_push_without_files_is_committed_at_once(client: httpx.AsyncClie
     assert committed.json()["digest"] == f"sha256:{hashlib.sha256().hexdigest()}"
 
 
-async def test_a_version_with_one_file_shows_where_it_is(client: httpx.AsyncClient, bucket: Bucket) -> None:
+async def test_a_version_with_one_file_shows_its_location(client: httpx.AsyncClient, bucket: Bucket) -> None:
     info = (await push(client, {"model.bin": GOOD})).json()
 
     [key] = await bucket.keys()
@@ -111,9 +111,7 @@ async def test_wrong_bytes_are_refused_by_storage_and_sent_again_to_the_same_url
     assert await read(client, "model.bin") == GOOD
 
 
-async def test_a_url_that_is_used_once_more_changes_nothing_that_is_published(
-    client: httpx.AsyncClient, bucket: Bucket
-) -> None:
+async def test_a_url_that_is_used_again_changes_no_published_bytes(client: httpx.AsyncClient, bucket: Bucket) -> None:
     upload = uploads_of(await reserve(client, {"model.bin": GOOD}))["model.bin"]
     await send(client, upload, GOOD)
     assert (await commit(client)).status_code == 200
@@ -157,7 +155,7 @@ async def test_expired_urls_are_replaced_and_only_where_files_are_missing(
     assert committed.status_code == 200
 
 
-async def test_a_store_that_does_not_check_is_not_sent_to(
+async def test_clients_send_nothing_to_a_store_that_enforces_no_checksums(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await service_with()
@@ -177,7 +175,7 @@ async def test_a_store_that_does_not_check_is_not_sent_to(
 # Again
 
 
-async def test_the_same_push_again_is_answered_with_what_there_is(client: httpx.AsyncClient) -> None:
+async def test_the_same_push_again_returns_the_version_as_it_is(client: httpx.AsyncClient) -> None:
     files = {"model.bin": GOOD}
     first = await reserve(client, files, model_params={"C": 1.0, "deep": {"b": 2, "a": 1}}, description="one")
 
@@ -249,7 +247,7 @@ async def test_a_push_without_a_version_takes_the_next_number_that_is_free(clien
     assert labels == [("4", 4), ("5", 5)]
 
 
-async def test_what_a_registration_is_writing_cannot_be_committed(
+async def test_a_registration_in_progress_cannot_be_committed(
     client: httpx.AsyncClient, database_session: AsyncSession
 ) -> None:
     is_reserved, may_end = asyncio.Event(), asyncio.Event()
@@ -369,7 +367,7 @@ async def test_bytes_known_to_be_damaged_are_sent_again_and_heal_every_version(
     assert await actions(database_session) == ["version.registered", "version.healed", "version.registered"]
 
 
-async def test_bytes_found_damaged_after_the_reservation_are_asked_for_at_the_commit(
+async def test_a_commit_asks_for_bytes_that_were_damaged_after_the_reservation(
     client: httpx.AsyncClient, database_session: AsyncSession, bucket: Bucket
 ) -> None:
     await push(client, {"model.bin": GOOD}, "1.0")
@@ -429,7 +427,7 @@ async def test_an_expired_push_does_not_wait_for_the_collector_to_free_its_label
     assert len(await bucket.keys()) == 1
 
 
-async def test_what_comes_by_a_url_after_its_object_was_collected_is_collected_too(
+async def test_an_object_that_is_sent_after_its_collection_is_collected_too(
     client: httpx.AsyncClient, database_session: AsyncSession, bucket: Bucket, collect: Collect
 ) -> None:
     upload = uploads_of(await reserve(client, {"model.bin": GOOD}))["model.bin"]
@@ -450,7 +448,7 @@ async def test_what_comes_by_a_url_after_its_object_was_collected_is_collected_t
     assert await count(database_session, GarbageDB) == 0
 
 
-async def test_the_same_goes_for_what_was_published_and_purged(
+async def test_an_object_that_is_sent_after_its_purge_is_collected_too(
     service_with: ServiceWith, database_session: AsyncSession, bucket: Bucket
 ) -> None:
     service = await service_with(purge_after_seconds=0)
@@ -472,7 +470,7 @@ async def test_the_same_goes_for_what_was_published_and_purged(
     assert await count(database_session, GarbageDB) == 0
 
 
-async def test_everything_that_a_client_does_renews_the_lease(
+async def test_every_request_about_a_push_renews_the_lease(
     service_with: ServiceWith, database_session: AsyncSession
 ) -> None:
     service = await service_with(multipart_threshold_bytes=MIB)
@@ -551,7 +549,7 @@ async def test_more_uploads_than_one_statement_takes(
 
 
 @pytest.mark.parametrize("path", ["a b.bin", "ü/模型.bin", "50%.bin", "a%2Fb", "q?x=1&y#frag", "semi;colon", "+plus+"])
-async def test_odd_paths_can_be_sent_through_us(client: httpx.AsyncClient, path: str) -> None:
+async def test_odd_paths_can_be_sent_through_the_service(client: httpx.AsyncClient, path: str) -> None:
     upload = uploads_of(await reserve(client, {path: GOOD}, transfer="proxied"))[path]
 
     sent = await send(client, upload, GOOD)

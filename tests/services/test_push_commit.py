@@ -62,7 +62,7 @@ async def state_of(session: AsyncSession) -> str:
     return state
 
 
-async def test_slow_verification_is_answered_and_goes_on_by_itself(
+async def test_slow_verification_continues_after_the_response(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch, database_session: AsyncSession
 ) -> None:
     service = await impatient(service_with, commit_wait_seconds=0.1)
@@ -99,7 +99,7 @@ async def test_slow_verification_is_answered_and_goes_on_by_itself(
     assert await actions(database_session) == ["version.registered"]
 
 
-async def test_a_commit_that_has_not_begun_is_not_answered(
+async def test_a_commit_that_has_not_begun_gets_no_response(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch, database_session: AsyncSession
 ) -> None:
     """Or it would say `verifying` of a version that still takes files."""
@@ -119,7 +119,7 @@ async def test_a_commit_that_has_not_begun_is_not_answered(
     assert (accepted.status_code, accepted.json()["state"]) == (202, "verifying")
 
 
-async def test_what_slow_verification_finds_wrong_is_told_to_whoever_commits_again(
+async def test_a_repeated_commit_raises_what_slow_verification_found(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch, database_session: AsyncSession
 ) -> None:
     service = await impatient(service_with, commit_wait_seconds=0.1)
@@ -138,7 +138,7 @@ async def test_what_slow_verification_finds_wrong_is_told_to_whoever_commits_aga
     assert (refused.status_code, slug(refused)) == (422, "digest-mismatch")
 
 
-async def test_verification_goes_on_when_the_client_leaves(
+async def test_verification_continues_when_the_client_leaves(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch, database_session: AsyncSession
 ) -> None:
     service = await impatient(service_with)
@@ -159,7 +159,7 @@ async def test_verification_goes_on_when_the_client_leaves(
             await asyncio.sleep(0.01)
 
 
-async def test_commits_at_once_verify_once(
+async def test_concurrent_commits_verify_once(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch, database_session: AsyncSession
 ) -> None:
     service = await impatient(service_with)
@@ -178,7 +178,7 @@ async def test_commits_at_once_verify_once(
     assert await actions(database_session) == ["version.registered"]
 
 
-async def test_what_one_process_stopped_doing_another_finishes(
+async def test_another_process_finishes_the_commit_of_a_process_that_stopped(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch, database_session: AsyncSession
 ) -> None:
     stopped, other = await impatient(service_with), await impatient(service_with)
@@ -227,7 +227,7 @@ async def test_a_commit_that_outlived_its_lease_gives_up(
     assert len(await bucket.keys()) == 1
 
 
-async def test_a_version_that_nobody_verifies_any_more_is_open_again_when_something_is_missing(
+async def test_a_version_whose_verification_stopped_is_pending_again_if_a_file_is_missing(
     client: httpx.AsyncClient, database_session: AsyncSession
 ) -> None:
     await reserve(client, {"model.bin": GOOD}, transfer="proxied")
@@ -245,7 +245,9 @@ async def test_a_version_that_nobody_verifies_any_more_is_open_again_when_someth
 # The store
 
 
-async def test_reading_back_goes_on_where_it_broke(service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reading_back_continues_where_it_broke(
+    service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = await impatient(service_with)
     store = service.services.blobs
     read = store.read
@@ -276,7 +278,7 @@ async def test_reading_back_goes_on_where_it_broke(service_with: ServiceWith, mo
     assert len(starts) == 9
 
 
-async def test_a_store_that_is_away_is_said_so_and_waited_for(
+async def test_a_commit_waits_for_a_store_that_is_away_and_then_says_so(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch, database_session: AsyncSession
 ) -> None:
     service = await impatient(service_with)
@@ -300,7 +302,7 @@ async def test_a_store_that_is_away_is_said_so_and_waited_for(
     assert committed.status_code == 200
 
 
-async def test_an_object_that_is_not_given_back_whole_is_refused(
+async def test_an_object_that_the_store_returns_incomplete_is_refused(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await impatient(service_with)
@@ -326,7 +328,7 @@ async def test_an_object_that_is_not_given_back_whole_is_refused(
     assert committed.status_code == 200
 
 
-async def test_an_object_that_storage_does_not_show_yet_is_missing_until_it_does(
+async def test_an_object_is_missing_until_the_store_shows_it(
     client: httpx.AsyncClient, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await send(client, uploads_of(await reserve(client, {"model.bin": GOOD}))["model.bin"], GOOD)
@@ -343,7 +345,7 @@ async def test_an_object_that_storage_does_not_show_yet_is_missing_until_it_does
     assert committed.status_code == 200
 
 
-async def test_a_store_that_keeps_no_checksums_is_read_back(
+async def test_objects_are_read_back_if_the_store_keeps_no_checksums(
     client: httpx.AsyncClient, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = service.services.blobs

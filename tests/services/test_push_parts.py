@@ -79,7 +79,7 @@ async def _chunks(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
-async def test_a_lost_client_goes_on_where_it_was(client: httpx.AsyncClient) -> None:
+async def test_a_lost_client_continues_where_it_was(client: httpx.AsyncClient) -> None:
     await send_parts(client, await begin(client), {2: PIECES[2]})
 
     # All that it knows is what it wants to push.
@@ -122,7 +122,7 @@ async def test_the_same_part_is_sent_twice(client: httpx.AsyncClient) -> None:
     assert committed.status_code == 200, committed.text
 
 
-async def test_where_storage_keeps_two_of_a_part_the_client_says_which_counts(
+async def test_the_client_selects_a_part_if_the_store_keeps_two(
     client: httpx.AsyncClient, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = service.services.blobs
@@ -146,7 +146,7 @@ async def test_where_storage_keeps_two_of_a_part_the_client_says_which_counts(
     assert committed.status_code == 200, committed.text
 
 
-async def test_wrong_bytes_in_a_part_are_found_and_the_file_gets_a_fresh_place(
+async def test_wrong_bytes_in_a_part_are_found_and_the_file_gets_a_fresh_key(
     client: httpx.AsyncClient, bucket: Bucket, database_session: AsyncSession
 ) -> None:
     upload = await begin(client)
@@ -171,7 +171,7 @@ async def test_wrong_bytes_in_a_part_are_found_and_the_file_gets_a_fresh_place(
     assert await read(client, "model.bin") == CONTENT
 
 
-async def test_a_wrong_file_among_good_ones_costs_nothing_but_itself(client: httpx.AsyncClient) -> None:
+async def test_after_one_wrong_file_only_that_file_is_sent_again(client: httpx.AsyncClient) -> None:
     good, bad = CONTENT, b"0" * len(CONTENT)
     files = {"good.bin": good, "bad.bin": bad, "small": b"small"}
     uploads = uploads_of(await reserve(client, files))
@@ -191,7 +191,7 @@ async def test_a_wrong_file_among_good_ones_costs_nothing_but_itself(client: htt
     assert await read(client, "bad.bin") == bad
 
 
-async def test_a_refused_file_may_also_come_through_us(client: httpx.AsyncClient, bucket: Bucket) -> None:
+async def test_a_refused_file_can_be_sent_through_the_service(client: httpx.AsyncClient, bucket: Bucket) -> None:
     await send_parts(client, await begin(client), PIECES | {2: b"x" * PART})
     assert (await commit(client)).status_code == 422
 
@@ -202,7 +202,7 @@ async def test_a_refused_file_may_also_come_through_us(client: httpx.AsyncClient
     assert await read(client, "model.bin") == CONTENT
 
 
-async def test_urls_of_parts_are_worth_nothing_after_the_commit(client: httpx.AsyncClient, bucket: Bucket) -> None:
+async def test_urls_of_parts_are_invalid_after_the_commit(client: httpx.AsyncClient, bucket: Bucket) -> None:
     upload = await begin(client)
     signed = (await sign(client, upload, PIECES)).json()["parts"]
     for part in signed:
@@ -235,7 +235,7 @@ async def test_urls_of_parts_are_worth_nothing_after_the_commit(client: httpx.As
     ],
     ids=str,
 )
-async def test_a_list_that_is_not_what_was_sent_is_refused_and_costs_nothing(
+async def test_a_list_of_parts_that_were_not_sent_is_refused_and_changes_nothing(
     client: httpx.AsyncClient, numbers: list[int], where: int | None
 ) -> None:
     upload = await begin(client)
@@ -343,7 +343,7 @@ async def test_a_file_that_is_sent_with_one_put_has_no_parts(
     assert (await sign(client, {"upload_id": upload_id}, [1])).status_code == 404
 
 
-async def test_an_object_that_an_interrupted_commit_put_together_is_adopted(
+async def test_an_object_that_an_interrupted_commit_completed_is_used(
     client: httpx.AsyncClient, bucket: Bucket, database_session: AsyncSession
 ) -> None:
     upload = await begin(client)
@@ -369,7 +369,7 @@ async def test_an_object_that_an_interrupted_commit_put_together_is_adopted(
     assert await read(client, "model.bin") == CONTENT
 
 
-async def test_parts_that_storage_threw_away_are_begun_anew(
+async def test_parts_that_the_store_lost_are_begun_again(
     client: httpx.AsyncClient, bucket: Bucket, database_session: AsyncSession
 ) -> None:
     upload = await begin(client)
@@ -416,7 +416,9 @@ async def test_parts_cannot_be_signed_while_they_are_verified(
     assert (incomplete.status_code, after.status_code) == (409, 200)
 
 
-async def test_requests_for_the_first_urls_at_once_begin_one_upload(client: httpx.AsyncClient, bucket: Bucket) -> None:
+async def test_concurrent_requests_for_the_first_urls_begin_one_upload(
+    client: httpx.AsyncClient, bucket: Bucket
+) -> None:
     upload = await begin(client)
 
     signed = await asyncio.gather(*(sign(client, upload, [1, 2, 3]) for _ in range(8)))
@@ -429,7 +431,7 @@ async def test_requests_for_the_first_urls_at_once_begin_one_upload(client: http
     assert (await commit(client)).status_code == 200
 
 
-async def test_an_upload_that_was_begun_and_then_forgotten_is_cleared_away(
+async def test_a_multipart_upload_that_does_not_count_is_aborted_later(
     client: httpx.AsyncClient, service: RunningService, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = service.services.blobs
@@ -466,7 +468,7 @@ async def test_all_uploads_to_the_key_of_an_abandoned_push_are_aborted(
     assert await bucket.unfinished() == []
 
 
-async def test_parts_that_change_while_they_are_put_together_are_worth_another_try(
+async def test_parts_that_change_during_their_completion_can_be_committed_again(
     client: httpx.AsyncClient, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await send_parts(client, await begin(client))

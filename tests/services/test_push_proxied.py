@@ -57,7 +57,7 @@ async def chunks_of(content: bytes, size: int = 100) -> AsyncIterator[bytes]:
         pytest.param(b"", "size-mismatch", id="nothing"),
     ],
 )
-async def test_what_was_not_declared_is_not_kept(
+async def test_bytes_that_were_not_declared_are_not_kept(
     client: httpx.AsyncClient, collect: Collect, bucket: Bucket, content: bytes, problem: str, is_chunked: bool
 ) -> None:
     await reserve(client, {"model.bin": GOOD}, transfer="proxied")
@@ -72,7 +72,7 @@ async def test_what_was_not_declared_is_not_kept(
     assert (await commit(client)).status_code == 200
 
 
-async def test_bytes_that_are_there_already_are_compared(client: httpx.AsyncClient, bucket: Bucket) -> None:
+async def test_bytes_that_are_stored_already_are_compared(client: httpx.AsyncClient, bucket: Bucket) -> None:
     await push(client, {"model.bin": GOOD}, "0.9")
     await reserve(client, {"model.bin": GOOD}, transfer="proxied")
 
@@ -113,7 +113,7 @@ async def test_bytes_that_are_there_already_are_compared(client: httpx.AsyncClie
         ("%252e%252e", 404, "file-not-found"),
     ],
 )
-async def test_only_declared_paths_are_taken(
+async def test_only_declared_paths_are_accepted(
     service: RunningService, client: httpx.AsyncClient, bucket: Bucket, path: str, status: int, problem: str
 ) -> None:
     await reserve(client, {"model.bin": GOOD}, transfer="proxied")
@@ -126,7 +126,7 @@ async def test_only_declared_paths_are_taken(
     assert await bucket.keys() == set()
 
 
-async def test_only_a_pending_version_takes_files(client: httpx.AsyncClient, bucket: Bucket) -> None:
+async def test_only_a_pending_version_accepts_files(client: httpx.AsyncClient, bucket: Bucket) -> None:
     await push(client, {"model.bin": GOOD}, transfer="proxied")
     keys = await bucket.keys()
 
@@ -153,7 +153,7 @@ async def test_only_a_pending_version_takes_files(client: httpx.AsyncClient, buc
     assert await bucket.keys() == keys
 
 
-async def test_the_same_file_may_come_many_times_at_once(
+async def test_the_same_file_can_be_sent_many_times_at_once(
     client: httpx.AsyncClient, collect: Collect, bucket: Bucket, database_session: AsyncSession
 ) -> None:
     await reserve(client, {"model.bin": GOOD, "again.bin": GOOD}, transfer="proxied")
@@ -218,7 +218,7 @@ async def test_a_body_that_breaks_off_leaves_nothing(
 
 
 @pytest.mark.parametrize("method", ["put", "multipart"])
-async def test_every_file_may_come_through_us_whatever_its_method(
+async def test_every_file_can_be_sent_through_the_service_whatever_its_method(
     service_with: ServiceWith, method: str, bucket: Bucket
 ) -> None:
     service = await service_with(multipart_threshold_bytes=1 if method == "multipart" else MIB)
@@ -236,7 +236,7 @@ async def test_every_file_may_come_through_us_whatever_its_method(
     assert len(await bucket.keys()) == 1
 
 
-async def test_what_was_begun_directly_may_end_through_us(service_with: ServiceWith, bucket: Bucket) -> None:
+async def test_a_direct_push_can_be_finished_through_the_service(service_with: ServiceWith, bucket: Bucket) -> None:
     service = await service_with(multipart_threshold_bytes=MIB, multipart_part_bytes=5 * MIB)
     files = {"model.bin": CONTENT, "small": GOOD}
     async with httpx.AsyncClient(base_url=service.url) as client:
@@ -255,7 +255,7 @@ async def test_what_was_begun_directly_may_end_through_us(service_with: ServiceW
     assert await bucket.unfinished() == []
 
 
-async def test_nobody_is_sent_to_where_something_passes_through_us(
+async def test_no_client_gets_a_url_for_the_key_of_a_proxied_file(
     client: httpx.AsyncClient, bucket: Bucket, database_session: AsyncSession
 ) -> None:
     """Or what is refused here in the end would lie over what they sent there."""
@@ -298,7 +298,7 @@ async def test_a_large_file_passes_through_few_buffers(service_with: ServiceWith
     assert hashlib.sha256(received).digest() == hashlib.sha256(content).digest()
 
 
-async def test_a_slow_twin_of_a_large_file_ends_well_too(client: httpx.AsyncClient, bucket: Bucket) -> None:
+async def test_a_slower_upload_of_the_same_large_file_succeeds_too(client: httpx.AsyncClient, bucket: Bucket) -> None:
     content = bytes(range(256)) * (20 * MIB // 256)
     await reserve(client, {"model.bin": content}, transfer="proxied")
     is_begun, may_end = asyncio.Event(), asyncio.Event()
@@ -320,7 +320,7 @@ async def test_a_slow_twin_of_a_large_file_ends_well_too(client: httpx.AsyncClie
     assert (await commit(client)).status_code == 200
 
 
-async def test_nothing_is_begun_for_a_version_that_is_whole(
+async def test_no_upload_is_opened_for_a_ready_version(
     client: httpx.AsyncClient, service: RunningService, database_session: AsyncSession
 ) -> None:
     """It would be nobody's, and so never collected."""
@@ -334,7 +334,9 @@ async def test_nothing_is_begun_for_a_version_that_is_whole(
     assert await count(database_session, UploadDB) == 0
 
 
-async def test_a_pending_version_is_nobody_elses(client: httpx.AsyncClient, service_with: ServiceWith) -> None:
+async def test_only_its_owner_can_continue_a_pending_version(
+    client: httpx.AsyncClient, service_with: ServiceWith
+) -> None:
     service = await service_with(multipart_threshold_bytes=1)
     proxied, parts = service.services.proxied_uploads, service.services.upload_parts
     somebody, nobody = Actor("somebody", ANONYMOUS.permissions), Actor("nobody", frozenset())

@@ -58,7 +58,7 @@ async def clients(service_with: ServiceWith) -> AsyncIterator[list[httpx.AsyncCl
         await client.aclose()
 
 
-async def test_many_clients_push_the_same_version_and_all_have_it(
+async def test_many_clients_push_the_same_version_and_all_succeed(
     clients: list[httpx.AsyncClient], database_session: AsyncSession, bucket: Bucket, collect: Collect
 ) -> None:
     files = {"model.bin": GOOD, "labels.txt": b"ok\nfraud\n", "copy.bin": GOOD}
@@ -75,7 +75,7 @@ async def test_many_clients_push_the_same_version_and_all_have_it(
     assert (await reserve(clients[0], files, None)).json()["number"] == 2
 
 
-async def test_of_many_pushes_with_other_bytes_one_wins(
+async def test_one_of_many_pushes_with_different_bytes_wins(
     clients: list[httpx.AsyncClient], database_session: AsyncSession, bucket: Bucket, collect: Collect
 ) -> None:
     async def one(number: int, client: httpx.AsyncClient) -> httpx.Response:
@@ -152,7 +152,7 @@ async def test_equal_new_bytes_of_two_versions_become_one_blob(
         assert await read(client, "model.bin", version) == GOOD
 
 
-async def test_what_was_sent_and_then_came_from_elsewhere_is_collected(
+async def test_sent_bytes_that_another_version_stored_first_are_collected(
     client: httpx.AsyncClient, database_session: AsyncSession, bucket: Bucket, collect: Collect
 ) -> None:
     for version in ("1.0", "2.0"):
@@ -168,7 +168,7 @@ async def test_what_was_sent_and_then_came_from_elsewhere_is_collected(
     assert len(await bucket.keys()) == 1
 
 
-async def test_many_files_in_other_orders_do_not_wait_in_a_circle(
+async def test_files_in_different_orders_do_not_deadlock(
     clients: list[httpx.AsyncClient], database_session: AsyncSession, bucket: Bucket, collect: Collect
 ) -> None:
     contents = [f"shared {number}".encode() for number in range(30)]
@@ -252,7 +252,7 @@ lost_in_both_ways = pytest.mark.parametrize(
 
 
 @lost_in_both_ways
-async def test_lost_commits_of_a_push_are_found_out_about(
+async def test_lost_commits_of_a_push_are_resolved(
     service_with: ServiceWith,
     stack: StackAddresses,
     commits: CommitEater,
@@ -292,7 +292,7 @@ async def test_lost_commits_of_a_push_are_found_out_about(
 
 
 @lost_in_both_ways
-async def test_a_lost_reservation_without_a_version_burns_no_number(
+async def test_a_lost_reservation_without_a_version_uses_no_number(
     service_with: ServiceWith,
     stack: StackAddresses,
     commits: CommitEater,
@@ -313,7 +313,7 @@ async def test_a_lost_reservation_without_a_version_burns_no_number(
 
 
 @lost_in_both_ways
-async def test_lost_commits_of_a_file_that_passes_through_us_are_found_out_about(
+async def test_lost_commits_of_a_proxied_file_are_resolved(
     service_with: ServiceWith,
     stack: StackAddresses,
     commits: CommitEater,
@@ -341,7 +341,7 @@ async def test_lost_commits_of_a_file_that_passes_through_us_are_found_out_about
 
 
 @lost_in_both_ways
-async def test_lost_commits_around_parts_are_found_out_about(
+async def test_lost_commits_around_parts_are_resolved(
     service_with: ServiceWith,
     stack: StackAddresses,
     commits: CommitEater,
@@ -392,7 +392,7 @@ async def test_a_file_in_flight_is_given_up_when_its_version_expires(
     await assert_nothing_is_unknown(database_session, bucket, collect)
 
 
-async def test_a_commit_during_a_transfer_through_us_asks_for_the_file_and_takes_it_then(
+async def test_a_commit_during_a_proxied_transfer_asks_for_the_file_and_succeeds_afterwards(
     client: httpx.AsyncClient,
 ) -> None:
     await reserve(client, {"model.bin": GOOD}, transfer="proxied")

@@ -50,7 +50,7 @@ async def eventually_empty(session: AsyncSession) -> None:
     raise AssertionError(f"left behind: {rows} versions, uploads, models")
 
 
-async def test_of_forty_concurrent_registrations_one_succeeds(
+async def test_one_of_forty_concurrent_registrations_succeeds(
     client: httpx.AsyncClient, collect: Collect, bucket: Bucket
 ) -> None:
     info = {"model_name": "contested", "version": "1.0"}
@@ -77,7 +77,7 @@ async def test_numbers_of_a_model_count_up_without_gaps_under_concurrency(client
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-async def test_a_conflict_is_answered_before_the_file_is_read(
+async def test_a_conflict_is_reported_before_the_file_is_read(
     client: httpx.AsyncClient, service: RunningService, tmp_path: Path
 ) -> None:
     await register(client, {"model_name": "known", "version": "1.0"})
@@ -108,7 +108,7 @@ async def test_a_client_that_sends_all_before_it_reads_sees_the_conflict_too(cli
     assert response.headers["connection"] == "close"
 
 
-async def test_fields_may_come_after_the_file(client: httpx.AsyncClient) -> None:
+async def test_fields_can_follow_the_file(client: httpx.AsyncClient) -> None:
     body = multipart(
         [
             ("model_file", "model.bin", WEIGHTS),
@@ -148,7 +148,7 @@ async def test_the_same_bytes_are_stored_once(client: httpx.AsyncClient, collect
     assert (await client.get("/get_model/model2/1", params={"path": "b.bin"})).content == WEIGHTS
 
 
-async def test_small_files_of_a_form_are_stored_a_few_at_a_time_while_it_goes_on(
+async def test_a_few_small_files_at_a_time_are_stored_while_their_form_arrives(
     client: httpx.AsyncClient, service: RunningService, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = service.services.blobs.put
@@ -207,7 +207,7 @@ async def test_a_small_file_that_could_not_be_stored_fails_its_registration(
         assert await bucket.keys() == set()
 
 
-async def test_the_intent_to_write_an_object_is_noted_once_however_often_it_is_tried(
+async def test_an_intent_is_recorded_once_however_often_it_is_tried(
     client: httpx.AsyncClient, service: RunningService, database_session: AsyncSession
 ) -> None:
     """As after an answer that was lost."""
@@ -288,7 +288,7 @@ async def test_json_registers_a_version_without_a_file(
 # Idempotency-Key
 
 
-async def test_a_retry_with_its_idempotency_key_gets_the_first_answer(
+async def test_a_retry_with_its_idempotency_key_gets_the_first_response(
     client: httpx.AsyncClient, sample_model_info: dict[str, Any], collect: Collect, bucket: Bucket
 ) -> None:
     first = await register(client, sample_model_info, {"m": WEIGHTS}, key="job-17")
@@ -333,7 +333,7 @@ async def test_an_idempotency_key_with_another_file_is_refused(
     assert response.status_code == 422
 
 
-async def test_what_is_compared_is_meaning_and_not_bytes(client: httpx.AsyncClient) -> None:
+async def test_an_idempotency_key_compares_meaning_and_not_bytes(client: httpx.AsyncClient) -> None:
     one = {"model_name": "m", "version": "1", "model_params": '{"a": 1, "b": [0.50, 2]}'}
     two = {"model_name": "m", "version": "1", "model_params": '{ "b":[5e-1,2.0] ,"a":1.0}'}
     first = await register(client, one, key="k")
@@ -354,7 +354,7 @@ async def test_a_fresh_key_does_not_turn_a_duplicate_into_a_success(
     assert response.json()["digest"] == first.json()["digest"]
 
 
-async def test_concurrent_twins_with_one_key_give_one_version(
+async def test_concurrent_requests_with_one_idempotency_key_create_one_version(
     client: httpx.AsyncClient, sample_model_info: dict[str, Any]
 ) -> None:
     responses = await asyncio.gather(*(register(client, sample_model_info, key="twin") for _ in range(10)))
@@ -440,7 +440,7 @@ async def test_a_client_that_stalls_is_given_up_and_its_label_is_free_again(
     await eventually_empty(database_session)
 
 
-async def test_a_failed_registration_takes_only_the_model_that_it_made(
+async def test_a_failed_registration_drops_only_the_model_that_it_created(
     client: httpx.AsyncClient, database_session: AsyncSession
 ) -> None:
     await register(client, {"model_name": "kept", "version": "1"})
@@ -467,7 +467,7 @@ async def test_the_service_refuses_to_reuse_the_label_of_a_removed_version(clien
     assert response.json()["digest"] == registered["digest"]
 
 
-async def test_a_registration_of_a_crashed_service_frees_its_label_with_its_lease(
+async def test_the_label_of_a_crashed_registration_is_free_when_its_lease_expires(
     client: httpx.AsyncClient, database_session: AsyncSession, sample_model_info: dict[str, Any]
 ) -> None:
     name, version = sample_model_info["model_name"], sample_model_info["version"]
@@ -619,7 +619,7 @@ async def test_the_list_of_one_model_holds_only_its_versions(client: httpx.Async
     assert foreign.status_code == 422
 
 
-async def test_python_callers_may_register_numpy_values(service: RunningService, fresh: None) -> None:
+async def test_python_callers_can_register_numpy_values(service: RunningService, fresh: None) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield WEIGHTS
 

@@ -21,7 +21,7 @@ async def count(session: AsyncSession, table: type) -> int:
 
 
 async def crashed_upload(session: AsyncSession, *, lease: str, multipart_id: str | None = None) -> str:
-    """The rows of a registration whose service died in the middle; returns the storage key."""
+    """Insert the rows of a registration whose process died, and return the storage key."""
     key = f"blobs/{uuid4()}"
     await session.execute(
         text("INSERT INTO registered_models (name, is_provisional) VALUES ('crashed', true) ON CONFLICT DO NOTHING")

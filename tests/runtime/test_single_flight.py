@@ -13,7 +13,7 @@ from tests.support.registering import register, register_version
 
 
 class Slow:
-    """A read that says which one it was, and ends when it is told how."""
+    """A read that returns its number, when the test ends it."""
 
     def __init__(self) -> None:
         self.ends: list[asyncio.Future[None]] = []

@@ -1,4 +1,4 @@
-"""Pushing a version: reserved in one request, sent past the service, verified before anybody sees it."""
+"""A push: reserved in one request, sent to the object store, verified before it is visible."""
 
 import asyncio
 import hashlib
@@ -335,7 +335,7 @@ async def test_bytes_that_only_an_expired_push_counted_on_are_collected(
 
 
 async def damage(session: AsyncSession, bucket: Bucket) -> str:
-    """Change the one object there is, and let it be known; returns its key."""
+    """Damage the only object, mark it as `verify` does, and return its key."""
     [key] = await bucket.keys()
     await bucket.client.delete_object(Bucket=bucket.name, Key=key)
     await bucket.write(key, b"rotten")

@@ -29,7 +29,7 @@ COMMIT = f"{VERSIONS}/1.0/commit"
 
 
 class Gate:
-    """Keeps a service from reading its store until it is opened."""
+    """Holds the reads of a service until it is opened."""
 
     def __init__(self, service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
         self._is_open = asyncio.Event()
@@ -102,7 +102,7 @@ async def test_slow_verification_continues_after_the_response(
 async def test_a_commit_that_has_not_begun_gets_no_response(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch, database_session: AsyncSession
 ) -> None:
-    """Or it would say `verifying` of a version that still takes files."""
+    """Otherwise a version that still accepts files would be `verifying`."""
     service = await impatient(service_with, commit_wait_seconds=0.05)
     gate = Gate(service, monkeypatch)
     async with httpx.AsyncClient(base_url=service.url) as client:

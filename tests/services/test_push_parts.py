@@ -23,7 +23,7 @@ from tests.support.service import RunningService, make_settings, running
 
 @pytest.fixture(scope="module")
 async def service(stack: StackAddresses, settings: Settings) -> AsyncIterator[RunningService]:
-    """One that wants parts for less than others do."""
+    """A service that sends small files in parts too."""
     async with running(make_settings(stack, multipart_threshold_bytes=MIB, multipart_part_bytes=PART)) as service:
         yield service
 
@@ -376,7 +376,7 @@ async def test_parts_that_the_store_lost_are_begun_again(
     await send_parts(client, upload, {1: PIECES[1]})
 
     async def lose() -> None:
-        """As a rule of the bucket does with what was begun long ago."""
+        """As a lifecycle rule of the bucket does with old multipart uploads."""
         [unfinished] = await bucket.unfinished()
         await bucket.client.abort_multipart_upload(
             Bucket=bucket.name, Key=unfinished["Key"], UploadId=unfinished["UploadId"]

@@ -258,7 +258,7 @@ async def test_a_direct_push_can_be_finished_through_the_service(service_with: S
 async def test_no_client_gets_a_url_for_the_key_of_a_proxied_file(
     client: httpx.AsyncClient, bucket: Bucket, database_session: AsyncSession
 ) -> None:
-    """Or what is refused here in the end would lie over what they sent there."""
+    """Otherwise wrong bytes that arrive here would replace what the client sent there."""
     await reserve(client, {"model.bin": GOOD})
     is_begun, may_end = asyncio.Event(), asyncio.Event()
 
@@ -323,7 +323,7 @@ async def test_a_slower_upload_of_the_same_large_file_succeeds_too(client: httpx
 async def test_no_upload_is_opened_for_a_ready_version(
     client: httpx.AsyncClient, service: RunningService, database_session: AsyncSession
 ) -> None:
-    """It would be nobody's, and so never collected."""
+    """No version would own it, so it would never be collected."""
     version_id = (await push(client, {"model.bin": GOOD})).json()["id"]
     upload = NewUpload(uuid4(), "blobs/late", "model.bin")
 

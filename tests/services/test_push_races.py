@@ -39,7 +39,7 @@ CLIENTS = 20
 
 
 async def assert_nothing_is_unknown(session: AsyncSession, bucket: Bucket, collect: Collect) -> None:
-    """Every object in the bucket is one that a version shows."""
+    """Every object in the bucket belongs to a version."""
     await collect()
     await session.rollback()
     assert await bucket.keys() == set(await session.scalars(select(BlobDB.storage_key)))
@@ -50,7 +50,7 @@ async def assert_nothing_is_unknown(session: AsyncSession, bucket: Bucket, colle
 
 @pytest.fixture
 async def clients(service_with: ServiceWith) -> AsyncIterator[list[httpx.AsyncClient]]:
-    """With a connection each, of a service that lets them wait for each other."""
+    """Clients with a connection each, of a service with a long lock timeout."""
     service = await service_with(database_lock_timeout_seconds=15, database_statement_timeout_seconds=15)
     clients = [httpx.AsyncClient(base_url=service.url, timeout=30) for _ in range(CLIENTS)]
     yield clients
@@ -233,7 +233,7 @@ async def commits(stack: StackAddresses) -> AsyncIterator[CommitEater]:
 async def behind(
     commits: CommitEater, stack: StackAddresses, service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a service whose commits get lost."""
+    """A client of a service whose commits can be lost."""
 
     async def never(_self: Collector, _interval_seconds: float) -> None:
         await asyncio.Event().wait()

@@ -36,7 +36,7 @@ MIB = 1024**2
 
 
 async def eventually_empty(session: AsyncSession) -> None:
-    """A failed registration cleans up right after its answer: give it a moment."""
+    """Wait until a failed registration has cleaned up."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         await session.rollback()
@@ -210,7 +210,7 @@ async def test_a_small_file_that_could_not_be_stored_fails_its_registration(
 async def test_an_intent_is_recorded_once_however_often_it_is_tried(
     client: httpx.AsyncClient, service: RunningService, database_session: AsyncSession
 ) -> None:
-    """As after an answer that was lost."""
+    """As after a reply that was lost."""
     database = service.services.database
     version = VersionRef("m", "1")
     async with database.transaction() as tx:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_registry.object_store.blob_store import StoredObject
 from model_registry.settings import Settings
@@ -12,7 +13,7 @@ from model_registry_devstack import StackAddresses
 from tests.support.bucket import Bucket
 from tests.support.processes import environment
 from tests.support.processes import run as run_command
-from tests.support.pushing import entry, push, reserve
+from tests.support.pushing import entry, expire, push, reserve
 from tests.support.registering import WEIGHTS, register
 from tests.support.service import Collect, RunningService, ServiceWith
 
@@ -161,10 +162,10 @@ async def test_verify_on_the_command_line_exits_with_1_and_names_the_damaged_ver
 
 
 async def test_a_dry_run_shows_what_a_run_frees(
-    client: httpx.AsyncClient, stack: StackAddresses, service_with: ServiceWith, bucket: Bucket, tmp_path: Path
+    stack: StackAddresses, service_with: ServiceWith, database_session: AsyncSession, bucket: Bucket, tmp_path: Path
 ) -> None:
     env = environment(stack, GC_GRACE_SECONDS="0", PURGE_AFTER_SECONDS="0")
-    service = await service_with(purge_after_seconds=0, upload_lease_seconds=1)
+    service = await service_with(purge_after_seconds=0)
     async with httpx.AsyncClient(base_url=service.url) as client:
         await register(client, FRAUD, {"a": b"shared", "b": b"x" * 1000})
         await register(client, {**FRAUD, "version": "2.0"}, {"a": b"shared"})
@@ -173,6 +174,7 @@ async def test_a_dry_run_shows_what_a_run_frees(
             "/v1/models/fraud/versions", json={"version": "3", "files": [entry("c", b"y" * 77)]}
         )
         assert expired.status_code == 201
+        await expire(database_session)
         keys = await bucket.keys()
 
         before = await run_command("gc", "--dry-run", env=env, cwd=tmp_path)

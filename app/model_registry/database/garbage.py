@@ -66,19 +66,22 @@ class GarbageRepository:
         )
 
     async def claim(self, limit: int, claim_seconds: float) -> list[GarbageItem]:
-        """Take what is due; another collector gets it only when we have not deleted it within `claim_seconds`."""
+        """Claim up to `limit` keys that are due; no other collector gets them within `claim_seconds`."""
+        # A CTE that locks rows runs once. As a subquery it may run again for each row, and each run skips what the
+        # ones before have locked: then the limit is exceeded.
         due = (
             select(GarbageDB.storage_key)
             .where(GarbageDB.not_before <= func.now())
             .order_by(GarbageDB.not_before)
             .limit(limit)
             .with_for_update(skip_locked=True)
+            .cte("due")
         )
         # A key that keeps failing is tried less and less often.
         pause = func.make_interval(0, 0, 0, 0, 0, 0, claim_seconds * cast(GarbageDB.attempts + 1, Float))
         rows = await self._connection.execute(
             update(GarbageDB)
-            .where(GarbageDB.storage_key.in_(due.scalar_subquery()))
+            .where(GarbageDB.storage_key == due.c.storage_key)
             .values(
                 not_before=func.now() + pause,
                 attempts=GarbageDB.attempts + 1,

@@ -286,7 +286,7 @@ class VersionRepository:
         details: ModelDetails | None = None,
         manifest: Manifest | None = None,
     ) -> ModelInfo:
-        """Make a version ready, with the details and manifest that `reserve` did not get."""
+        """Publish a version, with the details and manifest that `reserve` did not get."""
         known = (_columns_of(details) if details else {}) | (_manifest(manifest) if manifest else {})
         parameters = {"version_id": version_id, "file_path": file_path, **known}
         return to_info((await self._connection.execute(_PUBLISH, parameters)).one())

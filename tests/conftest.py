@@ -1,4 +1,4 @@
-"""One real PostgreSQL and one real S3 server for the whole run, one service in front of them, fresh for each test."""
+"""One real PostgreSQL and one real S3 server for the whole run, and one service. Each test starts empty."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +19,7 @@ from model_registry_devstack import EmbeddedStack, StackAddresses
 from tests.support.bucket import Bucket
 from tests.support.service import Collect, RunningService, ServiceWith, empty, make_settings, running
 
-# What a developer has set for the service must not reach the tests.
+# The developer's own settings of the service must not reach the tests.
 _ENVIRONMENT = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(PREFIX)}
 
 
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No certificates: the servers of the tests speak plain HTTP, and httpx takes 20 ms to read those of a machine."""
+    """Load no certificates: the test servers speak plain HTTP, and httpx needs 20 ms to read the system's certificates."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SSL_CERT_FILE", raising=False)
         patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.getbasetemp()))
@@ -43,7 +43,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackAddresses]:
-    """Where the servers of this run are."""
+    """The addresses of the servers of this run."""
     match request.config.getoption("--stack"):
         case "embedded":
             embedded = EmbeddedStack(tmp_path_factory.mktemp("stack"), durable=False)
@@ -69,7 +69,7 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def settings(stack: StackAddresses) -> Settings:
-    """Settings of the service under test: the collector waits for nobody, and runs when a test says so."""
+    """Settings of the service under test: the collector has no grace time, and runs only when a test starts it."""
     settings = make_settings(stack)
     migrate(settings.database_url.get_secret_value())
     return settings
@@ -84,7 +84,7 @@ async def service(settings: Settings) -> AsyncIterator[RunningService]:
 
 @pytest.fixture
 async def service_with(stack: StackAddresses, fresh: None) -> AsyncIterator[ServiceWith]:
-    """Starts another service over the same servers, with some settings changed: `await service_with(name=value)`."""
+    """Start another service on the same servers with some settings changed: `await service_with(name=value)`."""
     async with AsyncExitStack() as cleanup:
 
         async def start(**changes: Any) -> RunningService:
@@ -109,7 +109,7 @@ async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def database_session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    """A session of the test's own on the service's database."""
+    """A database session of the test's own."""
     async with AsyncSession(engine) as session:
         yield session
 
@@ -129,21 +129,21 @@ async def blobs(settings: Settings) -> AsyncIterator[S3BlobStore]:
 
 @pytest.fixture(scope="session")
 async def bucket(settings: Settings) -> AsyncIterator[Bucket]:
-    """What is really in the bucket, seen without the service's code."""
+    """The real content of the bucket, read without the service's code."""
     async with Bucket.open(settings) as bucket:
         yield bucket
 
 
 @pytest.fixture
 def collect(service: RunningService) -> Collect:
-    """One run of the collector, with no grace."""
+    """One run of the collector, with no grace time."""
     collector: Collector = service.services.collector
     return collector.collect
 
 
 @pytest.fixture
 def sample_model_info() -> dict[str, Any]:
-    """What somebody would register."""
+    """The fields of a typical registration."""
     return {
         "model_name": "iris-classifier",
         "version": "1.0.0",

@@ -1,4 +1,7 @@
-"""PostgreSQL and an S3 server of our own, for developers and test-suites: the real ones, from PyPI wheels."""
+"""PostgreSQL and an S3 server for development and tests: the real servers, from PyPI wheels.
+
+The package imports the standard library only, and neither the service nor the client.
+"""
 
 from model_registry_devstack.errors import DataDirInUse, EmbeddedNotInstalled, EmbeddedStackError
 from model_registry_devstack.stack import EmbeddedStack, StackAddresses

@@ -1,12 +1,12 @@
 """Become a server that ends when its parent does.
 
-Run by file path with ``python -I -S`` in front of every server, so that it starts in some 20 ms; standard library only,
-and nothing of this project is imported.
+Run by file path with ``python -I -S`` in front of every server, so that it starts in about 20 ms. It uses the standard
+library only and imports nothing of this project.
 
     child.py PARENT_PID exec|watch DEATH_SIGNAL USER_ID PROGRAM [ARGUMENT ...]
 
-``exec`` asks the kernel for DEATH_SIGNAL at the parent's death and becomes PROGRAM. ``watch``, for systems that know no
-such request, stays as PROGRAM's parent and does the same by looking. USER_ID is the user to become first, or ``-``.
+``exec`` asks the kernel to send DEATH_SIGNAL when the parent dies, and becomes PROGRAM. ``watch`` is for systems whose
+kernel cannot do this: it stays as PROGRAM's parent and polls. USER_ID is the user to change to first, or ``-``.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ def main() -> NoReturn:
         become_user(int(user))
     if mode == "watch":
         watch(int(parent), int(death_signal), command)
-    # After the change of user, which would clear it.
+    # After the change of user, which would clear the request.
     prctl(PR_SET_PDEATHSIG, int(death_signal))
     if os.getppid() != int(parent):
         sys.exit("The parent ended before its child began.")
@@ -45,13 +45,13 @@ def main() -> NoReturn:
 def become_user(user_id: int) -> None:
     """Change from root to `user_id`, because PostgreSQL refuses to run as root.
 
-    CAP_DAC_OVERRIDE stays, so that programs and data below folders that only root may enter (``/root``) remain within
-    reach without a change to anybody's permissions. `setpriv` can do all of this too, but is not installed everywhere.
+    The process keeps CAP_DAC_OVERRIDE, so that it can reach programs and data below folders that only root may enter
+    (``/root``), without a change of permissions. `setpriv` can do all of this too, but is not installed everywhere.
     """
     try:
         if sys.platform == "linux":
             require_capabilities()
-            # Keeps the capabilities over the change of user, and lets access(2) count them afterwards: PostgreSQL asks
+            # Keeps the capabilities when the user changes, and makes access(2) respect them afterwards: PostgreSQL asks
             # access(2) whether it may run its own binary.
             prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
         os.setgroups([])
@@ -80,7 +80,7 @@ def require_capabilities() -> None:
 
 
 def keep_only(capability: int) -> None:
-    """Drop every capability but one, and let that one pass through execv."""
+    """Drop every capability except one, and let that one pass through execv."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     bit = 1 << capability
     check(libc().capset(header, (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)))
@@ -88,9 +88,9 @@ def keep_only(capability: int) -> None:
 
 
 def watch(parent: int, death_signal: int, command: list[str]) -> NoReturn:
-    """Be the server's parent: pass signals on, and send it `death_signal` when our own parent is gone."""
+    """Act as the server's parent: pass signals on, and send it `death_signal` when our own parent is gone."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
-    # Held back for now, so that none ends us before it can reach the server.
+    # Blocked for now, so that no signal ends this process before it can pass signals on to the server.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     server = os.posix_spawn(command[0], command, os.environ, setsigmask=())
 

@@ -1,4 +1,4 @@
-"""Why the embedded servers are not running."""
+"""The errors of the embedded servers."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ _TAIL_BYTES = 4000
 
 
 class EmbeddedStackError(Exception):
-    """The embedded servers cannot run; the message is one sentence, then the end of the log where there is one."""
+    """The embedded servers cannot run. The message is one sentence, followed by the end of the log if there is one."""
 
 
 class EmbeddedNotInstalled(EmbeddedStackError):

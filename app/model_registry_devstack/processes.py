@@ -1,4 +1,4 @@
-"""Processes that end when we do, whatever ends us."""
+"""Processes that end when this process ends, even if it is killed."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 from model_registry_devstack.errors import EmbeddedStackError, ServerFailed
 
 _CHILD = Path(__file__).with_name("child.py")
-# Linux can signal a process when its parent dies. Elsewhere the shim remains and watches.
+# Linux can signal a process when its parent dies. On other systems the shim (child.py) stays and watches.
 _MODE = "exec" if sys.platform == "linux" else "watch"
 _HAS_PROC = sys.platform == "linux"
 
-# All that servers get to see of our environment: PGOPTIONS, WEED_*, AWS_* or http_proxy would change what they do.
+# The only environment variables that servers see: PGOPTIONS, WEED_*, AWS_* or http_proxy would change what they do.
 _INHERITED = ("PATH", "TZ", "LD_LIBRARY_PATH")
 
 _RUN_POLL_SECONDS = 0.05
@@ -26,12 +26,12 @@ _LEFTOVERS_END_SECONDS = 2
 _LEFTOVERS_GIVE_UP_SECONDS = 20
 
 
-# How to ask a server to end, kindest first, with the seconds that each request is given.
+# How to ask a server to end, most gracefully first, with the number of seconds for each request.
 StopSignals = tuple[tuple[signal.Signals, float], ...]
 
 
 class Stopped(Exception):
-    """Not a failure: the stack was told to stop in the meantime."""
+    """The stack was told to stop in the meantime. This is not a failure."""
 
 
 def spawn(
@@ -44,9 +44,9 @@ def spawn(
     death_signal: signal.Signals = signal.SIGKILL,
     stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that gets `death_signal` when the calling *thread* ends, and with it whenever we end.
+    """Start a process that gets `death_signal` when the calling *thread* ends, and so whenever this process ends.
 
-    It leads a session of its own, so a Ctrl-C in our terminal reaches us alone and we can stop it in order.
+    The process leads a session of its own. A Ctrl-C in the terminal therefore reaches only us, and we stop it in order.
     """
     shim = [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), _MODE, str(int(death_signal))]
     user = "-" if user_id is None else str(user_id)
@@ -81,7 +81,7 @@ def run(command: list[str], *, text: str, cwd: Path, log: Path, user_id: int | N
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and, in watch mode, the server below it; nothing happens if it has ended."""
+    """Kill a process and, in watch mode, the server below it. Does nothing if the process has ended."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -93,10 +93,10 @@ def how_it_ended(process: subprocess.Popen[bytes]) -> str:
 
 
 def end_leftovers(marker: str) -> None:
-    """Wait for the end of every process that has `marker` in its command line, and before long enforce it.
+    """Wait until every process that has `marker` in its command line has ended; kill those that take too long.
 
-    They are the orphans of a killed run, or the backends of a killed postmaster. Most are ending already; a backend
-    in the middle of a long computation does not notice by itself that its postmaster is gone.
+    They are the orphans of a killed run, or the backends of a killed postmaster. Most are ending already, but a backend
+    in a long computation does not notice that its postmaster is gone.
     """
     begun = time.monotonic()
     while pids := _mentioning(marker):
@@ -111,7 +111,7 @@ def end_leftovers(marker: str) -> None:
 
 
 def command_line(pid: int) -> str:
-    """What `ps` shows for a process; empty if there is none, or only a zombie."""
+    """Return what `ps` shows for a process, or an empty string if there is no such process or only a zombie."""
     if _HAS_PROC:
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -131,6 +131,6 @@ def _mentioning(marker: str) -> list[int]:
 
 
 def rotate(log: Path) -> None:
-    """Keep at most one older generation of a log that has grown."""
+    """Rotate a log that has grown, and keep at most one older generation of it."""
     if log.exists() and log.stat().st_size > _LOG_BYTES:
         log.replace(log.with_suffix(".old.log"))

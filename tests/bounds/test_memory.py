@@ -92,7 +92,7 @@ async def test_every_byte_is_read_once_and_written_once_in_memory_that_is_there_
                         pass
                 return Moved.of(process.pid) - before
 
-            await come_in("first")  # buffers are made when they are first needed
+            await come_in("first")  # buffers are allocated when they are first needed
             await go_out("first")
             moved = [await come_in("second"), await go_out("second")]
         process.send_signal(signal.SIGTERM)
@@ -101,5 +101,6 @@ async def test_every_byte_is_read_once_and_written_once_in_memory_that_is_there_
     for each in moved:
         assert size <= each.read < 1.02 * size
         assert size <= each.written < 1.02 * size
-        # A busier store may need some more buffers than it did for the first file; a fresh one for each part is 1.
+        # Under load, storage may need a few more buffers than for the first file. A fresh buffer for each part would be
+        # 1.
         assert each.touched < 0.5 * size

@@ -1,4 +1,4 @@
-"""The bucket as an outsider sees it."""
+"""The bucket, read without the service's code."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,7 +33,7 @@ class Bucket:
         return found
 
     async def unfinished(self) -> list[dict[str, Any]]:
-        """Multipart uploads that were neither completed nor aborted."""
+        """Return the multipart uploads that were neither completed nor aborted."""
         answer = await self.client.list_multipart_uploads(Bucket=self.name)
         uploads: list[dict[str, Any]] = answer.get("Uploads", [])
         return uploads

@@ -1,14 +1,16 @@
-"""The standing measures: ledgers, database and every byte in the bucket compared, by SQL and S3 of the checker's own.
+"""Compares ledgers, database and every byte in the bucket, with SQL and S3 calls of its own.
 
-M1  what was acknowledged is readable, and hashes to what was sent; an alias points where it was last moved to
-M2  a (model, version) has one manifest for ever, and one id; a model counts its ready versions
-M3  what was not acknowledged is absent or whole
-M4  no object is unknown to the database, no row is without its object, and no blob without a file
-M5  no upload or version is unfinished past its lease
-M9  every change has its event, once, and every move of an alias its entry; who follows the events sees each once
+It checks these measures:
 
-M6 (answers soon after a fault), M7 (no 5xx but 503) and M8 (memory and files come back) are of the running service; a
-test measures them where it has one.
+M1  acknowledged data is readable, and hashes to what was sent; an alias points to the target of its last move
+M2  a (model, version) has one manifest forever, and one id; a model counts its ready versions
+M3  data that was not acknowledged is absent or complete
+M4  every object is known to the database, every row has its object, and every blob has a file
+M5  no upload or version is unfinished after its lease expires
+M9  every change has exactly one event, and every move of an alias one entry; a follower of the events sees each once
+
+M6 (the service responds soon after a fault), M7 (503 is the only 5xx) and M8 (memory and files are released) need a
+running service. A test that has one measures them.
 """
 
 import hashlib
@@ -29,7 +31,7 @@ REMOVING = frozenset({"remove", "purge"})
 
 @dataclass
 class Verdict:
-    """`complaints` is empty where every promise was kept."""
+    """The result. `complaints` is empty if every promise was kept."""
 
     acknowledged: int = 0
     readable: int = 0
@@ -71,14 +73,14 @@ async def check(
     followed: Iterable[Sequence[int]] = (),
     is_settled: bool = False,
 ) -> Verdict:
-    """Compare everything. Call when the faults are over, the clients are silent and a collector has run.
+    """Compare everything. Call it when the faults are over, the clients are silent and a collector has run.
 
     Parameters
     ----------
     followed
         The ids that each follower of the events has seen, from the first to the last.
     is_settled
-        All leases are over and collectors have nothing left to do: then an object is a blob's, or it is unknown.
+        All leases are over and collectors have nothing left to do, so every object must belong to a blob.
     """
     attempts = list(attempts)
     verdict = Verdict(attempts=len(attempts))
@@ -125,7 +127,7 @@ async def _objects(connection: AsyncConnection, bucket: Bucket, verdict: Verdict
 
 
 async def _references(connection: AsyncConnection, verdict: Verdict) -> None:
-    """What refers to what among the rows."""
+    """Check the references among the rows."""
     for (key,) in await _rows(connection, "SELECT storage_key FROM garbage JOIN blobs USING (storage_key)"):
         verdict.complain("M4", f"{key} is a blob and garbage")
     for (key,) in await _rows(
@@ -184,7 +186,7 @@ async def _versions(connection: AsyncConnection) -> dict[tuple[str, str], _Versi
 
 
 async def _hashes(connection: AsyncConnection, bucket: Bucket, verdict: Verdict) -> set[str]:
-    """The digests whose bytes are there and right: every object that a blob names is read."""
+    """Return the digests whose bytes are present and right. Reads every object that a blob names."""
     right = set()
     for sha256, size, key in await _rows(
         connection, "SELECT encode(sha256, 'hex'), size_bytes, storage_key FROM blobs WHERE damaged_at IS NULL"
@@ -192,7 +194,7 @@ async def _hashes(connection: AsyncConnection, bucket: Bucket, verdict: Verdict)
         try:
             content = await bucket.read(key)
         except bucket.client.exceptions.NoSuchKey:
-            continue  # complained of above
+            continue  # reported above
         if hashlib.sha256(content).hexdigest() != sha256 or len(content) != size:
             verdict.complain("M1", f"blob {key} has other bytes than {sha256}")
         else:
@@ -201,7 +203,7 @@ async def _hashes(connection: AsyncConnection, bucket: Bucket, verdict: Verdict)
 
 
 def manifest_digest(files: Mapping[str, tuple[str, int]]) -> str:
-    """The digest of a version, recomputed from {path: (sha256, size)} as anyone can."""
+    """Return the digest of a version, recomputed from {path: (sha256, size)} as any client can."""
     lines = [
         f"{sha256}  {size}  {path}\n".encode()
         for path, (sha256, size) in sorted(files.items(), key=lambda item: item[0].encode())
@@ -214,7 +216,7 @@ def _labels(
 ) -> None:
     by_label: dict[tuple[str, str], list[Attempt]] = defaultdict(list)
     for attempt in attempts:
-        # Where the server chose the label, its answer says which.
+        # If the server chose the label, its response contains it.
         version = attempt.version or attempt.answer.get("version", "")
         if version:
             by_label[attempt.model, version].append(attempt)
@@ -266,7 +268,7 @@ def _label(
         if dict(version.files) != dict(promised[0].facts["files"]):
             verdict.complain("M1", f"{_name(label)} was acknowledged with other files than it has")
         if not hashes.issuperset(version.files.values()):
-            return  # complained of as M3
+            return  # reported as M3
     must_be_removed = any(a.is_acknowledged for a in removals) and not any(
         a.operation == "restore" and not a.is_refused for a in tried
     )
@@ -284,7 +286,7 @@ class _Event:
 
 
 async def _all_events(connection: AsyncConnection) -> list[_Event]:
-    """In the order in which followers see them."""
+    """Return all events in the order in which followers see them."""
     rows = await _rows(connection, "SELECT id, action, model_name, version, details FROM events ORDER BY xid, id")
     return [_Event(row.id, row.action, (row.model_name, row.version), row.details) for row in rows]
 
@@ -321,9 +323,9 @@ def _lives(
     versions: Mapping[tuple[str, str], _Version],
     verdict: Verdict,
 ) -> None:
-    """The events of each version lead to what it is now, and there are as many as the clients caused."""
+    """Check that the events of each version lead to its current state, and that there are as many as clients caused."""
     happened: dict[tuple[str, str], list[_Event]] = defaultdict(list)
-    # Within a model each change waits for the one before, so the ids are in the order of the changes.
+    # Changes of one model wait for each other, so the ids are in the order of the changes.
     for event in sorted(events, key=lambda event: event.id):
         if event.label[1] is not None and event.action.startswith("version."):
             happened[event.label[0], event.label[1]].append(event)
@@ -371,7 +373,7 @@ def _caused(label: tuple[str, str], tried: Sequence[Attempt], happened: Sequence
             least <= count[action] <= most
         ):
             verdict.complain("M9", f"{_name(label)} has {count[action]} events {action}; {least} to {most} were asked")
-    # Each yank and each description is said once only, so its event is known by it.
+    # Each yank and each description has a text of its own, which identifies its event.
     said = Counter(event.details.get("reason") for event in happened if event.action == "version.yanked")
     said += Counter(
         event.details.get("patch", {}).get("description") for event in happened if event.action == "version.updated"
@@ -421,7 +423,7 @@ async def _aliases(
 
 
 def _alias_events(events: Iterable[_Event], history: _History, verdict: Verdict) -> None:
-    """One entry for each event, and the other way round."""
+    """Check that there is one entry for each event, and one event for each entry."""
     entries = Counter(
         (name, alias, None if version is None else generation)
         for (name, alias), moves in history.items()
@@ -443,8 +445,10 @@ def _alias_events(events: Iterable[_Event], history: _History, verdict: Verdict)
 
 
 def _alias_promises(attempts: Sequence[Attempt], events: Iterable[_Event], history: _History, verdict: Verdict) -> None:
-    """Every move that was acknowledged is in the history, and nobody else made one: so the last entry, which is what
-    the alias shows, is the last acknowledged move, or one whose answer was lost."""
+    """Check that every acknowledged move is in the history, and that clients asked for every other move there.
+
+    So the last entry, which is what the alias shows, is the last acknowledged move, or one whose response was lost.
+    """
     unexplained = {key: dict(moves) for key, moves in history.items()}
     open_moves: Counter[tuple[str, str, str | None]] = Counter()
     drops: Counter[tuple[str, str]] = Counter()
@@ -473,7 +477,7 @@ def _alias_promises(attempts: Sequence[Attempt], events: Iterable[_Event], histo
         dropped = left.pop(None, 0)
         if not drops[name, alias] <= dropped <= drops[name, alias] + open_drops[name, alias]:
             verdict.complain("M9", f"alias {alias} of {name} was dropped {drops[name, alias]} times, not {dropped}")
-        anywhere = open_moves[name, alias, None]  # a rollback does not say where to
+        anywhere = open_moves[name, alias, None]  # a rollback does not name its target
         surplus = sum(max(0, count - open_moves[name, alias, version]) for version, count in left.items())
         if surplus > anywhere:
             verdict.complain("M9", f"alias {alias} of {name} has moves that nobody asked for: {dict(left)}")

@@ -4,7 +4,7 @@ import asyncio
 
 
 class CommitEater:
-    """A proxy in front of PostgreSQL that cuts a connection at a COMMIT: before it arrives, or before its answer."""
+    """A proxy in front of PostgreSQL that cuts a connection at a COMMIT: before it arrives, or before its response."""
 
     def __init__(self, host: str, port: int) -> None:
         self._upstream = host, port

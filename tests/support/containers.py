@@ -16,7 +16,7 @@ _KEY, _SECRET = "testing-key", "testing-secret"
 
 @contextmanager
 def container_stack() -> Iterator[StackAddresses]:
-    """The images that docker-compose.yml uses, gone again afterwards."""
+    """Runs the images that docker-compose.yml uses, and removes the containers afterwards."""
     s3 = (
         DockerContainer("chrislusf/seaweedfs:4.48")
         .with_command("mini -dir=/data -bucket=models -admin.ui=false -webdav=false -s3.autoCreateBucket=false")
@@ -43,7 +43,7 @@ def _wait_for(endpoint: str, timeout_seconds: float = 60) -> None:
         try:
             urllib.request.urlopen(endpoint, timeout=1)
         except urllib.error.HTTPError:
-            time.sleep(1)  # it answers, if only "forbidden"; the bucket comes a moment later
+            time.sleep(1)  # any response will do, even "forbidden"; the bucket follows a moment later
             return
         except OSError:
             time.sleep(0.2)

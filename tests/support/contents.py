@@ -1,4 +1,4 @@
-"""What PostgreSQL and the bucket hold, as seen without the code of the service."""
+"""The contents of PostgreSQL and the bucket, read without the code of the service."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from tests.support.service import Collect
 
 
 class Registry:
-    """What is stored, as an outsider counts it."""
+    """Everything that is stored, counted without the service's code."""
 
     def __init__(self, engine: AsyncEngine, bucket: Bucket, collect: Collect) -> None:
         self._engine = engine
@@ -30,7 +30,7 @@ class Registry:
         return {**rows, "objects": await self._bucket.keys(), "unfinished": await self._bucket.unfinished()}
 
     async def assert_unchanged(self, before: dict[str, Any] | None = None) -> None:
-        """At most two seconds after the answer; `None` stands for an empty registry."""
+        """Wait at most two seconds until the contents are as expected; `None` stands for an empty registry."""
         deadline = time.monotonic() + 2
         while (now := await self.content()) != before:
             if before is None and not any(now.values()):

@@ -8,7 +8,7 @@ BOUNDARY = "frontier"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 Part = tuple[bytes, bytes]
-"""The headers and the content of a part."""
+"""Return the headers and the content of a part."""
 
 
 def part(disposition: str | bytes, content: str | bytes = b"", *headers: str) -> Part:

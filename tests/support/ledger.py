@@ -1,4 +1,4 @@
-"""What clients tried and what they were told, line by line in files that survive whatever is killed."""
+"""Records what clients tried and which responses they got, line by line in files that survive a kill."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Any
 
 NOT_CONNECTED = 499
-"""The status of an attempt that never left the client: refused, so it cannot have happened."""
+"""The status of an attempt that never left the client: it was refused, so it cannot have happened."""
 
 
 class Ledger:
-    """One client's own file: an ATTEMPT before each request, an ACK after its answer. A line is one write(2)."""
+    """One client's own file: an ATTEMPT before each request, an ACK after its response. A line is one write(2)."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -29,7 +29,10 @@ class Ledger:
         os.close(self._file)
 
     def attempt(self, operation: str, model: str, version: str = "", **facts: Any) -> int:
-        """About to ask; returns what `ack` is to be called with. `files` are {path: sha256 in hex}."""
+        """Record an attempt before its request; returns the number to pass to `ack`.
+
+        `files` are {path: sha256 in hex}.
+        """
         self._number += 1
         self._write(
             {"is": "ATTEMPT", "n": self._number, "operation": operation, "model": model, "version": version, **facts}
@@ -37,7 +40,7 @@ class Ledger:
         return self._number
 
     def ack(self, number: int, status: int, **facts: Any) -> None:
-        """The answer, whatever it says. Where none came, no line says that either."""
+        """Record the response, with any status. If no response came, do not call this."""
         self._write({"is": "ACK", "n": number, "status": status, **facts})
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -46,7 +49,7 @@ class Ledger:
 
 @dataclass
 class Attempt:
-    """`status` is `None` where no answer came."""
+    """`status` is `None` if no response came."""
 
     operation: str
     model: str
@@ -63,12 +66,12 @@ class Attempt:
 
     @property
     def is_refused(self) -> bool:
-        """Told that it did not happen: any 4xx. A 503 may have happened after all."""
+        """Whether the response says that it did not happen: any 4xx. After a 503 it may have happened."""
         return self.status is not None and 400 <= self.status < 500
 
     @property
     def is_open(self) -> bool:
-        """Nobody knows whether it happened: no answer came, or a 5xx."""
+        """Whether the outcome is unknown: no response came, or a 5xx."""
         return not self.is_acknowledged and not self.is_refused
 
 

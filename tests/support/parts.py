@@ -25,7 +25,7 @@ async def sign(client: httpx.AsyncClient, upload: dict[str, Any], numbers: Itera
 async def send_parts(
     client: httpx.AsyncClient, upload: dict[str, Any], pieces: dict[int, bytes] = PIECES
 ) -> dict[int, str]:
-    """Send these, and return their etags."""
+    """Send these parts, and return their ETags."""
     signed = await sign(client, upload, pieces)
     assert signed.status_code == 200, signed.text
     etags = {}

@@ -15,7 +15,7 @@ def slug(answer: httpx.Response) -> str:
 
 
 def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    """Return the problem, which has this status and this slug."""
+    """Return the problem, after checking that it has this status and this slug."""
     body: dict[str, Any] = response.json()
     assert (response.status_code, body["type"]) == (status, f"urn:model-registry:problem:{slug}"), response.text
     return body
@@ -36,7 +36,7 @@ def assert_problem(
     slug: str | None = None,
     says: str = "",
 ) -> dict[str, Any]:
-    """A problem by RFC 9457 with the registry's members; `names` is the end of the way to the wrong value."""
+    """Check that this is a problem by RFC 9457 with the registry's members; `names` ends the path to the wrong value."""
     assert answer is not None, "the connection was closed without an answer"
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"

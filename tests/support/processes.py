@@ -1,4 +1,4 @@
-"""The command line as processes of their own, which never outlive their test."""
+"""The command line as separate processes, which never outlive their test."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ COMMAND = [sys.executable, "-m", "model_registry.cli"]
 
 
 def environment(stack: StackAddresses | None = None, **changes: str) -> dict[str, str]:
-    """What a process is told: nothing of the developer's settings, the servers of this run, and some changes."""
+    """Return the environment of a process: the servers of this run and some changes, no settings of the developer's."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     inherited["PYTHONPATH"] = str(APP)
     told = {"SHUTDOWN_DELAY_SECONDS": "0"}
@@ -37,7 +37,7 @@ def environment(stack: StackAddresses | None = None, **changes: str) -> dict[str
 
 
 async def run(*arguments: str, env: dict[str, str], cwd: Path, timeout_seconds: float = 60) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `model-registry …`."""
+    """Return exit code, standard output and standard error of `model-registry …`."""
     async with started(*arguments, env=env, cwd=cwd) as process:
         output, errors = await asyncio.wait_for(process.communicate(), timeout_seconds)
     assert process.returncode is not None
@@ -66,7 +66,7 @@ async def started(
 
 
 async def line_with(stream: asyncio.StreamReader | None, text: str, timeout_seconds: float = 90) -> str:
-    """The next line that holds `text`."""
+    """Return the next line that contains `text`."""
     assert stream is not None
     lines = []
     async with asyncio.timeout(timeout_seconds):
@@ -78,7 +78,7 @@ async def line_with(stream: asyncio.StreamReader | None, text: str, timeout_seco
 
 
 def free_port() -> int:
-    """A port that nobody listens on, for a command that must be told one."""
+    """Return a port on which no server listens, for a command that must be told one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -95,7 +95,7 @@ async def until_ready(url: str, timeout_seconds: float = 90) -> None:
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes below `pid`, at any depth."""
+    """Return the processes below `pid`, at any depth."""
     children: dict[int, set[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -121,21 +121,21 @@ def alive(pids: set[int]) -> set[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """The resident set of one process: `VmRSS` of proc(5), in bytes."""
+    """Return the resident set of one process in bytes: `VmRSS` of proc(5)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What a process has moved so far, in bytes."""
+    """The bytes that a process has moved since its start."""
 
     read: int
-    """Through system calls, of which sockets are most: `rchar` of proc(5)."""
+    """Bytes read through system calls, mostly from sockets: `rchar` of proc(5)."""
     written: int
-    """The same to the other side: `wchar`."""
+    """Bytes written through system calls: `wchar` of proc(5)."""
     touched: int
-    """Memory that it touched for the first time: minor faults, field 10 of `stat`, times the size of a page."""
+    """Memory touched for the first time: minor faults (field 10 of `stat`), times the size of a page."""
 
     @classmethod
     def of(cls, pid: int) -> "Moved":
@@ -148,5 +148,5 @@ class Moved:
 
 
 def written_bytes(pid: int) -> int:
-    """What one process has sent to disk: `write_bytes` of proc(5)."""
+    """Return the bytes that one process has sent to disk: `write_bytes` of proc(5)."""
     return int(Path(f"/proc/{pid}/io").read_text().partition("\nwrite_bytes:")[2].split()[0])

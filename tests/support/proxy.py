@@ -1,4 +1,4 @@
-"""A TCP proxy in the test's own process, to put between the service and one of its servers and then misbehave."""
+"""A TCP proxy in the test's own process. It stands between the service and one of its servers, and misbehaves."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,33 +11,33 @@ _PIECE = 65536
 
 @dataclass
 class Pass:
-    """Everything arrives at once."""
+    """Passes everything at once."""
 
 
 @dataclass
 class Delay:
-    """Each piece waits, in both directions."""
+    """Delays each piece, in both directions."""
 
     seconds: float
 
 
 @dataclass
 class Rate:
-    """So many bytes a second on each connection, in each direction."""
+    """Limits each connection to this many bytes a second, in each direction."""
 
     bytes_per_second: float
 
 
 @dataclass
 class CutAfter:
-    """Reset each connection once so many bytes of requests have passed."""
+    """Resets each connection once, after this many bytes of requests have passed."""
 
     request_bytes: int
 
 
 @dataclass
 class CutBefore:
-    """Reset the connection at a request that holds `pattern`; it never arrives."""
+    """Resets the connection at a request that contains `pattern`. The request never arrives."""
 
     pattern: bytes
     times: int = 1
@@ -46,7 +46,7 @@ class CutBefore:
 
 @dataclass
 class SwallowReply:
-    """A request that holds `pattern` arrives and is done; instead of its answer comes a reset."""
+    """Passes a request that contains `pattern`, so it is done, but resets the connection instead of responding."""
 
     pattern: bytes
     times: int = 1
@@ -56,17 +56,17 @@ class SwallowReply:
 
 @dataclass
 class BlackHole:
-    """Nothing moves any more, and nothing is closed; new connections are accepted and met with silence."""
+    """Passes nothing and closes nothing. New connections are accepted and stay silent."""
 
 
 @dataclass
 class Refuse:
-    """Open connections are reset, and new ones at once."""
+    """Resets open connections, and each new one at once."""
 
 
 @dataclass
 class RandomReset:
-    """Reset a connection with this probability at each piece, in either direction."""
+    """Resets a connection with this probability at each piece, in either direction."""
 
     probability: float
     random: Random = field(default_factory=lambda: Random(1))
@@ -88,8 +88,11 @@ class _Connection:
 
 
 class Proxy:
-    """`misbehave(mode)` holds for open connections and new ones, until `behave()`. `struck` counts what it did, and
-    `requests` what came from clients in one piece each."""
+    """A proxy whose faults a test switches on and off.
+
+    `misbehave(mode)` applies to open connections and new ones, until `behave()`. `struck` counts the faults, and
+    `requests` the pieces that came from clients.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._upstream = host, port
@@ -121,12 +124,12 @@ class Proxy:
             self._reset_all()
 
     def lead_to(self, host: str, port: int) -> None:
-        """Another server from now on, as when an address moves: open connections are reset."""
+        """Forward to another server from now on, as when an address moves; open connections are reset."""
         self._upstream = host, port
         self._reset_all()
 
     def behave(self) -> None:
-        """Pass again. What fell into a black hole stays lost: its connections are reset, as a network does in time."""
+        """Pass everything again. Connections that lost data in a black hole are reset, as a network does in time."""
         if isinstance(self._mode, BlackHole):
             self._reset_all()
         self.misbehave(Pass())

@@ -57,6 +57,6 @@ def everything(folder: Path) -> list[Path]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files below a folder by path, also unfinished ones."""
+    """Return all files below a folder by path, including unfinished ones."""
     files = (path for path in everything(folder) if path.is_file() and not path.is_symlink())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -28,7 +28,7 @@ async def reserve(
 
 
 def uploads_of(reserved: httpx.Response) -> dict[str, dict[str, Any]]:
-    """What is to be done for each path."""
+    """Return the instructions for each path."""
     assert reserved.status_code in {200, 201}, reserved.text
     return {upload["path"]: upload for upload in reserved.json()["uploads"]}
 
@@ -46,10 +46,10 @@ async def commit(client: httpx.AsyncClient, version: str = "1.0", **body: Any) -
 
 
 async def push(client: httpx.AsyncClient, files: dict[str, bytes], version: str = "1.0", **more: Any) -> httpx.Response:
-    """Everything that one client does, for files that are sent with one PUT each."""
+    """Do everything that one client does, for files that are sent with one PUT each."""
     for path, upload in uploads_of(await reserve(client, files, version, **more)).items():
         if not upload["already_stored"]:
-            # 412: another client was quicker with the same bytes.
+            # 412: another client has sent the same bytes first.
             assert (await send(client, upload, files[path])).status_code in {200, 201, 412}
     return await commit(client, version)
 
@@ -61,7 +61,7 @@ async def read(client: httpx.AsyncClient, path: str, version: str = "1.0") -> by
 
 
 async def expire(session: AsyncSession) -> None:
-    """Let all leases run out."""
+    """Let all leases expire."""
     for table in ("model_info", "uploads"):
         await session.execute(
             text(

@@ -1,4 +1,4 @@
-"""HTTP written by hand: what no client library would send, over a plain socket."""
+"""HTTP written by hand, over a plain socket: requests that no client library would send."""
 
 import asyncio
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ Ending = Literal["listen", "half-close", "close"]
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """What came back; `is_whole` is false where the connection ended inside the body."""
+    """A response. `is_whole` is false if the connection ended inside the body."""
 
     status_code: int
     headers: httpx.Headers
@@ -35,7 +35,7 @@ def message(
     body: bytes = b"",
     version: str = "HTTP/1.1",
 ) -> bytes:
-    """A request, to the letter: nothing is escaped, added or put right."""
+    """Return a request exactly as given: nothing is escaped, added or corrected."""
     lines = [b" ".join((method.encode(), _bytes(target), version.encode())), *map(_bytes, headers), b"", body]
     return b"\r\n".join(lines)
 
@@ -47,16 +47,16 @@ def _bytes(text: str | bytes) -> bytes:
 async def send(
     address: tuple[str, int], *pieces: bytes, ending: Ending = "listen", timeout_seconds: float = 8
 ) -> RawAnswer | None:
-    """Send the pieces one by one, then read one answer, unless `ending` is to hang up. `None` is no answer.
+    """Send the pieces one by one, then read one response, unless `ending` is to hang up. `None` is no response.
 
-    Raises `TimeoutError` for a server that neither answers nor closes.
+    Raises `TimeoutError` if the server neither responds nor closes.
     """
     async with asyncio.timeout(timeout_seconds):
         reader, writer = await asyncio.open_connection(*address, limit=_LARGEST_ANSWER)
         try:
             for index, piece in enumerate(pieces):
                 if index:
-                    await asyncio.sleep(0.05)  # so that the server sees the pieces apart
+                    await asyncio.sleep(0.05)  # so that the server sees each piece separately
                 writer.write(piece)
                 await writer.drain()
             if ending == "close":

@@ -30,7 +30,7 @@ async def register_version(client: httpx.AsyncClient, model_name: str, version: 
 
 
 def multipart(fields: list[tuple[str, str | None, bytes]], boundary: str = "b0undary") -> bytes:
-    """A form by hand: (name, filename, content) in the order given."""
+    """Return a handwritten form: (name, filename, content) in the order given."""
     parts = []
     for name, filename, content in fields:
         suffix = "" if filename is None else f'; filename="{filename}"'

@@ -20,7 +20,7 @@ async def create(client: httpx.AsyncClient, name: str, **more: Any) -> httpx.Res
 
 
 async def patch(client: httpx.AsyncClient, path: str, body: Any, **headers: str) -> httpx.Response:
-    """Headers by their names with underscores."""
+    """Return headers by their names with underscores."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     content = body if isinstance(body, str | bytes) else json.dumps(body)
     return await client.patch(path, content=content, headers={"Content-Type": MERGE_PATCH} | named)
@@ -29,7 +29,7 @@ async def patch(client: httpx.AsyncClient, path: str, body: Any, **headers: str)
 async def reserve(
     client: httpx.AsyncClient, model: str, version: str, files: dict[str, bytes] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Begin a push that nobody has committed yet."""
+    """Begin a push, and do not commit it."""
     entries = [
         {"path": path, "size_bytes": len(content), "sha256": f"sha256:{hashlib.sha256(content).hexdigest()}"}
         for path, content in (files or {"f": f"bytes of {model} {version}".encode()}).items()
@@ -48,7 +48,7 @@ async def let_expire(session: AsyncSession) -> None:
 
 
 async def found(client: httpx.AsyncClient, **query: str | int) -> list[str]:
-    """The names of the models that a search finds, on one page."""
+    """Return the names of the models that a search finds, on one page."""
     page = await client.get(MODELS, params={"limit": 1000, **query})
     assert page.status_code == 200, page.text
     return [item["name"] for item in page.json()["items"]]

@@ -62,7 +62,7 @@ class Script:
 
 
 def says(status: int, body: str = "{}", **headers: str) -> bytes:
-    """A whole response."""
+    """Return a complete response."""
     fields = {"content-length": str(len(body)), "connection": "close"} | headers
     lines = [f"HTTP/1.1 {status} Whatever", *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()

@@ -33,7 +33,7 @@ def make_settings(stack: StackAddresses, **changes: Any) -> Settings:
         "s3_secret_access_key": stack.s3_secret_access_key,
         "gc_interval_seconds": 3600,
         "gc_grace_seconds": 0,
-        # Machines that run tests are busy; how soon the service gives up is for the tests that say so.
+        # Machines that run tests are busy. Tests that need the service to give up sooner say so.
         "database_pool_timeout_seconds": 30,
         "database_statement_timeout_seconds": 30,
         "database_lock_timeout_seconds": 30,
@@ -61,7 +61,7 @@ class RunningService:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[RunningService]:
-    """Serve until the block ends; connections that are still open then are cut."""
+    """Serve until the block ends; then cut connections that are still open."""
     app = create_app(settings)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
@@ -100,7 +100,8 @@ async def empty(engine: AsyncEngine, tables: Sequence[Table]) -> None:
     names = ", ".join(table.name for table in tables)
     deletions = ", ".join(f"of_{table.name} AS (DELETE FROM {table.name})" for table in reversed(tables))
     for _ in range(5):
-        # A collector, or a registration that is given up, may hold rows. PostgreSQL ends one of two that deadlock.
+        # A collector, or a registration that is being given up, may hold rows. PostgreSQL ends one of two that
+        # deadlock.
         with contextlib.suppress(DBAPIError):
             async with engine.begin() as connection:
                 await connection.execute(text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))

@@ -1,4 +1,4 @@
-"""What holds around every test here: no 5xx, no traceback, one log line for each request, nothing left behind."""
+"""Checks around every security test: no 5xx, no traceback, one log line for each request, nothing left behind."""
 
 import asyncio
 import inspect
@@ -24,13 +24,13 @@ from tests.support.proxy import Proxy
 from tests.support.rawhttp import RawAnswer, send
 from tests.support.service import Collect, RunningService
 
-# Handlers of these stay when a service configures logging anew; what the others log comes by a filter.
+# Handlers on these loggers stay when a service configures logging again. A filter hears what the others log.
 _OURS = "model_registry"
 _SERVERS = ("uvicorn.error", "asyncio")
 
 
 class Journal(logging.Handler):
-    """What the services of this process log: events of ours, and whatever has a traceback."""
+    """The log of the services in this process: our events, and all records with a traceback."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -64,9 +64,9 @@ def _listening() -> Iterator[Journal]:
 
 
 class Watch:
-    """Sends attacks, remembers the answers, and at the end says what they broke.
+    """Sends attacks, remembers the responses, and reports at the end which rules they broke.
 
-    What was stored when `arranged()` was last called must be stored at the end, and nothing else.
+    The state at the end must equal the state when `arranged()` was last called.
     """
 
     def __init__(self, journal: Journal, service: RunningService, registry: Registry) -> None:
@@ -76,21 +76,21 @@ class Watch:
         self._before: dict[str, Any] = {}
         self._request_ids: Counter[str] = Counter()
         self.expected_failures: frozenset[int] = frozenset()
-        """Statuses of 500 and above that a test brings about: 503 where it takes a server away."""
+        """Statuses of 500 and above that a test causes: 503 if it takes a server away."""
 
     async def arranged(self) -> None:
-        """From here on nothing may change."""
+        """Mark the end of the preparation: from here on, nothing may change."""
         self._before = await self._registry.content()
 
     async def raw(self, message: bytes, *, at: RunningService | None = None, **more: Any) -> RawAnswer | None:
-        """The answer to a message, to the letter."""
+        """Send a message exactly as given, and return the response."""
         answer = await send((at or self._service).address, message, **more)
         if answer is not None:
             self.saw(answer)
         return answer
 
     async def on_response(self, response: httpx.Response) -> None:
-        """A hook for clients."""
+        """Record a response; a hook for clients."""
         if response.url.port == self._service.address[1]:
             self.saw(response)
 
@@ -100,7 +100,7 @@ class Watch:
             self._request_ids[request_id] += 1
 
     async def conclude(self) -> None:
-        # A line is written when the answer is over, which its reader knows a moment before.
+        # The service writes the line after the response has ended, a moment after the client has read it.
         for _ in range(200):
             if self._lines() == self._request_ids:
                 break
@@ -118,7 +118,7 @@ class Watch:
 
 @pytest.fixture(autouse=True)
 def _watched(request: pytest.FixtureRequest) -> None:
-    """Of every test that sends something."""
+    """Watch every test that sends a request."""
     if inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("watch")
 
@@ -142,7 +142,7 @@ async def one_client(service: RunningService) -> AsyncIterator[httpx.AsyncClient
 
 @pytest.fixture
 def client(one_client: httpx.AsyncClient, watch: Watch) -> Iterator[httpx.AsyncClient]:
-    """A client whose answers are watched; one for all of these tests, because to make one takes longer than most."""
+    """A client whose responses are watched. It is shared, because creating one takes longer than most tests."""
     one_client.event_hooks = {"response": [watch.on_response]}
     yield one_client
     one_client.event_hooks = {}
@@ -150,7 +150,7 @@ def client(one_client: httpx.AsyncClient, watch: Watch) -> Iterator[httpx.AsyncC
 
 @dataclass(frozen=True)
 class Outside:
-    """The service as a process of its own, between proxies, with everything that it logs in a file."""
+    """The service as a separate process between proxies, with its whole log in a file."""
 
     process: asyncio.subprocess.Process
     url: str
@@ -174,7 +174,7 @@ class Outside:
 async def outside(
     stack: StackAddresses, settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Outside]:
-    """One for all tests; who makes its servers misbehave makes them behave again."""
+    """The shared service between proxies; a test that makes its servers misbehave makes them behave again."""
     folder = tmp_path_factory.mktemp("outside")
     temporary = folder / "temporary"
     temporary.mkdir()

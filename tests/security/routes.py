@@ -1,4 +1,4 @@
-"""Every route of the service, as a test can ask for it."""
+"""Every route of the service, with requests for it."""
 
 import copy
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ HOST = "Host: registry"
 JSON = "application/json"
 FORM = "multipart/form-data; boundary=frontier"
 
-# What `arrange` makes, so that nothing but the attack is a reason to refuse a request.
+# `arrange` creates these, so that the attack is the only reason to refuse a request.
 GOOD = {
     "name": "fraud",
     "model_name": "fraud",
@@ -41,7 +41,7 @@ _BODIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Route:
-    """A method at a path; of the routes that are not in the OpenAPI document there is no operation."""
+    """A method at a path. A route that is not in the OpenAPI document has no operation."""
 
     method: str
     path: str
@@ -64,17 +64,17 @@ class Route:
 
     @property
     def content(self) -> dict[str, Any]:
-        """Media types of the body, with their schemas and examples."""
+        """The media types of the request body, with their schemas and examples."""
         found: dict[str, Any] = self.operation.get("requestBody", {}).get("content", {})
         return found
 
     @property
     def answers(self) -> set[str]:
-        """Media types of what a success has as its body."""
+        """The media types of a successful response."""
         return set(self.operation["responses"].get("200", {}).get("content", {})) if self.operation else set()
 
     def target(self, **segments: str) -> str:
-        """The path with good segments, but for these, which are put in as they are."""
+        """Return the path with good segments, except for the given ones, which are inserted unchanged."""
         path = self.path
         for name, value in (GOOD | segments).items():
             path = path.replace(f"{{{name}}}", value)
@@ -82,7 +82,7 @@ class Route:
 
     @property
     def example(self) -> dict[str, Any]:
-        """A body of JSON that the route takes."""
+        """A JSON body that the route accepts."""
         if self.id in _BODIES:
             return copy.deepcopy(_BODIES[self.id])
         media = self.content[JSON]
@@ -93,7 +93,7 @@ class Route:
 
     @property
     def body(self) -> tuple[bytes, str]:
-        """A body that the route takes, and its type; nothing and nothing where it takes none."""
+        """A body that the route accepts, and its type; two empty values if it takes no body."""
         if self.id == "register_model":
             return form(field("model_name", "fraud"), field("version", "2.0"), file()), FORM
         if JSON in self.content:
@@ -101,7 +101,7 @@ class Route:
         return (b"weights", "application/octet-stream") if self.content else (b"", "")
 
     def message(self, target: str | None = None, *headers: str, body: tuple[bytes, str] | None = None) -> bytes:
-        """A request of HTTP/1.1, to the letter."""
+        """Return an HTTP/1.1 request, exactly as given."""
         content, content_type = self.body if body is None else body
         lines = [HOST, *headers]
         if content or content_type:
@@ -126,7 +126,7 @@ WITH_BYTES = [route for route in DESCRIBED if route.answers & {"application/octe
 
 
 async def arrange(client: httpx.AsyncClient) -> None:
-    """A version of one file with an alias, and one whose file is to be sent through the service."""
+    """Create a version of one file with an alias, and one whose file is to be sent through the service."""
     registered = await client.post(
         "/register_model",
         content=form(field("model_name", "fraud"), field("version", "1.0"), file()),
@@ -138,7 +138,7 @@ async def arrange(client: httpx.AsyncClient) -> None:
 
 
 def leaves(tree: Any, way: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """The ways to all texts in a document."""
+    """Yield the paths to all texts in a document."""
     match tree:
         case str():
             yield way
@@ -151,7 +151,7 @@ def leaves(tree: Any, way: tuple[str | int, ...] = ()) -> Iterator[tuple[str | i
 
 
 def replaced(tree: Any, way: tuple[str | int, ...], value: object) -> Any:
-    """A copy of the document with another value there."""
+    """Return a copy of the document with another value at this path."""
     if not way:
         return value
     copied = copy.copy(tree)

@@ -1,11 +1,11 @@
-"""Where each threat is tested, or why it cannot be yet. A test holds this table against the files that it names."""
+"""The test of each threat, or why it has none yet. A test compares this table with the files that it names."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Row:
-    """One threat: the tests that try it, the reason where there is none, or what remains open beside the tests."""
+    """One threat: the tests that try it, the reason if there is no test, or what the tests leave open."""
 
     threat: str
     tests: tuple[str, ...] = ()

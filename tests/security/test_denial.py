@@ -1,4 +1,4 @@
-"""D: what is sent to use us up (T60-T72)."""
+"""D: requests that try to exhaust the service (T60-T72)."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ MIB = 1024**2
 async def test_what_comes_before_a_body_has_at_most_64_kib(
     watch: Watch, shape: str, size_bytes: int, fits: bool
 ) -> None:
-    """T60: however it arrives, in one piece or in many."""
+    """T60: in one piece or in many."""
     match shape:
         case "one value":
             request = message("GET", "/list_models", [HOST, "X: " + "a" * size_bytes])
@@ -45,7 +45,7 @@ async def test_what_comes_before_a_body_has_at_most_64_kib(
 
     answer = await watch.raw(request)
 
-    # Who is still sending when the connection is closed may see the reset instead of the answer.
+    # A client that is still sending when the connection is closed may see the reset instead of the response.
     assert answer is not None or size_bytes > MIB
     if answer is not None:
         assert answer.status_code == (200 if fits else 431)
@@ -64,7 +64,7 @@ async def test_two_hundred_thousand_headers_are_refused(watch: Watch) -> None:
 async def test_a_request_that_does_not_come_is_not_waited_for(
     service: RunningService, monkeypatch: pytest.MonkeyPatch, beginning: bytes, is_first: bool
 ) -> None:
-    """T61: neither the first of a connection nor one after it."""
+    """T61: the first request of a connection, and a later one."""
     assert http11.HEADER_TIMEOUT_SECONDS == 10
     monkeypatch.setattr(http11, "HEADER_TIMEOUT_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection(*service.address)
@@ -83,7 +83,7 @@ async def test_a_request_that_does_not_come_is_not_waited_for(
 async def test_a_request_that_comes_byte_by_byte_is_not_waited_for(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T61: the time is for all of the headers."""
+    """T61: the time limit covers all of the headers."""
     monkeypatch.setattr(http11, "HEADER_TIMEOUT_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection(*service.address)
 
@@ -107,7 +107,7 @@ async def test_a_request_that_comes_byte_by_byte_is_not_waited_for(
 async def test_stalled_connections_do_not_keep_a_process_from_ending(
     stack: StackAddresses, client: httpx.AsyncClient, watch: Watch, tmp_path: Path
 ) -> None:
-    """T63: in their headers, in a body, in an answer, or with nothing said at all."""
+    """T63: stalled in their headers, in a body, in a response, or before the first byte."""
     large = {"large.bin": bytes(32 * MIB)}
     assert (await register(client, {"model_name": "fraud", "version": "1.0"}, large)).status_code == 201
     await watch.arranged()
@@ -146,7 +146,7 @@ async def test_stalled_connections_do_not_keep_a_process_from_ending(
 async def test_a_body_that_stalls_is_given_up_by_every_route(
     service_with: ServiceWith, client: httpx.AsyncClient, watch: Watch
 ) -> None:
-    """T62: one byte of a thousand."""
+    """T62: one byte of a thousand arrives."""
     service = await service_with(body_idle_timeout_seconds=0.3)
     await arrange(client)
     declared = {"version": "3.0", "files": [entry("a", b"x" * 1000)]}
@@ -166,7 +166,7 @@ async def test_a_body_that_stalls_is_given_up_by_every_route(
 
 
 async def _spaces(sent: list[int]) -> AsyncIterator[bytes]:
-    """A JSON object of 200 MB."""
+    """Yield a JSON object of 200 MB."""
     for _ in range(200):
         sent.append(MIB)
         yield b" " * MIB
@@ -182,7 +182,7 @@ async def _spaces(sent: list[int]) -> AsyncIterator[bytes]:
 async def test_a_json_body_of_200_mb_is_not_read_to_its_end(
     outside: Outside, route: str, status: int, at_most_bytes: int, is_announced: bool
 ) -> None:
-    """T64: the answer comes long before, and the memory of the process knows nothing of its size."""
+    """T64: the response comes long before the end, and the process needs no memory for the body."""
     before = resident_bytes(outside.process.pid)
     sent: list[int] = []
     headers = {"Content-Type": "application/json"} | ({"Content-Length": str(200 * MIB + 2)} if is_announced else {})
@@ -201,7 +201,7 @@ async def test_a_json_body_of_200_mb_is_not_read_to_its_end(
 
 @pytest.mark.slow
 async def test_many_json_bodies_at_once_take_no_more_than_their_limit(outside: Outside) -> None:
-    """T64 and T65: a document within the limit is not worth much more memory than it has bytes."""
+    """T64 and T65: a document within the limit takes little more memory than it has bytes."""
     before = resident_bytes(outside.process.pid)
     body = json.dumps({"name": "x", "tags": {str(number): [[]] * 50 for number in range(800)}}).encode()
 
@@ -225,7 +225,7 @@ EMPTY_WORDS = {
 
 @pytest.mark.parametrize("body", EMPTY_WORDS.values(), ids=EMPTY_WORDS)
 async def test_what_is_around_the_chunks_of_a_body_has_a_bound_too(watch: Watch, body: bytes) -> None:
-    """T60: nobody reads it, but who keeps it until it ends has it in memory."""
+    """T60: the service ignores this data, but a server that stores it until it ends has it in memory."""
     answer = await watch.raw(
         message("POST", "/v1/models", [HOST, "Content-Type: application/json", "Transfer-Encoding: chunked"], body)
     )
@@ -244,8 +244,10 @@ UPGRADES = [
 async def test_a_body_after_an_upgrade_is_a_body(
     service: RunningService, client: httpx.AsyncClient, watch: Watch, upgrade: list[str]
 ) -> None:
-    """T72: and never the next request, however the pieces arrive; Java's client asks for an upgrade with every first
-    request."""
+    """T72: the body is never read as the next request, however the pieces arrive.
+
+    Java's client asks for an upgrade with every first request.
+    """
     await arrange(client)
     await watch.arranged()
     inner = message("DELETE", "/remove_model/fraud/1.0?force=true", [HOST])
@@ -271,7 +273,7 @@ async def test_a_body_after_an_upgrade_is_a_body(
 async def test_a_body_after_an_upgrade_is_refused_where_the_server_would_lose_it(
     service: RunningService, watch: Watch
 ) -> None:
-    """T72: a server that is not ours, and hands the request on with its Upgrade."""
+    """T72: another server, which passes the request on with its Upgrade header."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://registry") as client:
         answer = await client.post("/v1/models", json={"name": "x"}, headers={"Upgrade": "h2c"})
 
@@ -279,7 +281,7 @@ async def test_a_body_after_an_upgrade_is_refused_where_the_server_would_lose_it
 
 
 async def test_requests_in_a_row_are_all_answered(service: RunningService, watch: Watch) -> None:
-    """T72: whatever each of them asks for besides, and in the order in which they came."""
+    """T72: with any additional headers, and in the order in which the requests came."""
     reader, writer = await asyncio.open_connection(*service.address)
     for number in range(300):
         writer.write(message("GET", f"/nothing{number}", [HOST, *UPGRADES[number % 3], f"X-Request-ID: r{number}"]))
@@ -290,7 +292,7 @@ async def test_requests_in_a_row_are_all_answered(service: RunningService, watch
     assert re.findall(r"x-request-id: r(\d+)", answers.lower()) == [str(number) for number in range(300)]
 
 
-# Questions
+# Queries
 
 
 BAD_LIMITS = ["1000000000", "-1", "0", "1001", "1e3", "9" * 400, "abc", "%00", ""]
@@ -321,7 +323,7 @@ RANGES = [
 
 @pytest.mark.parametrize("wanted", RANGES, ids=lambda wanted: wanted[:20])
 async def test_many_ranges_are_no_more_work_than_one(client: httpx.AsyncClient, watch: Watch, wanted: str) -> None:
-    """T68: of every route that answers with bytes."""
+    """T68: every route whose response has bytes."""
     await arrange(client)
     await watch.arranged()
 
@@ -338,13 +340,13 @@ async def test_many_ranges_are_no_more_work_than_one(client: httpx.AsyncClient, 
 
 
 def test_no_other_parser_of_forms_is_there() -> None:
-    """T69: nor one that would write a file, since FastAPI has none to use."""
+    """T69: FastAPI has no form parser to use, so none writes a file."""
     with pytest.raises(metadata.PackageNotFoundError):
         metadata.version("python-multipart")
 
 
 async def test_a_form_never_becomes_a_file(outside: Outside, watch: Watch) -> None:
-    """T69: not of its parts, its fields, nor of what is refused in the middle."""
+    """T69: neither its parts, nor its fields, nor a form that is refused in the middle."""
     bodies = [
         form(field("model_name", "disk"), field("version", "1"), file(content=b"x" * 9 * MIB)),
         form(
@@ -368,7 +370,7 @@ SQL = ["1;drop table model_info", "' OR 1=1 --", "%27%3B", "%25%25%25", "a_b", "
 
 @pytest.mark.parametrize("sql", SQL, ids=lambda sql: sql[:20])
 async def test_a_search_is_never_sql(client: httpx.AsyncClient, watch: Watch, sql: str) -> None:
-    """T70: nor is any other part of a query; it finds nothing, or is refused."""
+    """T70: SQL in any part of a query finds nothing or is refused."""
     await arrange(client)
     await watch.arranged()
 

@@ -1,4 +1,4 @@
-"""B: bytes that are not what they say, and names that come to mean others (T19-T39); the rest of it is in rows.py."""
+"""B: bytes that differ from their digest, and names that change their meaning (T19-T39); the rest is in rows.py."""
 
 import asyncio
 import hashlib
@@ -25,7 +25,7 @@ def _zip() -> bytes:
 
 
 async def test_what_was_refused_is_not_there(client: httpx.AsyncClient, watch: Watch, collect: Collect) -> None:
-    """T19: by its version, by its path, and by its digest, which is asked for again."""
+    """T19: by its version, by its path, and by its digest, which is requested again."""
     declared = entry("model.bin", b"declared")
     made = await client.post("/v1/models/fraud/versions", json={"version": "1.0", "files": [declared]})
     refused = await client.put("/v1/models/fraud/versions/1.0/files/model.bin", content=b"replaced")
@@ -43,7 +43,7 @@ async def test_what_was_refused_is_not_there(client: httpx.AsyncClient, watch: W
 async def test_a_version_that_was_removed_stays_so_while_another_shows_its_bytes(
     client: httpx.AsyncClient, watch: Watch
 ) -> None:
-    """T30: reading the one that is there gives nothing of the other back."""
+    """T30: a read of the existing version returns nothing of the removed one."""
     for name in ("a", "b"):
         assert (await register(client, {"model_name": name, "version": "1.0"})).status_code == 201
     etag = (await client.get("/get_model/a/1.0")).headers["etag"]
@@ -60,7 +60,7 @@ async def test_a_version_that_was_removed_stays_so_while_another_shows_its_bytes
 
 
 async def test_a_digest_is_no_claim_to_bytes_that_nobody_sent(client: httpx.AsyncClient, watch: Watch) -> None:
-    """T29: a version of a digest alone is not committed."""
+    """T29: a version that has only a digest is not committed."""
     reserved = await reserve(client, {"model.bin": b"nobody sent me"})
     await watch.arranged()
 
@@ -73,7 +73,7 @@ async def test_a_digest_is_no_claim_to_bytes_that_nobody_sent(client: httpx.Asyn
 
 @pytest.mark.parametrize("name", ["model.zip", "model.gz", "model.tar"])
 async def test_nothing_is_unpacked(client: httpx.AsyncClient, watch: Watch, bucket: Bucket, name: str) -> None:
-    """T34: what comes as an archive is stored and given as it came."""
+    """T34: an archive is stored and returned as it came."""
     content = _zip()
 
     answer = await register(client, {"model_name": "m", "version": "1"}, {name: content})
@@ -87,7 +87,7 @@ async def test_nothing_is_unpacked(client: httpx.AsyncClient, watch: Watch, buck
 
 
 async def test_what_was_ready_never_names_other_bytes(client: httpx.AsyncClient, watch: Watch) -> None:
-    """T22 and T24: by any way in, at once or one after another, before and after a removal."""
+    """T22 and T24: by every way of upload, at once or one after another, before and after a removal."""
     await arrange(client)
     sha256 = hashlib.sha256(b"weights").hexdigest()
 

@@ -1,4 +1,4 @@
-"""E: what files, errors, logs and pages give away (T73-T89)."""
+"""E: what files, errors, logs and pages reveal (T73-T89)."""
 
 import ast
 import asyncio
@@ -44,7 +44,7 @@ SCRIPT = b"<script>alert(document.domain)</script>"
 
 @pytest.mark.parametrize("name", ["x.html", "x.svg", "x.js", "x.xhtml", "x.pdf", "noextension", "x.html.gz"])
 async def test_a_file_is_never_a_page(client: httpx.AsyncClient, watch: Watch, name: str) -> None:
-    """T73: by whatever route, method, range or condition it comes."""
+    """T73: by any route, method, range or condition."""
     assert (await register(client, {"model_name": "fraud", "version": "1.0"}, {name: SCRIPT})).status_code == 201
     await watch.arranged()
 
@@ -69,7 +69,7 @@ async def test_a_file_is_never_a_page(client: httpx.AsyncClient, watch: Watch, n
 
 
 async def test_a_signed_address_gives_no_page_either(client: httpx.AsyncClient, watch: Watch) -> None:
-    """T74: its type and its disposition are signed, and no other can be had."""
+    """T74: its type and its disposition are signed, and no other values are accepted."""
     await register(client, {"model_name": "fraud", "version": "1.0"}, {"x.html": SCRIPT})
     await watch.arranged()
     manifest = await client.get("/v1/models/fraud/versions/1.0/files?presign=true")
@@ -93,7 +93,7 @@ async def test_a_signed_address_gives_no_page_either(client: httpx.AsyncClient, 
 
 
 class _Evil:
-    """Runs when it is unpickled."""
+    """Runs code when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -103,7 +103,7 @@ class _Evil:
 
 
 async def test_a_pickle_stays_what_it_is(client: httpx.AsyncClient, watch: Watch, tmp_path: Path) -> None:
-    """T84: stored, read back, listed and handed out, and never opened."""
+    """T84: it is stored, read back, listed and downloaded, and never opened."""
     content = pickle.dumps(_Evil(tmp_path / "was here"))
     files = {"model.pkl": content, "model.joblib": content, "model.pt": content, "x.safetensors": content}
 
@@ -126,7 +126,7 @@ RUNNERS = {"eval", "exec", "compile", "__import__", "literal_eval", "system", "p
 
 
 def test_the_server_has_nothing_that_runs_what_it_reads() -> None:
-    """T84: no import of what unpickles, unpacks or parses code, and no call of what runs it."""
+    """T84: no import of a module that unpickles, unpacks or parses code, and no call that runs any."""
     package = Path(model_registry.__file__).parent
     found = set()
     for path in package.rglob("*.py"):
@@ -154,7 +154,7 @@ def test_the_server_has_nothing_that_runs_what_it_reads() -> None:
 
 @pytest.mark.parametrize("wrong", [SCRIPT.decode(), "\"'><img src=x onerror=alert(1)>", "x" * 5000, "\u202e\x07"])
 async def test_what_comes_back_in_an_error_is_data(client: httpx.AsyncClient, watch: Watch, wrong: str) -> None:
-    """T76: JSON, short, and never a header; whatever place the value had."""
+    """T76: as JSON, short, and never in a header, wherever the value was."""
     await arrange(client)
     await watch.arranged()
 
@@ -180,7 +180,7 @@ INTERNALS = re.compile(r"(?i)select |insert |asyncpg|sqlalchemy|botocore|aiohttp
 async def test_a_server_that_is_away_is_a_503_that_names_no_internals(
     outside: Outside, client: httpx.AsyncClient, watch: Watch, server: str
 ) -> None:
-    """T81: at every route that needs it."""
+    """T81: at every route that needs the server."""
     await arrange(client)
     await watch.arranged()
     proxy = outside.database if server == "database" else outside.storage
@@ -206,7 +206,7 @@ async def test_a_server_that_is_away_is_a_503_that_names_no_internals(
 
     own = {"healthz", "metrics", "version"}
     needed = set(statuses) - own if server == "database" else {"readyz", *(route.id for route in WITH_BYTES)}
-    # An upload that is not there is known without the store.
+    # The service knows without the store that an upload does not exist.
     assert {name for name, status in statuses.items() if status == 503} == needed
     assert {status for name, status in statuses.items() if name not in needed} <= {200, 404}
 
@@ -214,7 +214,7 @@ async def test_a_server_that_is_away_is_a_503_that_names_no_internals(
 async def test_a_store_that_refuses_us_is_not_a_client_that_may_not(
     service_with: ServiceWith, client: httpx.AsyncClient, watch: Watch
 ) -> None:
-    """T81: its 403 is between it and us."""
+    """T81: the client does not see the store's 403."""
     service = await service_with(s3_secret_access_key="not the secret")
     watch.expected_failures = frozenset({503})
     await arrange(client)
@@ -232,7 +232,7 @@ async def test_a_store_that_refuses_us_is_not_a_client_that_may_not(
 
 
 async def test_no_redirect_leaves_us_but_to_the_store(client: httpx.AsyncClient, watch: Watch) -> None:
-    """T82: whatever a path, a query or a Host would have it."""
+    """T82: for any path, query or Host."""
     await arrange(client)
     await watch.arranged()
     prefixes = [
@@ -262,7 +262,7 @@ async def test_no_redirect_leaves_us_but_to_the_store(client: httpx.AsyncClient,
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
 async def test_a_page_has_a_policy_of_its_own(client: httpx.AsyncClient, watch: Watch, path: str) -> None:
-    """T77: nothing of another host is loaded, framed, or sent to."""
+    """T77: nothing of another host is loaded or framed, and nothing is sent to one."""
     policy = dict(
         part.split(" ", 1) for part in (await client.get(path)).headers["content-security-policy"].split("; ")
     )
@@ -279,7 +279,7 @@ def _series(metrics: str) -> set[str]:
 async def test_metrics_grow_with_the_routes_and_not_with_what_is_asked(
     service: RunningService, client: httpx.AsyncClient, watch: Watch
 ) -> None:
-    """T83: and no name of anybody's is in them, nor in what the probes say."""
+    """T83: neither metrics nor probes contain names of users or models."""
     await register(client, {"model_name": "secret-project", "version": "1.0"})
     await client.put("/v1/models/secret-project/aliases/hidden", json={"version": "1.0"})
     await watch.arranged()
@@ -320,7 +320,7 @@ TOKEN = "sekret-t0ken-of-a-client"
 
 
 async def test_a_store_that_takes_no_connection_is_told_of_without_the_signed_url() -> None:
-    """What is told of an outage stands in the log."""
+    """The log contains the reason of an outage."""
     with contextlib.ExitStack() as sockets, socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -340,7 +340,7 @@ async def test_a_store_that_takes_no_connection_is_told_of_without_the_signed_ur
 
 
 async def test_no_secret_is_ever_logged(outside: Outside, stack: StackAddresses, watch: Watch, tmp_path: Path) -> None:
-    """T78: at the most talkative level, in good times and while the servers are away."""
+    """T78: at the most detailed log level, in normal operation and while the servers are away."""
     headers = {"Authorization": f"Bearer {TOKEN}", "Cookie": f"session={TOKEN}", "X-Api-Key": TOKEN}
     signed: list[str] = []
     refused = Refuse()
@@ -383,7 +383,7 @@ def _unreachable(stack: StackAddresses) -> str:
 
 
 async def _a_day_at_work(client: httpx.AsyncClient, model: str) -> list[str]:
-    """Most of what there is to do, right and wrong; the signed addresses that came of it."""
+    """Do most of what a client can do, right and wrong; returns the signed URLs that came of it."""
     versions = f"/v1/models/{model}/versions"
     push = {"version": "2.0", "files": [entry("a", b"a"), entry("b", b"b" * 2000)]}
     large = {"version": "3.0", "files": [entry("large", b"x") | {"size_bytes": 100 * 1024**2}]}
@@ -416,7 +416,7 @@ async def _a_day_at_work(client: httpx.AsyncClient, model: str) -> list[str]:
     return found
 
 
-# What it is built from
+# Dependencies
 
 
 FLOORS = {"starlette": "1.0.1", "fastapi": "0.165", "uvicorn": "0.54", "httptools": "0.6.3", "multipart": "2.0.1",
@@ -426,7 +426,7 @@ BANNED = {"python-multipart", "python-jose", "pycrypto", "ecdsa"}
 
 @pytest.mark.parametrize("name", FLOORS)
 def test_what_we_build_on_is_not_known_to_be_broken(name: str) -> None:
-    """T89: as installed, and as the server's image has it."""
+    """T89: the installed packages, and those of the server's image."""
     locked = _locked()[name]
 
     assert Version(metadata.version(name)) >= Version(FLOORS[name])

@@ -44,7 +44,7 @@ SEGMENTS = {
 
 @pytest.mark.parametrize("wrong", SEGMENTS.values(), ids=SEGMENTS)
 async def test_no_route_takes_a_bad_segment(client: httpx.AsyncClient, watch: Watch, wrong: str) -> None:
-    """At the place of any parameter, in any route, however right the rest of the request is."""
+    """At the place of any parameter, in any route, even if the rest of the request is right."""
     await arrange(client)
     await watch.arranged()
 
@@ -64,13 +64,13 @@ TEXTS = {
     "T08 a lone surrogate": "\ud800",
     "T12 a reversed name": "fr\u202eaud",
 }
-# Whatever may stand in them is text for people, or somebody's own.
+# Fields of free text for people, or the client's own documents.
 FREE = {"description", "tags", "reason", "parts", "model_params", "additional_metadata", "standardization_params"}
 
 
 @pytest.mark.parametrize("wrong", TEXTS.values(), ids=TEXTS)
 async def test_no_body_has_a_bad_text_in_it(client: httpx.AsyncClient, watch: Watch, wrong: str) -> None:
-    """In every text of every JSON body, but where free text stands; NUL and surrogates nowhere."""
+    """In every text of every JSON body, except for free text; NUL and surrogates are refused there too."""
     await arrange(client)
     await watch.arranged()
 
@@ -87,7 +87,7 @@ async def test_no_body_has_a_bad_text_in_it(client: httpx.AsyncClient, watch: Wa
 
 @pytest.mark.parametrize("name", ["source", "uri", "artifact_location", "storage_key", "bucket", "file_path", "state"])
 async def test_no_body_says_where_the_bytes_are(client: httpx.AsyncClient, watch: Watch, name: str) -> None:
-    """T06: a field that is not ours is refused, at every depth of every body that is not the client's own."""
+    """T06: an unknown field is refused, at every depth of every body, except in the client's own documents."""
     await arrange(client)
     await watch.arranged()
 
@@ -115,7 +115,7 @@ async def test_a_key_is_never_made_of_what_a_client_says(
 
 
 async def test_no_tag_and_no_metadata_switches_a_rule_off(client: httpx.AsyncClient, watch: Watch) -> None:
-    """T07: the answer to a bad path is the same, whatever stands beside it."""
+    """T07: the response to a bad path does not depend on the other fields."""
     dice = random.Random(7)
     words = ["mlflow.prompt.is_prompt", "trusted", "internal", "skip_validation", "path", "true", "__class__", "admin"]
     push = Route("POST", "/v1/models/{name}/versions")
@@ -185,7 +185,7 @@ async def test_long_nonsense_in_an_address_takes_no_time(client: httpx.AsyncClie
 
 
 def test_what_is_decoded_is_decoded_once() -> None:
-    """T02: the server unquotes the path; nothing of ours does it again, but for a filename by RFC 8187."""
+    """T02: the server unquotes the path. Our code does not do it again, except for a filename by RFC 8187."""
     found = {
         path.name: node.attr if isinstance(node, ast.Attribute) else node.id
         for path in Path(model_registry.__file__).parent.rglob("*.py")
@@ -199,7 +199,7 @@ def test_what_is_decoded_is_decoded_once() -> None:
 
 @pytest.mark.parametrize("name", ["con", "latest", "6f0e4a51-9b6e-4a4f-8a1f-7c113f0c8a52"])
 async def test_a_name_that_only_looks_special_is_a_name(client: httpx.AsyncClient, watch: Watch, name: str) -> None:
-    """T14: the rule for names refuses no word; that nothing takes these for something else is what counts."""
+    """T14: the rule for names forbids no word. The test is that nothing takes these names for something else."""
     made = await client.post("/v1/models", json={"name": name})
     await watch.arranged()
 

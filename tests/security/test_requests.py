@@ -1,4 +1,4 @@
-"""C: whom a request claims to come from and to be meant for (T52-T59); what needs tokens waits for them."""
+"""C: the claimed origin and destination of a request (T52-T59). Tests of tokens wait for tokens."""
 
 import ast
 from pathlib import Path
@@ -23,7 +23,7 @@ ODD_HOSTS = ["x/healthz?", "a@b", "registry/..", "evil.example:80:80", "[::1", "
 
 
 async def test_an_odd_host_leads_nowhere_else(client: httpx.AsyncClient, watch: Watch) -> None:
-    """T52: every route is chosen by the path alone, and where any host will do an odd one changes nothing."""
+    """T52: the path alone selects the route. If every host is allowed, an odd one changes nothing."""
     await arrange(client)
     await watch.arranged()
 
@@ -41,7 +41,7 @@ async def test_an_odd_host_leads_nowhere_else(client: httpx.AsyncClient, watch: 
 
 @pytest.mark.parametrize("host", ODD_HOSTS)
 async def test_an_odd_host_is_in_no_address(client: httpx.AsyncClient, watch: Watch, host: str) -> None:
-    """T52: the address for files that pass through us is the only one that a request's Host is in."""
+    """T52: the URL for files that pass through the service is the only one that contains a request's Host."""
     body = b'{"version": "1.0", "files": [], "transfer": "proxied"}'
     lines = [f"Host: {host}", f"Content-Type: {JSON}", f"Content-Length: {len(body)}"]
 
@@ -55,7 +55,7 @@ async def test_an_odd_host_is_in_no_address(client: httpx.AsyncClient, watch: Wa
 async def test_no_host_but_ours_is_answered_by_any_route(
     service_with: ServiceWith, client: httpx.AsyncClient, watch: Watch
 ) -> None:
-    """T53: but by the probes, which come to the address of a machine."""
+    """T53: except by the probes, which use the address of a machine."""
     service = await service_with(allowed_hosts="registry")
     await arrange(client)
     await watch.arranged()
@@ -71,7 +71,7 @@ async def test_no_host_but_ours_is_answered_by_any_route(
 
 
 def test_no_rule_looks_at_the_address_as_a_whole() -> None:
-    """T52: an address is put together from the Host, which a client writes as it likes."""
+    """T52: such a URL is built from the Host header, which a client chooses freely."""
     wanted = {"url", "base_url", "url_for"}
     found = {
         (path.name, ast.unparse(node))
@@ -80,7 +80,7 @@ def test_no_rule_looks_at_the_address_as_a_whole() -> None:
         if isinstance(node, ast.Attribute) and node.attr in wanted and ast.unparse(node.value) == "request"
     }
 
-    # The one is an address that is handed out; the other is not of a request that came, but of one to be sent.
+    # The first is a URL in a response. The second belongs to a request that we send, not to one that came.
     assert found == {("pushes.py", "request.base_url"), ("pushes.py", "request.url")}
 
 
@@ -88,7 +88,7 @@ def test_no_rule_looks_at_the_address_as_a_whole() -> None:
 async def test_no_route_takes_json_from_a_page_of_another_site(
     client: httpx.AsyncClient, watch: Watch, content_type: str
 ) -> None:
-    """T54: what a browser sends without asking first is not read as JSON, and no answer may be read."""
+    """T54: a body that a browser sends without a preflight is not read as JSON, and a page may read no response."""
     await arrange(client)
     await watch.arranged()
 
@@ -104,7 +104,7 @@ async def test_no_route_takes_json_from_a_page_of_another_site(
 
 
 async def test_no_page_of_another_site_changes_anything(client: httpx.AsyncClient, watch: Watch) -> None:
-    """T54: a browser sends a form, or no body at all, without asking first; it says where the page is from."""
+    """T54: a browser sends a form, or an empty body, without a preflight. It says which site the page is from."""
     await arrange(client)
     await watch.arranged()
 
@@ -112,12 +112,12 @@ async def test_no_page_of_another_site_changes_anything(client: httpx.AsyncClien
     for route in ROUTES:
         if route.method not in {"GET", "HEAD"}:
             assert_problem(await watch.raw(route.message(None, foreign)), 400, slug="bad-request")
-    # To follow a link, to the docs or to a file, is no change.
+    # Following a link to the docs or to a file changes nothing.
     assert (await client.get("/docs", headers={"Sec-Fetch-Site": "cross-site"})).status_code == 200
 
 
 async def test_no_other_site_is_told_that_it_may(client: httpx.AsyncClient, watch: Watch) -> None:
-    """T54: neither before a request nor in an answer; and no cookie is ever set."""
+    """T54: neither a preflight nor a response allows it, and no cookie is ever set."""
     await arrange(client)
     await watch.arranged()
     asking = ["Origin: https://evil.example", "Access-Control-Request-Method: PUT", "Cookie: a=b"]
@@ -148,7 +148,7 @@ SPOOFED = [
 async def test_what_a_proxy_would_say_is_not_believed(
     outside: Outside, client: httpx.AsyncClient, watch: Watch
 ) -> None:
-    """T55: of anybody: neither whence a request comes, nor who sends it, nor where it went at first."""
+    """T55: about any client: the origin of a request, its sender, its first destination."""
     body = b'{"version": "2.0", "files": [%s], "transfer": "proxied"}' % (
         str(entry("a", b"a")).replace("'", '"').encode()
     )
@@ -192,7 +192,7 @@ async def test_a_method_is_what_the_request_line_says(client: httpx.AsyncClient,
     "path", ["/v1/webhooks", "/v1/import", "/v1/models/fraud/webhooks", "/v1/registries", "/proxy"]
 )
 async def test_nothing_makes_the_service_fetch(client: httpx.AsyncClient, watch: Watch, path: str) -> None:
-    """T58: there is no route that takes an address of somebody else."""
+    """T58: no route accepts a URL of another server."""
     answer = await client.post(path, json={"url": "http://169.254.169.254/latest/meta-data"})
 
     assert_problem(answer, 404)
@@ -200,7 +200,7 @@ async def test_nothing_makes_the_service_fetch(client: httpx.AsyncClient, watch:
 
 
 def signed_urls(tree: Any) -> list[str]:
-    """All addresses in an answer that have a signature."""
+    """Return all URLs in a response that have a signature."""
     match tree:
         case str() if "X-Amz-Signature" in tree:
             return [tree]
@@ -215,7 +215,7 @@ def signed_urls(tree: Any) -> list[str]:
 async def test_every_signed_address_is_of_the_store_and_kept_by_nobody(
     service_with: ServiceWith, client: httpx.AsyncClient, watch: Watch, bucket: Bucket
 ) -> None:
-    """T59, T79 and T82: its host is of the settings, its life is short, and caches and the next site never see it."""
+    """T59, T79 and T82: its host is in the settings, its life is short, and caches and other sites never see it."""
     service = await service_with(multipart_threshold_bytes=100)
     await arrange(client)
     store = httpx.URL(bucket.client.meta.endpoint_url).netloc.decode()

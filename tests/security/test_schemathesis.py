@@ -1,4 +1,4 @@
-"""Whatever Schemathesis makes of the OpenAPI document is answered as the document says."""
+"""The service handles all requests that Schemathesis derives from the OpenAPI document as the document says."""
 
 import asyncio
 from typing import Any
@@ -19,13 +19,13 @@ from tests.support.service import RunningService
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.Config())
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 SOME = settings(max_examples=8, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-# What a schema allows may still be refused: a version that is there already, an ETag of another time, two paths that
-# clash. What is refused so is a 4xx that the document names, and that is checked.
+# The service may refuse what a schema allows: a version that exists already, an ETag of an older state, two paths that
+# clash. Such a refusal is a 4xx that the document names, and that is checked.
 SKIPPED: list[CheckFunction] = [positive_data_acceptance]
 
 
 async def arranged(client: httpx.AsyncClient) -> None:
-    """What the examples in the document speak of."""
+    """Create what the examples in the document refer to."""
     await register_form(client, field("model_name", "fraud-detector"), field("version", "2.4.0"), file())
     alias = await client.put("/v1/models/fraud-detector/aliases/champion", json={"version": "2.4.0"})
     assert alias.status_code == 201
@@ -35,8 +35,10 @@ async def arranged(client: httpx.AsyncClient) -> None:
 async def test_every_answer_is_as_it_is_described(
     service: RunningService, client: httpx.AsyncClient, watch: Watch, route: Route
 ) -> None:
-    """Never a 5xx, no status, header, media type or body that the document does not know; what breaks the document's
-    rules is refused. First the bounds of every parameter and field, one by one, then all of them at random."""
+    """Every status, header, media type and body is in the document, and none is a 5xx; invalid requests are refused.
+
+    First the bounds of every parameter and field, one by one, then all of them at random.
+    """
     await arranged(client)
     operation = SCHEMA.find_operation_by_label(route.name)
     assert operation is not None

@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Load no certificates: the test servers speak plain HTTP, and httpx needs 20 ms to read the system's certificates."""
+    """Load no certificates: the test servers speak plain HTTP, and httpx needs 20 ms to load the system's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SSL_CERT_FILE", raising=False)
         patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.getbasetemp()))

@@ -190,7 +190,7 @@ class EmbeddedStack:
         self._supervisors.clear()
 
     def _credentials(self) -> _Credentials:
-        """Return the secrets, which are created once: PostgreSQL stores its password, and a saved S3 key stays valid."""
+        """Return the secrets. They are created once: PostgreSQL stores its password, and a saved S3 key stays valid."""
         path = self._data_dir / "credentials.json"
         if not path.exists():
             made = _Credentials(secrets.token_hex(24), secrets.token_hex(10).upper(), secrets.token_hex(20))

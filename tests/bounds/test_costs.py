@@ -137,7 +137,7 @@ async def test_further_small_files_of_a_form_are_noted_together_and_one_call_eac
         requests, calls = await costly.of("POST", "/register_model", data=data, files=files)
 
     assert calls == {"put": 11}
-    # How many files arrive during one statement depends on the machine. A connection that was idle for 100 ms is checked
+    # How many files arrive during one statement depends on the machine. A connection that was idle for 100 ms is tested
     # before it is used.
     assert 14 < requests < 14 + 8
 

@@ -36,7 +36,7 @@ def plain(url: str) -> str:
 
 @pytest.fixture
 async def places(stack: StackAddresses) -> AsyncIterator[list[StackAddresses]]:
-    """Two databases, each with a bucket: where things are, and where they are restored."""
+    """Two databases, each with a bucket: the original, and the place where it is restored."""
     names = [f"backup_{uuid4().hex}" for _ in range(2)]
     server = await asyncpg.connect(plain(stack.database_url))
     found = []
@@ -66,7 +66,7 @@ async def tool(name: str, *arguments: str) -> None:
 
 
 async def work(client: httpx.AsyncClient, ledger: Ledger, prefix: str, is_over: asyncio.Event) -> None:
-    """Register, and now and then purge what is a little older, until the event but ten times at least."""
+    """Register, and now and then purge an older version, at least ten times and until the event."""
     for number in itertools.count(1):
         if is_over.is_set() and number > 10:
             return
@@ -95,7 +95,7 @@ async def test_what_was_acknowledged_before_the_backup_is_all_there_after_it(
 ) -> None:
     here, there = places
     dump = tmp_path / "registry.dump"
-    # The grace time is what lets the bucket be copied after the database.
+    # The grace time allows the bucket to be copied after the database.
     settings = make_settings(here, gc_grace_seconds=3600, gc_interval_seconds=0.2, purge_after_seconds=0)
     async with Bucket.open(settings) as source, Bucket.open(make_settings(there)) as target:
         with Ledger(tmp_path / "before") as before, Ledger(tmp_path / "during") as during:
@@ -115,7 +115,7 @@ async def test_what_was_acknowledged_before_the_backup_is_all_there_after_it(
                 await working
         dumped_to = plain(there.database_url)
         await tool("pg_restore", "--clean", "--if-exists", "--no-owner", f"--dbname={dumped_to}", str(dump))
-        # As if the server that was dumped had run for years, and this one were new.
+        # As if the dumped server had run for years, and this one were new.
         new_server = await asyncpg.connect(dumped_to)
         await new_server.execute("UPDATE events SET xid = (xid::text::bigint + 1000000000)::text::xid8")
         await new_server.close()
@@ -130,13 +130,13 @@ async def test_what_was_acknowledged_before_the_backup_is_all_there_after_it(
             verdict = await check(read_ledgers([tmp_path / "before"]), engine, target)
             objects_unknown = [line for line in verdict.complaints if "in the bucket and not in" in line]
             await engine.dispose()
-            # What was registered after the dump is forgotten, and nothing else; its objects are named by `verify`.
+            # Only what was registered after the dump is missing; `verify` names its objects.
             others = [line for line in verdict.complaints if line not in objects_unknown and "nobody sent" not in line]
             assert others == [], str(verdict)
             assert verdict.acknowledged == verdict.readable > 5
             assert said.count("unknown: blobs/") >= len(objects_unknown) > 0
 
-            # Life goes on: labels, numbers and the log.
+            # Work continues: labels, numbers and the log.
             assert (await register(client, {"model_name": "m", "version": "after"})).status_code == 201
             events: list[str] = []
             token = None
@@ -171,7 +171,7 @@ async def test_a_bucket_that_is_older_than_its_database_is_found_out(
         assert "m 2 f" in said
         async with running(make_settings(mixed)) as service, httpx.AsyncClient(base_url=service.url) as client:
             await service.services.collector.collect()
-            # To report is all: nothing was deleted, and what is whole is handed out.
+            # It only reports: nothing was deleted, and complete versions can be downloaded.
             assert await target.keys() == before
             assert (await client.get("/get_model/m/1")).content == b"old"
             assert (await client.get("/get_model/m/2")).status_code == 409

@@ -1,4 +1,4 @@
-"""What the network and the clock do to the commit protocol: answers are lost, leases run out, readers fall silent."""
+"""The commit protocol when responses are lost, leases expire and readers fall silent."""
 
 import asyncio
 import signal

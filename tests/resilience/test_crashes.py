@@ -19,7 +19,7 @@ MIB = 1024**2
 
 
 def form(version: str, pause: asyncio.Event, go_on: asyncio.Event) -> AsyncIterator[bytes]:
-    """A registration of 40 MiB that waits in the middle of its file."""
+    """Yield a registration of 40 MiB that waits in the middle of its file."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for field, value in (("model_name", "m"), ("version", version)):
@@ -35,7 +35,7 @@ def form(version: str, pause: asyncio.Event, go_on: asyncio.Event) -> AsyncItera
 
 
 def child_called(name: str, pid: int) -> int:
-    """The process below `pid` that runs the program `name`, the outermost of its kind."""
+    """Return the process below `pid` that runs the program `name`, the outermost of its kind."""
     found = []
     for child in descendants(pid):
         with contextlib.suppress(OSError):
@@ -46,7 +46,7 @@ def child_called(name: str, pid: int) -> int:
 
 
 async def registered_in_time(client: httpx.AsyncClient, version: str) -> httpx.Response:
-    """Registers as a patient client does: again while the answer is 503, or its own label is still held."""
+    """Register like a patient client: retry while the response is 503, or its own label is still held."""
     async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(httpx.TransportError):
@@ -80,7 +80,7 @@ async def test_every_process_may_be_killed_in_the_middle_of_an_upload(tmp_path: 
                 go_on.set()
                 answer = await uploading
 
-                # Whole or not there; and with no restart of the service, the same registration works soon.
+                # Complete or absent; and without a restart of the service, the same registration soon succeeds.
                 assert answer.status_code in (201, 503), answer.text
                 if answer.status_code == 503:
                     assert answer.headers["retry-after"]

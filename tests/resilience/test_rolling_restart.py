@@ -28,7 +28,7 @@ PROBE_SECONDS = 0.2
 
 
 class Balancer:
-    """Gives each new connection to the next replica that was ready when it was last asked."""
+    """Gives each new connection to the next replica that was ready at the last check."""
 
     def __init__(self) -> None:
         self.replicas: list[str] = []
@@ -117,7 +117,7 @@ async def test_no_request_is_lost_while_replicas_are_replaced(
         url = await cleanup.enter_async_context(balancer.listening())
 
         async def load(name: str) -> None:
-            # It keeps its connections, and never tries again.
+            # The client keeps its connections, and never retries.
             async with httpx.AsyncClient(base_url=url, timeout=30) as client:
                 for number in itertools.count():
                     if is_over.is_set():

@@ -1,4 +1,4 @@
-"""A schema with data in it is brought to the newest revision, while services go on; and services take turns."""
+"""A schema with data is upgraded to the newest revision while services run, and services take turns."""
 
 import asyncio
 import hashlib
@@ -58,7 +58,7 @@ async def upgrade_to_head(stack: StackAddresses) -> None:
 
 
 async def fill(stack: StackAddresses, bucket: Bucket) -> None:
-    """Two versions, one of them removed, and one that somebody was in the middle of; in columns of every revision."""
+    """Create two versions, one of them removed, and an unfinished one; only with columns that every revision has."""
     key = storage_key(uuid4())
     await bucket.write(key, WEIGHTS)
     database = await connect(stack)
@@ -152,7 +152,7 @@ async def test_the_upgrade_keeps_no_writer_waiting(old: StackAddresses) -> None:
 
     assert rows == 30_000 + len(waited)
     assert invalid == 0
-    # An index that is not built concurrently keeps writers waiting for as long as it takes.
+    # An index that is not built concurrently blocks writers until it is built.
     assert max(waited) < 2
 
 
@@ -183,7 +183,7 @@ async def test_a_migrator_that_is_killed_half_way_is_run_again(old: StackAddress
     watcher = await connect(old)
     transaction = blocker.transaction()
     await transaction.start()
-    # So that the first index is there, and waits to become valid.
+    # So that the first index exists, and waits to become valid.
     await blocker.execute("LOCK model_info IN ROW EXCLUSIVE MODE")
     half_built = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
     async with started("migrate", env=environment(old), cwd=tmp_path) as migrator:
@@ -214,7 +214,7 @@ async def test_migrators_wait_for_each_other(old: StackAddresses, tmp_path: Path
 
 
 async def next_revision(stack: StackAddresses, floor: str) -> None:
-    """What a migration of a later version does to the schema."""
+    """Do what a migration of a later version does to the schema."""
     database = await connect(stack)
     await database.execute("ALTER TABLE model_info ADD COLUMN licence text")
     await database.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -230,7 +230,7 @@ async def test_a_service_goes_on_when_the_schema_is_upgraded_below_it(old: Stack
         assert (await client.get("/readyz")).status_code == 200
         assert (await client.post("/register_model", json={"model_name": "m", "version": "1"})).status_code == 201
         assert (await client.get("/get_model_info/m/1")).status_code == 200
-        # And the way back is open: the version before starts as well.
+        # A return to the previous version is possible: it still starts.
         async with running(make_settings(old)) as another:
             assert httpx.URL(another.url) != httpx.URL(service.url)
 

@@ -36,7 +36,7 @@ def assert_problem(
     slug: str | None = None,
     says: str = "",
 ) -> dict[str, Any]:
-    """Check that this is a problem by RFC 9457 with the registry's members; `names` ends the path to the wrong value."""
+    """Check that this is an RFC 9457 problem with the registry's members; `names` ends the path to the wrong value."""
     assert answer is not None, "the connection was closed without an answer"
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"

@@ -1,4 +1,4 @@
-"""What is behind the service, past every fault, and the users in front of it."""
+"""The servers behind the service, reached past every fault, and the users in front of it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

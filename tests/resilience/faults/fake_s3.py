@@ -1,6 +1,6 @@
 """A store that misbehaves: an HTTP proxy in the test's own process, in front of the real S3 server.
 
-The Host header passes unchanged, because requests are signed with it; so the service is told the proxy's address.
+The Host header passes unchanged, because it is part of the signature. So the service gets the proxy's address.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _LARGEST_HEAD = 256 * 1024
 
 @dataclass
 class Answer:
-    """A whole answer of the real server; `body` is empty for HEAD."""
+    """A complete response of the real server; `body` is empty for HEAD."""
 
     status: int
     headers: dict[str, str]
@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass
 class Exchange:
-    """One request, and the two connections that it could be answered with."""
+    """One request, and the connections to the client and to the real server."""
 
     operation: Operation
     method: str
@@ -46,7 +46,7 @@ class Exchange:
     is_over: asyncio.Event
 
     async def asked(self) -> Answer:
-        """What the real server says."""
+        """Forward the request, and return the response of the real server."""
         reader, writer = self.server
         writer.write(self.request)
         await writer.drain()
@@ -75,14 +75,14 @@ class Exchange:
 
 
 class Fault(Protocol):
-    """What becomes of one exchange."""
+    """What happens to one exchange."""
 
     async def __call__(self, exchange: Exchange) -> None: ...
 
 
 @dataclass
 class Says:
-    """Another answer than the store's, which is asked nonetheless where the request `arrives`."""
+    """Gives another response than the store's. If the request `arrives`, the store gets it too."""
 
     status: int
     code: str = ""
@@ -100,7 +100,7 @@ class Says:
 
 @dataclass
 class Silent:
-    """No answer for as long as the proxy lives."""
+    """Gives no response while the proxy lives."""
 
     async def __call__(self, exchange: Exchange) -> None:
         await exchange.is_over.wait()
@@ -108,7 +108,7 @@ class Silent:
 
 @dataclass
 class HangsUp:
-    """The connection ends where an answer should be, after the work was done if the request `arrives`."""
+    """Closes the connection instead of responding; if the request `arrives`, its work is done first."""
 
     arrives: bool
 
@@ -120,10 +120,11 @@ class HangsUp:
 
 @dataclass
 class Shorter:
-    """The answer has only its first `size_bytes`, and its end looks like this:
+    """Sends only the first `size_bytes` of the response, and ends it in one of these ways.
 
-    `close` and `reset`: short of Content-Length; `chunk`: a chunk without its last bytes; `consistent`: with a
-    Content-Length that agrees; `unframed`: with none, so that the end of the connection is the end of the body.
+    `close` and `reset`: before Content-Length is reached; `chunk`: in a chunk without its last bytes; `consistent`:
+    with a Content-Length that agrees; `unframed`: without a Content-Length, so that the end of the connection is the
+    end of the body.
     """
 
     size_bytes: int
@@ -141,13 +142,13 @@ class Shorter:
             answer.body = f"{whole:x}\r\n".encode() + answer.body
         await exchange.send(answer, without=() if self.end in {"close", "reset"} else ("content-length",))
         if self.end == "reset":
-            await asyncio.sleep(0.1)  # a reset throws away what has not been read yet
+            await asyncio.sleep(0.1)  # a reset discards what has not been read yet
         exchange.hang_up(by_reset=self.end == "reset")
 
 
 @dataclass
 class Flipped:
-    """One byte of the body is another one."""
+    """Changes one byte of the body."""
 
     position: int
 
@@ -161,7 +162,7 @@ class Flipped:
 
 @dataclass
 class Tagged:
-    """The answer has this ETag, or none."""
+    """Gives the response this ETag, or none."""
 
     etag: str | None
 
@@ -173,7 +174,7 @@ class Tagged:
 
 @dataclass
 class Stalled:
-    """The first `size_bytes` of the body, and no more for as long as the proxy lives."""
+    """Sends the first `size_bytes` of the body, and no more while the proxy lives."""
 
     size_bytes: int
 
@@ -186,7 +187,7 @@ class Stalled:
 
 @dataclass
 class FakeS3:
-    """Passes everything on until told otherwise; `seen` counts the requests of each kind."""
+    """Passes everything on until a test adds faults; `seen` counts the requests of each kind."""
 
     url: str
     seen: Counter[Operation] = field(default_factory=Counter)
@@ -197,7 +198,7 @@ class FakeS3:
     @classmethod
     @asynccontextmanager
     async def before(cls, url: str) -> AsyncIterator["FakeS3"]:
-        """Between the service and the server at `url`."""
+        """Run a proxy between the service and the server at `url`."""
         upstream = httpx.URL(url)
         connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         is_over = asyncio.Event()
@@ -230,7 +231,7 @@ class FakeS3:
             await asyncio.gather(*connections, return_exceptions=True)
 
     def misbehave(self, operation: Operation, fault: Fault, *, times: int = 1000) -> None:
-        """The next `times` requests of this kind meet with `fault`."""
+        """Apply `fault` to the next `times` requests of this kind."""
         self._faults[operation] = [fault] * times
 
     def behave(self) -> None:

@@ -1,6 +1,6 @@
 """A process that has imported the whole service, and forks copies that serve: see `tests.resilience.faults.nursery`.
 
-Questions come as lines of JSON on standard input, and each gets a line in return. When they end, so do all copies.
+Questions come as lines of JSON on standard input, and each gets a line in return. When the input ends, all copies end.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from model_registry.server import serve
 
 
 class OnTime(dict[str, float]):
-    """The probabilities of `faults`: none at all, until `point` has been passed so many times."""
+    """The probabilities of `faults`: all zero until the process has passed `point` the given number of times."""
 
     def __init__(self, point: str, passed: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class OnTime(dict[str, float]):
 
 
 def fork(env: dict[str, str], log: str, point: str, passed: int) -> int:
-    """A copy that serves, and writes its log and address to the file `log`."""
+    """Fork a copy that serves, and writes its log and address to the file `log`."""
     if pid := os.fork():
         return pid
     try:

@@ -1,5 +1,6 @@
-"""What every row of this suite stands on: clients that write down what happened, services as processes, and the
-measures M1 to M9 that hold once a fault is over, whichever it was.
+"""The base of every test in this suite.
+
+Clients that write down what happened, services as processes, and the measures M1 to M9 that hold after every fault.
 """
 
 import asyncio
@@ -37,17 +38,20 @@ LIMITS = {
     "database_statement_timeout_seconds": 5,
     "database_lock_timeout_seconds": 2,
 }
-"""How long a service waits that loses its database. Services of other tests wait longer."""
+"""How long a service waits for a lost database. The services of other tests wait longer."""
 LATE_SECONDS = 20
-"""A response that a fault delays this long is late. Without a limit it would not come at all, or after a minute; with
-the limits that the tests set, it comes after one to three seconds, and on a busy machine some seconds later."""
+"""A response that a fault delays this long is late.
+
+Without a time limit it would never come, or after a minute. With the limits that the tests set, it comes after one to
+three seconds, and on a busy machine some seconds later.
+"""
 
 Files = Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """PostgreSQL and the bucket, reached past every proxy; and a collector of our own, which waits for nobody."""
+    """PostgreSQL and the bucket, reached past every proxy; and a collector of our own, without a grace time."""
 
     stack: StackAddresses
     engine: AsyncEngine
@@ -66,13 +70,13 @@ class Backend:
             await engine.dispose()
 
     async def execute(self, statement: str, **values: Any) -> Sequence[Any]:
-        """One statement, committed; the rows that it gives."""
+        """Execute one statement, commit, and return the rows."""
         async with self.engine.begin() as connection:
             result = await connection.execute(text(statement), values)
             return result.all() if result.returns_rows else []
 
     async def expire(self) -> None:
-        """Let every lease run out, and all garbage fall due."""
+        """Expire every lease, and make all garbage due."""
         for table in ("model_info", "uploads"):
             await self.execute(
                 f"UPDATE {table} SET lease_expires_at = now() - interval '1 second' WHERE lease_expires_at IS NOT NULL"
@@ -80,7 +84,7 @@ class Backend:
         await self.execute("UPDATE garbage SET not_before = now() - interval '1 second', writable_until = NULL")
 
     async def settle(self) -> None:
-        """What the clock would bring in time: leases expire, and the collector reclaims what they held."""
+        """Do what time would do: leases expire, and the collector reclaims what they held."""
         await self.expire()
         await self.collect()
         await self.expire()  # what it found is garbage now, which may wait for late writes
@@ -88,7 +92,7 @@ class Backend:
 
 
 class Users:
-    """The clients of one test: their ledgers, and every answer that any of them got."""
+    """The clients of one test: their ledgers, and every response that they got."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -97,7 +101,7 @@ class Users:
 
     @asynccontextmanager
     async def client(self, url: str, *, timeout_seconds: float = 30) -> AsyncIterator["Client"]:
-        """One more client, of the service at `url`."""
+        """Open one more client of the service at `url`."""
         async with httpx.AsyncClient(base_url=url, timeout=timeout_seconds) as http:
             with Ledger(self._folder / f"{next(self._numbers)}.ledger") as ledger:
                 yield Client(http, ledger, self.answers)
@@ -107,7 +111,7 @@ class Users:
         return sorted(self._folder.glob("*.ledger"))
 
     def check_answers(self) -> None:
-        """M7: a fault of ours is a 503 that says when to come back, and nothing else."""
+        """M7: the only 5xx is a 503 that says when to retry."""
         for answer in self.answers:
             if answer.status_code >= 500:
                 said = f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text[:500]}"
@@ -122,8 +126,10 @@ class Users:
 
 
 class Client:
-    """Does what a user does. Where no answer comes, its methods raise `httpx.TransportError`, and the ledger has only
-    the attempt."""
+    """Does what a user does.
+
+    If no response comes, its methods raise `httpx.TransportError`, and the ledger has only the attempt.
+    """
 
     def __init__(self, http: httpx.AsyncClient, ledger: Ledger, answers: list[httpx.Response]) -> None:
         self.http = http
@@ -136,13 +142,13 @@ class Client:
         return answer
 
     def intend(self, operation: str, model: str, version: str, files: Files) -> None:
-        """Note an attempt that is made by other means, and whose answer nobody waits for."""
+        """Record an attempt that is made in another way, and whose response is ignored."""
         self._ledger.attempt(operation, model, version, files=_hashes(files))
 
     async def register(
         self, model: str, version: str, files: Files | None = None, *, key: str | None = None
     ) -> httpx.Response:
-        """By form, whose files are one by default; `key` is the Idempotency-Key."""
+        """Register by form, with one file by default; `key` is the Idempotency-Key."""
         files = files or {"model.bin": f"{model} {version}".encode()}
         attempt = self._ledger.attempt("register", model, version, files=_hashes(files))
         answer = await self.ask(
@@ -157,7 +163,7 @@ class Client:
     async def push(
         self, model: str, version: str, files: Files | None = None, *, transfer: str = "direct"
     ) -> httpx.Response:
-        """Reserve, send and commit; the answer is the first that is no success, or that of the commit."""
+        """Reserve, send and commit; returns the first response that is not a success, or that of the commit."""
         files = files or {"model.bin": f"{model} {version}".encode()}
         attempt = self._ledger.attempt("push", model, version, files=_hashes(files))
         answer = await self.reserve(model, version, files, transfer=transfer)
@@ -175,7 +181,7 @@ class Client:
         return await self.ask("POST", f"/v1/models/{model}/versions", json=body)
 
     async def send(self, uploads: Sequence[Mapping[str, Any]], files: Files) -> httpx.Response | None:
-        """Everything that `uploads` ask for; the first answer that is no success, if there is one."""
+        """Do what `uploads` ask for; returns the first response that is not a success, if there is one."""
         for upload in uploads:
             content = files[upload["path"]]
             match upload.get("method"):
@@ -205,7 +211,7 @@ class Client:
         answer = await self.http.put(url, content=content, headers=dict(headers))
         if answer.url.host == self.http.base_url.host and answer.url.port == self.http.base_url.port:
             self._answers.append(answer)
-        # 412 is said by the store: the object is there already.
+        # The store responds with 412 if the object exists already.
         return None if answer.status_code in {200, 201, 412} else answer
 
     async def commit(self, model: str, version: str) -> httpx.Response:
@@ -245,8 +251,10 @@ def _sha256(content: bytes) -> str:
 
 
 async def standing(users: Users, backend: Backend, url: str, *, within_seconds: float = RECOVERY_SECONDS) -> None:
-    """The measures, once the fault is lifted: M6 at `url`, then M1 to M5, M9 and M7; and nothing is left that nobody
-    shows."""
+    """Check the measures after the fault is lifted, and that everything stored belongs to a version.
+
+    M6 at `url` first, then M1 to M5, M9 and M7.
+    """
     await until_written(users, url, within_seconds=within_seconds)
     await backend.settle()
     verdict = await check(read_ledgers(users.ledgers), backend.engine, backend.bucket)
@@ -262,7 +270,7 @@ async def standing(users: Users, backend: Backend, url: str, *, within_seconds: 
 
 
 async def until_written(users: Users, url: str, *, within_seconds: float = RECOVERY_SECONDS) -> None:
-    """M6: a registration succeeds, soon and without a restart."""
+    """M6: wait until a registration succeeds, soon and without a restart."""
     begun = time.monotonic()
     async with users.client(url) as client:
         for number in itertools.count():
@@ -281,7 +289,7 @@ async def until_written(users: Users, url: str, *, within_seconds: float = RECOV
 
 @asynccontextmanager
 async def writing(users: Users, url: str, clients: int = 4) -> AsyncIterator[None]:
-    """Clients that register one version after the other until the block ends."""
+    """Run clients that register one version after the other until the block ends."""
     is_over = asyncio.Event()
 
     async def write(model: str) -> None:
@@ -301,14 +309,14 @@ async def writing(users: Users, url: str, clients: int = 4) -> AsyncIterator[Non
 
 
 async def in_two(body: bytes, may_go_on: asyncio.Event) -> AsyncIterator[bytes]:
-    """A body whose last bytes wait for the event."""
+    """Yield a body whose last bytes wait for the event."""
     yield body[:-60]
     await may_go_on.wait()
     yield body[-60:]
 
 
 async def until(condition: Callable[[], Awaitable[object]], *, within_seconds: float = RECOVERY_SECONDS) -> None:
-    """Wait for something that is about to be."""
+    """Wait until a condition is true."""
     async with asyncio.timeout(within_seconds):
         while True:
             if await condition():
@@ -318,7 +326,7 @@ async def until(condition: Callable[[], Awaitable[object]], *, within_seconds: f
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory and files of a process. Compare after a first round of the same load, when pools are filled."""
+    """Memory and files of a process. Compare it after a first round of the same load, when pools are filled."""
 
     resident_bytes: int
     open_files: int
@@ -336,7 +344,7 @@ async def back_to(
     spare_files: int = 4,
     within_seconds: float = RECOVERY_SECONDS,
 ) -> None:
-    """M8: memory and files come back, to a tenth and a little."""
+    """M8: wait until memory and files are back at their old level, plus a tenth and a little."""
     deadline = time.monotonic() + within_seconds
     while True:
         now = Footprint.of(pid)
@@ -351,14 +359,14 @@ async def back_to(
 
 @dataclass(frozen=True)
 class ServiceProcess:
-    """The service as a process of its own."""
+    """The service as a separate process."""
 
     url: str
     pid: int
     _ended: Callable[[], Coroutine[Any, Any, int]]
 
     async def exit_code(self, timeout_seconds: float = 60) -> int:
-        """Wait for its end."""
+        """Wait for the end of the process."""
         return await asyncio.wait_for(self._ended(), timeout_seconds)
 
     def send_signal(self, number: int) -> None:
@@ -366,13 +374,13 @@ class ServiceProcess:
 
 
 def service_environment(stack: StackAddresses, **settings: str) -> dict[str, str]:
-    """What a service of this suite is told; `settings` are named as in the environment, without the prefix."""
+    """Return the environment of a service; `settings` are named as in the environment, without the prefix."""
     told = {"GC_INTERVAL_SECONDS": "3600", "GC_GRACE_SECONDS": "0", "LOG_FORMAT": "json"} | settings
     return environment(stack, **told)
 
 
 def announced_url(line: str) -> str:
-    """Where the service listens that wrote this line of its log."""
+    """Return the address of the service that wrote this line of its log."""
     url: str = json.loads(line)["url"]
     return url.replace("localhost", "127.0.0.1")
 
@@ -381,7 +389,7 @@ def announced_url(line: str) -> str:
 async def serving(
     stack: StackAddresses, cwd: Path, *, faults: str = "", variables: Mapping[str, str] | None = None, **settings: str
 ) -> AsyncIterator[ServiceProcess]:
-    """`model-registry serve` until the block ends, with `faults` armed and `variables` in its environment.
+    """Run `model-registry serve` until the block ends, with `faults` armed and `variables` in its environment.
 
     It listens when the block begins, which is before it has started: the first request waits for that.
     """
@@ -393,7 +401,7 @@ async def serving(
 
 @asynccontextmanager
 async def behind_proxies(stack: StackAddresses) -> AsyncIterator[tuple[StackAddresses, Proxy, Proxy]]:
-    """The stack's addresses as they are through two proxies, and the proxies: PostgreSQL's, then the store's."""
+    """Yield the stack's addresses through two proxies, and the proxies: PostgreSQL's, then the store's."""
     database, store = make_url(stack.database_url), httpx.URL(stack.s3_endpoint_url)
     async with (
         Proxy.to(database.host or "127.0.0.1", database.port or 5432) as postgres,
@@ -409,6 +417,6 @@ async def behind_proxies(stack: StackAddresses) -> AsyncIterator[tuple[StackAddr
 
 @contextlib.contextmanager
 def lost() -> Iterator[None]:
-    """Whoever is asked in this block may go without an answer."""
+    """Requests in this block may remain without a response."""
     with contextlib.suppress(httpx.TransportError):
         yield

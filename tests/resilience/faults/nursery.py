@@ -1,6 +1,6 @@
-"""Services by fork: one process imports everything, and each row takes a copy of it that serves at once.
+"""Services by fork: one process imports everything, and each test gets a copy of it that serves at once.
 
-A copy is armed as `REGISTRY_FAULTS` arms a process, with one thing more: how often its point is passed before.
+A copy is armed as `REGISTRY_FAULTS` arms a process. In addition, it can pass its crash point a number of times first.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Nursery:
     async def serving(
         self, stack: StackAddresses, point: str = "", *, passed: int = 0, **settings: str
     ) -> AsyncIterator[ServiceProcess]:
-        """As `measures.serving`; the process dies at `point` once it has passed there so many times."""
+        """As `measures.serving`; the process dies at `point` after passing it the given number of times."""
         log = self._folder / f"{next(self._numbers)}.log"
         log.touch()
         pid = await self._ask(env=service_environment(stack, **settings), log=str(log), point=point, passed=passed)

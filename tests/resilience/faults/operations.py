@@ -1,4 +1,4 @@
-"""What clients do, one kind of each: what is there before, what is asked, and what is to be seen afterwards."""
+"""What clients do, one operation of each kind: its preparation, its request, and its visible result."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ NEW = "2.0"
 SMALL: Files = {"model.bin": b"weights" * 50, "conf/labels.txt": b"yes\nno\n"}
 ONE_PUT: Files = {"model.bin": b"w" * MIB}
 PARTS: Files = {"model.bin": b"weights " * (9 * MIB // 8)}
-# What a service must be told for `PARTS` to be pushed in parts, and nothing else.
+# The settings for which a client pushes `PARTS` in parts, and nothing else.
 IN_PARTS = {"MULTIPART_THRESHOLD_BYTES": str(2 * MIB), "MULTIPART_PART_BYTES": str(5 * MIB)}
 
 
 @dataclass(frozen=True)
 class Operation:
-    """Whatever becomes of it, to ask for it again is what a user does."""
+    """One operation of a client. After any outcome, the user repeats the same request."""
 
     async def prepare(self, client: Client) -> None:
-        """What was there before: a version, which an alias points at."""
+        """Create what is there before: a version, and an alias that points at it."""
         assert (await client.register(MODEL, "1.0")).status_code == 201
         assert (await client.move(MODEL, "champion", "1.0")).status_code == 201
 
@@ -28,7 +28,7 @@ class Operation:
         raise NotImplementedError
 
     async def see(self, client: Client) -> None:
-        """It is done."""
+        """Check that the operation is done."""
         raise NotImplementedError
 
 
@@ -57,7 +57,7 @@ class Pushing(Registering):
 
 @dataclass(frozen=True)
 class Reserving(Pushing):
-    """Only the beginning of a push; the rest follows when it is looked at."""
+    """Only the beginning of a push; `see` does the rest."""
 
     async def ask(self, client: Client) -> httpx.Response:
         return await client.reserve(MODEL, NEW, self.files, transfer=self.transfer)
@@ -126,7 +126,7 @@ class Removing(Operation):
         assert (await client.ask("GET", f"/get_model_info/{MODEL}/{NEW}")).status_code == 404
         removed = (await client.ask("GET", f"/v1/models/{MODEL}/versions", params={"state": "removed"})).json()
         assert [item["version"] for item in removed["items"]] == [NEW]
-        # Its bytes are given up for good, or not at all.
+        # Its bytes are deleted for good, or not at all.
         assert (await client.restore(MODEL, NEW)).status_code == (409 if self.purge else 200)
 
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own, to be killed, frozen and starved; it is started again whenever it ends."""
+"""A PostgreSQL of the test's own, to be killed, frozen and starved; it is restarted whenever it ends."""
 
 import asyncio
 import contextlib
@@ -27,12 +27,12 @@ class OwnPostgres:
     url: str
 
     def beside(self, stack: StackAddresses) -> StackAddresses:
-        """Our PostgreSQL with the store of `stack`."""
+        """Return the addresses of our PostgreSQL with the store of `stack`."""
         return replace(stack, database_url=self.url)
 
     @property
     def pid(self) -> int:
-        """The postmaster."""
+        """The process id of the postmaster."""
         return int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0])
 
     def kill(self) -> None:
@@ -41,7 +41,7 @@ class OwnPostgres:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """None of its processes runs in this block."""
+        """Freeze all of its processes until the block ends."""
         pids = {self.pid} | descendants(self.pid)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -54,7 +54,7 @@ class OwnPostgres:
 
 @contextmanager
 def own_postgres(folder: Path) -> Iterator[OwnPostgres]:
-    """Migrated, and with its data in `folder`."""
+    """Run a migrated PostgreSQL with its data in `folder`."""
     with _supervised(folder) as postgres:
         migrate(postgres.url)
         yield postgres
@@ -62,7 +62,7 @@ def own_postgres(folder: Path) -> Iterator[OwnPostgres]:
 
 @asynccontextmanager
 async def standby(primary: OwnPostgres, link: Proxy, folder: Path) -> AsyncIterator[OwnPostgres]:
-    """A copy of `primary` in `folder`, which follows it through `link` and answers reads."""
+    """Run a copy of `primary` in `folder`, which follows it through `link` and answers reads."""
     source = make_url(primary.url).set(drivername="postgresql", host="127.0.0.1", port=link.port)
     copy = await asyncio.create_subprocess_exec(
         *(binaries() / "pg_basebackup", "--pgdata", folder / "postgres", "--write-recovery-conf"),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def shifted(by: str) -> dict[str, str]:
-    """The environment of a process whose clock is wrong `by` so much."""
+    """Return the environment of a process whose clock is wrong by this much."""
     package = importlib.util.find_spec("libfaketime")
     assert package is not None
     assert package.origin is not None
@@ -31,18 +31,19 @@ def shifted(by: str) -> dict[str, str]:
 async def test_a_service_whose_clock_is_wrong_is_not_ready_and_registers_nothing(
     backend: Backend, users: Users, service: RunningService, tmp_path: Path, by: str
 ) -> None:
-    """F32: the store refuses what was signed at another time."""
+    """F32: the store refuses requests that were signed at another time."""
     async with serving(backend.stack, tmp_path, variables=shifted(by)) as wrong, users.client(wrong.url) as client:
         readiness = await client.ask("GET", "/readyz")
         register = await client.register("m", "1")
         push = await client.push("m", "2")
 
         assert (readiness.status_code, push.status_code) == (503, 503)
-        # A store may take a URL that is signed in its future; AWS does not. The times of a version are PostgreSQL's.
+        # A store may accept a URL that is signed in its future; AWS does not. The times of a version come from
+        # PostgreSQL.
         assert register.status_code == 503 or (register.status_code == 201 and by.startswith("+"))
         checks = readiness.json()["checks"]
         assert {name for name, check in checks.items() if not check["ok"]} == {"s3"}
-        # What needs no store goes on, and its times are PostgreSQL's.
+        # Requests that do not need the store succeed, and their times come from PostgreSQL.
         described = await client.ask("POST", "/v1/models", json={"name": "described"})
         assert described.status_code == 201
     ((is_now,),) = await backend.execute(
@@ -73,7 +74,7 @@ async def late_backend(late_postgres: OwnPostgres, stack: StackAddresses, bucket
 
 
 async def test_leases_and_grace_go_by_the_clock_of_the_database(late_backend: Backend, users: Users) -> None:
-    """F33: it is an hour behind; nothing expires an hour late, or early."""
+    """F33: it is an hour behind, and nothing expires an hour late or early."""
     backend = late_backend
     ((lag,),) = await backend.execute("SELECT extract(epoch FROM to_timestamp(:now) - now())", now=time.time())
     assert 3500 < lag < 3700

@@ -1,4 +1,4 @@
-"""A process dies at each place where that may matter; what it left behind heals, and the same request succeeds."""
+"""A process dies at each critical point. What it leaves behind heals, and the same request succeeds."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.service import RunningService
 
 pytestmark = pytest.mark.slow
 
-# Answers to the same request after the crash; between two of them the leases of the dead expire.
+# Responses to the same request after the crash. Between two of them the dead process's leases expire.
 HELD = (409, 201)  # a label that the dead process still holds
 DONE = (201,)
 Row = tuple[str, str, Point, int, tuple[int, ...]]
@@ -40,7 +40,7 @@ REGISTERING: list[Row] = [
     ("F07", "register", "tx-before-commit", 3, HELD),
     ("F06", "register", "tx-after-commit", 3, DONE),
 ]
-# A push goes on where it was, here or in another process, and waits for no lease.
+# A push resumes where it was, in the same or another process, and waits for no lease.
 PUSHING: list[Row] = [
     ("F07", "push", "v-locked", 0, (200,)),
     ("F07", "push", "v-before-commit", 0, (200,)),
@@ -51,8 +51,8 @@ PUSHING: list[Row] = [
     ("F04", "push through us", "u-put", 0, (200,)),
     *(("F07", "push", "tx-before-commit", passed, (200,)) for passed in (0, 2, 4, 6)),
     *(("F07", "push", "tx-after-commit", passed, (200,)) for passed in (2, 6)),
-    # Reserving passes three times (twice to try the store), committing four times: renew, begin, write down, publish.
-    # Only with parts: the id of a multipart upload is written down after the store has made it.
+    # Reserving passes three times (twice to try the store), committing four times: renew, begin, record, publish. With
+    # parts there is one more: the id of a multipart upload is recorded after the store has created it.
     *(("F02", "push in parts", "tx-before-commit", passed, (200,)) for passed in (3, 4)),
     ("F02", "push in parts", "tx-after-commit", 4, (200,)),
     ("F04", "push through us", "tx-before-commit", 2, (200,)),
@@ -87,7 +87,7 @@ async def test_what_a_dead_process_began_is_completed_by_the_same_request_again(
     passed: int,
     answers: tuple[int, ...],
 ) -> None:
-    """F01 to F07: another process, which was there all the time, takes over."""
+    """F01 to F07: another process, which ran all the time, takes over."""
     operation = OPERATIONS[name]
     settings: Mapping[str, str] = IN_PARTS if name.endswith("in parts") else {}
     async with users.client(service.url) as survivor:
@@ -111,7 +111,7 @@ async def test_what_a_dead_process_began_is_completed_by_the_same_request_again(
 
 
 async def leave_something_to_collect(users: Users, backend: Backend, service: RunningService) -> None:
-    """For every step of the collector: a push that nobody commits, and a removed version whose time is over."""
+    """Leave work for every step of the collector: an uncommitted push, and a removed version whose time is over."""
     async with users.client(service.url) as client:
         reserved = await client.reserve("pushed", "1.0", SMALL)
         assert await client.send(reserved.json()["uploads"], SMALL) is None
@@ -126,7 +126,7 @@ async def leave_something_to_collect(users: Users, backend: Backend, service: Ru
 async def test_what_a_dead_collector_began_is_completed_by_the_next(
     nursery: Nursery, backend: Backend, users: Users, service: RunningService, point: Point
 ) -> None:
-    """F08: it deletes once more what it had deleted, which is harmless, because keys are never used again."""
+    """F08: it repeats its last delete, which is harmless because keys are never reused."""
     await leave_something_to_collect(users, backend, service)
 
     async with nursery.serving(backend.stack, point) as victim:

@@ -1,5 +1,7 @@
-"""The primary ends and a standby takes its address: what was acknowledged survives where the standby had to confirm
-it, and only what it lacked is lost where it had not.
+"""The primary ends and a standby takes its address.
+
+If the standby had to confirm each commit, everything acknowledged survives. If not, only what the standby lacked is
+lost.
 """
 
 import asyncio
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 async def sql(postgres: OwnPostgres, statement: str) -> object:
-    """One statement to that very server; what its first row begins with."""
+    """Execute one statement on this server; returns the first value of its first row."""
     engine = create_async_engine(postgres.url, isolation_level="AUTOCOMMIT")
     try:
         async with engine.connect() as connection:
@@ -37,7 +39,7 @@ async def sql(postgres: OwnPostgres, statement: str) -> object:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two servers, of which `address` leads to the one in charge; what the other one learns comes through `link`."""
+    """Two servers. `address` leads to the current primary, and the other one replicates through `link`."""
 
     stack: StackAddresses
     primary: OwnPostgres
@@ -98,7 +100,7 @@ async def confirm_each_commit(pair: Pair) -> None:
 async def test_a_failover_to_a_standby_that_confirms_each_commit_loses_nothing(
     pair: Pair, in_charge: Backend, service: RunningService, users: Users
 ) -> None:
-    """F15, M1: in the middle of writing, and without a restart of the service."""
+    """F15, M1: while clients write, and without a restart of the service."""
     await confirm_each_commit(pair)
     async with writing(users, service.url):
         await asyncio.sleep(1)
@@ -113,9 +115,9 @@ async def test_a_failover_to_a_standby_that_confirms_each_commit_loses_nothing(
 async def test_what_the_standby_has_not_confirmed_is_not_acknowledged(
     pair: Pair, in_charge: Backend, service: RunningService, users: Users
 ) -> None:
-    """F15, M1: it falls silent in mid-upload; whoever asks again gets no success out of the primary alone."""
+    """F15, M1: the standby falls silent in mid-upload; a repeated request gets no success from the primary alone."""
     await confirm_each_commit(pair)
-    content = b"m 2" * 60_000  # more than what is read before the intent is written down
+    content = b"m 2" * 60_000  # more than what is read before the intent is recorded
     body = multipart([("model_name", None, b"m"), ("version", None, b"2"), ("model_file", "model.bin", content)])
     may_go_on = asyncio.Event()
     async with users.client(service.url) as client:
@@ -146,7 +148,7 @@ async def test_what_the_standby_has_not_confirmed_is_not_acknowledged(
 async def test_a_failover_to_a_standby_that_lags_loses_what_it_lacked_and_no_more(
     pair: Pair, in_charge: Backend, service: RunningService, users: Users
 ) -> None:
-    """F15: commits that nobody confirms; what is lost is lost whole, and its label is free."""
+    """F15: no standby confirms the commits. What is lost is lost completely, and its label is free."""
     async with users.client(service.url) as client:
         assert (await client.register("m", "kept")).status_code == 201
         await until(

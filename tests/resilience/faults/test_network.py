@@ -32,7 +32,7 @@ table ip losses {
 
 @dataclass(frozen=True)
 class Link:
-    """A bad one, between this machine at `address` and a network namespace."""
+    """A bad link between this machine at `address` and a network namespace."""
 
     address: str
     namespace: str
@@ -54,7 +54,7 @@ def link() -> Iterator[Link]:
     missing = [tool for tool in ("ip", "tc", "nft") if shutil.which(tool) is None]
     if missing or os.geteuid() != 0:
         pytest.skip(f"needs root and ip, tc and nft; missing: {missing}")
-    # Addresses of its own: a run that was killed leaves its link behind.
+    # Addresses of its own, because a run that was killed leaves its link behind.
     name, net = f"mr{os.getpid()}", f"10.231.{os.getpid() // 64 % 256}"
     ours, theirs = (f"{net}.{os.getpid() % 64 * 4 + host}" for host in (1, 2))
     inside = ("ip", "netns", "exec", name)
@@ -77,7 +77,7 @@ def link() -> Iterator[Link]:
 
 
 async def inside(namespace: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Do `work` in a namespace, which is that of the thread whose sockets it opens."""
+    """Do `work` in a namespace: the sockets that this thread opens belong to it."""
     failures: list[BaseException] = []
 
     def run() -> None:

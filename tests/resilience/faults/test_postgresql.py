@@ -1,5 +1,6 @@
-"""PostgreSQL dies, freezes, falls silent, fills up and loses answers: a 503 in time, and nothing that was promised is
-lost.
+"""PostgreSQL dies, freezes, falls silent, fills up and loses responses.
+
+Clients get a 503 in time, and nothing that was acknowledged is lost.
 """
 
 import asyncio
@@ -104,7 +105,7 @@ async def test_killed_backends_are_noticed_by_no_client(
 async def test_a_backend_that_is_killed_in_mid_transaction_is_tried_again(
     beside: Backend, own_service: RunningService, users: Users
 ) -> None:
-    """F10: it waits for a row when it dies."""
+    """F10: its backend dies while it waits for a row."""
     async with users.client(own_service.url) as client, beside.engine.connect() as other:
         await client.register("m", "1")
         await other.execute(text("SELECT 1 FROM registered_models FOR UPDATE"))
@@ -121,8 +122,10 @@ async def test_a_backend_that_is_killed_in_mid_transaction_is_tried_again(
 async def test_a_frozen_server_is_a_503_in_time(
     postgres: OwnPostgres, beside: Backend, own_service: RunningService, users: Users
 ) -> None:
-    """F11: connections that were in the pool, and new ones, whatever is asked for; but not within 100 ms of the use
-    before, which is as if it was under way."""
+    """F11: connections from the pool and new ones, for every kind of request.
+
+    A connection that was used within the last 100 ms is not checked, so its request counts as already under way.
+    """
     async with users.client(own_service.url) as client:
         await asyncio.gather(*(client.register("m", f"{number}") for number in range(4)))
         await asyncio.sleep(0.2)
@@ -142,7 +145,7 @@ async def test_a_frozen_server_is_a_503_in_time(
 async def test_a_read_only_server_is_a_503_for_writes_alone(
     beside: Backend, own_service: RunningService, users: Users
 ) -> None:
-    """F15: as after a failover to a node that was not promoted."""
+    """F15: as after a failover to a server that was not promoted."""
     async with users.client(own_service.url) as client, beside.engine.connect() as connection:
         admin = await connection.execution_options(isolation_level="AUTOCOMMIT")
         await client.register("m", "1")
@@ -178,7 +181,7 @@ def through(proxied: tuple[StackAddresses, Proxy]) -> Iterator[tuple[StackAddres
     proxied[1].behave()
 
 
-# How often PostgreSQL is asked to commit before the commit that counts, and how many events that has.
+# How many COMMITs precede the one that counts, and how many events that one has.
 LOST = {
     "reserve": (0, 0),
     "commit": (2, 1),
@@ -199,21 +202,21 @@ async def test_a_lost_commit_is_answered_as_if_nothing_had_happened(
     name: str,
     mode: type[CutBefore] | type[SwallowReply],
 ) -> None:
-    """F12: the COMMIT does not arrive. F13: it does, and its answer does not."""
+    """F12: the COMMIT does not arrive. F13: it arrives, and its response does not."""
     _, proxy = through
     operation = OPERATIONS[name]
     skip, events = LOST[name]
     count = "SELECT count(*) FROM events"
     async with users.client(service.url) as other, users.client(struck.url) as client:
         await operation.prepare(other)
-        # What a process does only once is done: its first collection, and the probe of the store.
+        # Get the tasks done that a process does only once: its first collection, and the probe of the store.
         await client.push("first", "1")
         ((before,),) = await backend.execute(count)
         proxy.struck = 0
         proxy.misbehave(mode(b"COMMIT;", skip=skip))
         answer = await operation.ask(client)
         if events == 0 and answer.status_code == 503:
-            # On a busy machine: what has no event is not asked about for long.
+            # On a busy machine: a change without an event is not checked for long.
             answer = await operation.ask(client)
         proxy.behave()
 
@@ -229,8 +232,10 @@ async def test_a_lost_commit_is_answered_as_if_nothing_had_happened(
 async def test_a_silent_server_holds_no_caller_longer_than_it_may(
     nursery: Nursery, through: tuple[StackAddresses, Proxy], backend: Backend, users: Users
 ) -> None:
-    """F14: with a pool of two, whose connections were alive a moment ago; afterwards none of them is missing. A request
-    that comes within 100 ms of the one before waits as long as that does."""
+    """F14: with a pool of two connections that were alive a moment ago; afterwards both are still available.
+
+    A request that comes within 100 ms of the one before waits as long as that one does.
+    """
     moved, proxy = through
     async with (
         nursery.serving(moved, DATABASE_POOL_SIZE="2", DATABASE_POOL_TIMEOUT_SECONDS="0.5") as process,
@@ -277,7 +282,7 @@ async def test_a_server_that_falls_silent_in_mid_transaction_is_not_asked_to_rol
         proxy.misbehave(BlackHole())
         begun = time.monotonic()
         assert {answer.status_code for answer in await asyncio.gather(*asked)} == {503}
-        # The statement's time and a second, and one attempt to give the label up.
+        # The time limit of the statement plus a second, and one attempt to release the label.
         assert time.monotonic() - begun < LATE_SECONDS
         proxy.behave()
         await other.rollback()
@@ -289,12 +294,12 @@ async def test_a_server_that_falls_silent_in_mid_transaction_is_not_asked_to_rol
 async def test_a_label_that_could_not_be_given_up_is_free_when_the_server_answers_again(
     through: tuple[StackAddresses, Proxy], backend: Backend, users: Users, service_with: ServiceWith
 ) -> None:
-    """F14: it falls silent in the middle of a registration, long before the lease is over."""
+    """F14: it falls silent in the middle of a registration, long before the lease expires."""
     moved, proxy = through
     service = await service_with(
         database_url=moved.database_url, database_pool_timeout_seconds=0.5, database_statement_timeout_seconds=0.5
     )
-    content = b"weights " * 20_000  # more than what is read before the intent is written down
+    content = b"weights " * 20_000  # more than what is read before the intent is recorded
     body = multipart([("model_name", None, b"m"), ("version", None, b"1"), ("model_file", "model.bin", content)])
     may_go_on = asyncio.Event()
     async with users.client(service.url) as client:
@@ -321,7 +326,7 @@ async def test_a_label_that_could_not_be_given_up_is_free_when_the_server_answer
 async def test_an_exhausted_pool_is_a_503_and_the_process_stays_alive(
     backend: Backend, users: Users, service_with: ServiceWith
 ) -> None:
-    """F16: two connections that wait for a row, and fifty clients."""
+    """F16: both connections wait for a row, and there are fifty clients."""
     service = await service_with(
         database_pool_size=2,
         database_pool_timeout_seconds=0.5,
@@ -349,7 +354,7 @@ async def test_an_exhausted_pool_is_a_503_and_the_process_stays_alive(
 async def test_a_label_that_a_stalled_transaction_holds_is_a_503_in_time(
     backend: Backend, users: Users, service_with: ServiceWith
 ) -> None:
-    """F17: it has written the label, and neither commits nor rolls back."""
+    """F17: the transaction has written the label, and neither commits nor rolls back."""
     service = await service_with(database_lock_timeout_seconds=0.3)
     async with users.client(service.url) as client, backend.engine.connect() as other:
         await client.register("m", "1")
@@ -396,7 +401,7 @@ def enlarge(disk: Path) -> None:
 async def test_a_full_disk_is_a_503_and_loses_nothing(
     stack: StackAddresses, bucket: Bucket, small_disk: tuple[Path, OwnPostgres], users: Users
 ) -> None:
-    """F30: also where PostgreSQL itself goes down, and cannot start again for want of space."""
+    """F30: also if PostgreSQL itself goes down, and cannot restart because there is no space."""
     disk, postgres = small_disk
     await bucket.empty()
     async with (
@@ -407,7 +412,7 @@ async def test_a_full_disk_is_a_503_and_loses_nothing(
         for number in range(5):
             await client.register("m", f"{number}")
         fill(disk / "filler")
-        # The next write needs a new file for its log, finds no space, and takes the whole server down.
+        # The next write needs a new WAL file, finds no space, and takes the whole server down.
         with contextlib.suppress(DBAPIError):
             await backend.execute("SELECT pg_switch_wal()")
         for number in range(8):

@@ -19,13 +19,13 @@ from tests.support.service import RunningService, ServiceWith
 pytestmark = pytest.mark.slow
 
 OTHER = {"model.bin": b"of somebody else"}
-OURS = {"model.bin": b"late " * 40_000}  # more than what is read before the intent is written down
+OURS = {"model.bin": b"late " * 40_000}  # more than what is read before the intent is recorded
 
 
 async def test_a_registration_that_stood_still_for_longer_than_its_lease_gives_up(
     nursery: Nursery, backend: Backend, users: Users, service: RunningService
 ) -> None:
-    """F40: frozen in the middle of a file, and awake when its label is somebody else's."""
+    """F40: it freezes in the middle of a file, and wakes up when another process has its label."""
     body = multipart([("model_name", None, b"m"), ("version", None, b"1"), ("model_file", "f", OURS["model.bin"])])
     may_go_on = asyncio.Event()
     async with (
@@ -53,7 +53,7 @@ async def test_a_registration_that_stood_still_for_longer_than_its_lease_gives_u
 async def test_a_commit_that_stood_still_for_longer_than_its_lease_gives_up(
     nursery: Nursery, backend: Backend, users: Users, service: RunningService
 ) -> None:
-    """F40: frozen while the store is asked for what was sent; two collectors run meanwhile."""
+    """F40: it freezes while the store is asked for the sent file; two collectors run meanwhile."""
     async with behind_proxies(backend.stack) as (moved, _, store):
         beside = replace(moved, database_url=backend.stack.database_url)
         async with (
@@ -82,7 +82,7 @@ async def test_a_commit_that_stood_still_for_longer_than_its_lease_gives_up(
 async def test_of_many_pushes_through_two_services_one_content_wins(
     backend: Backend, users: Users, service: RunningService, service_with: ServiceWith
 ) -> None:
-    """F41: twenty-four clients push one label, half of them other bytes."""
+    """F41: twenty-four clients push one label, half of them with different bytes."""
     urls = [service.url, (await service_with()).url]
 
     async def push(number: int) -> tuple[bytes, httpx.Response]:
@@ -107,7 +107,7 @@ async def test_of_many_pushes_through_two_services_one_content_wins(
 async def test_a_client_that_leaves_in_mid_transaction_leaves_nothing_open(
     backend: Backend, users: Users, service_with: ServiceWith
 ) -> None:
-    """F18: with a pool of one, whose connection is waiting for a row at that moment."""
+    """F18: with a pool of one connection, which waits for a row at that moment."""
     service = await service_with(database_pool_size=1)
     body = b'{"model_name": "m", "version": "2"}'
     request = message(
@@ -137,7 +137,7 @@ async def test_a_client_that_leaves_in_mid_transaction_leaves_nothing_open(
 async def test_a_client_that_closes_behind_its_request_finds_all_or_nothing(
     backend: Backend, users: Users, service: RunningService, ending: Ending
 ) -> None:
-    """F36: whether it still gets an answer is not promised."""
+    """F36: a response is not promised."""
     body = multipart(
         [("model_name", None, b"m"), ("version", None, b"1"), ("model_file", "model.bin", OURS["model.bin"])]
     )

@@ -1,4 +1,4 @@
-"""F31, F34, F35, F38, F39, F45: clients that dawdle, fall silent or are cut off, and a service with little room."""
+"""F31, F34, F35, F38, F39, F45: clients that are slow, fall silent or are cut off, and a service with little room."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ PIECE = bytes(range(256)) * 1024
 
 @pytest.fixture(scope="module")
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory for temporary files: of 1 MB, where we may mount that."""
+    """A directory for temporary files: of 1 MB, if we may mount a file system."""
     folder = tmp_path_factory.mktemp("temporary")
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     is_small = subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -60,7 +60,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 async def served(
     stack: StackAddresses, settings: Settings, temporary: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ServiceProcess]:
-    """The service as a process of its own, for the rows that leave it alive."""
+    """The service as a separate process, for the tests that leave it alive."""
     folder = tmp_path_factory.mktemp("served")
     limits: dict[str, Any] = {
         "BODY_IDLE_TIMEOUT_SECONDS": str(IDLE_SECONDS),
@@ -75,7 +75,7 @@ async def served(
 
 @asynccontextmanager
 async def watched(measure: Callable[[], int]) -> AsyncIterator[list[int]]:
-    """The highest value of `measure` in the block, as the only item of a list."""
+    """Yield a list whose only item is the highest value of `measure` in the block."""
     highest = [measure()]
 
     async def watch() -> None:
@@ -97,7 +97,7 @@ Sockets = list[Connection]
 
 @pytest.fixture
 async def sockets() -> AsyncIterator[Sockets]:
-    """Whatever a test connects by hand; it is closed in the end."""
+    """The connections that a test opens by hand. They are closed at the end."""
     opened: Sockets = []
     yield opened
     for _, writer in opened:
@@ -107,7 +107,7 @@ async def sockets() -> AsyncIterator[Sockets]:
 
 
 async def connected(sockets: Sockets, url: str, text: str, *, read_ahead_bytes: int = 2**16) -> Connection:
-    """A connection on which a request was begun; no more than `read_ahead_bytes` of the answer are taken unasked."""
+    """Open a connection and begin a request; at most `read_ahead_bytes` of the response are read ahead."""
     address = httpx.URL(url)
     assert address.port is not None
     reader, writer = await asyncio.open_connection(address.host, address.port, limit=read_ahead_bytes)
@@ -118,7 +118,7 @@ async def connected(sockets: Sockets, url: str, text: str, *, read_ahead_bytes: 
 
 
 async def begun_upload(sockets: Sockets, url: str, model: str, size_bytes: int) -> Connection:
-    """A registration of `size_bytes` whose file is just about to begin."""
+    """Begin a registration of `size_bytes`, up to the start of its file."""
     fields = "".join(
         f'--B\nContent-Disposition: form-data; name="{name}"\n\n{value}\n'
         for name, value in (("model_name", model), ("version", "1"))
@@ -131,7 +131,7 @@ async def begun_upload(sockets: Sockets, url: str, model: str, size_bytes: int) 
 
 
 async def status(reader: asyncio.StreamReader, timeout_seconds: float = 20) -> int:
-    """The status of the answer; 0 where the connection ended without one."""
+    """Return the status of the response; 0 if the connection ended without one."""
     try:
         line = await asyncio.wait_for(reader.readline(), timeout_seconds)
     except ConnectionError:
@@ -140,7 +140,7 @@ async def status(reader: asyncio.StreamReader, timeout_seconds: float = 20) -> i
 
 
 async def dawdled(connection: Connection, size_bytes: int, seconds: float) -> int:
-    """Send the file of an upload that has begun, a byte at a time, and its end; returns the status."""
+    """Send the file of an upload that has begun, one byte at a time, and its end; returns the status."""
     reader, writer = connection
     for _ in range(size_bytes):
         writer.write(b".")
@@ -159,7 +159,7 @@ async def finished(connection: Connection, size_bytes: int, may_end: asyncio.Eve
 
 
 async def forgotten(client: Client, models: list[str]) -> None:
-    """What was registered past the ledgers is purged, or they would know nothing of it."""
+    """Purge the models that were registered without a ledger, because the checker would report them."""
     for model in models:
         assert (await client.remove(model, "1", purge=True)).status_code == 200
 
@@ -167,11 +167,11 @@ async def forgotten(client: Client, models: list[str]) -> None:
 async def test_clients_that_dawdle_or_fall_silent_are_given_up_and_disturb_nobody(
     served: ServiceProcess, backend: Backend, users: Users, sockets: Sockets
 ) -> None:
-    """F34: 30 that say nothing more, and 30 that send a byte now and then."""
+    """F34: 30 that send nothing more, and 30 that send a byte now and then."""
     async with users.client(served.url) as client:
 
         async def seconds(name: str) -> float:
-            """The slowest but one of some registrations, each with its download."""
+            """Return the second-longest time of some registrations, each with its download."""
             each = []
             for number in range(15):
                 begun = time.monotonic()
@@ -190,14 +190,14 @@ async def test_clients_that_dawdle_or_fall_silent_are_given_up_and_disturb_nobod
 
         assert crowded < 4 * alone + 8
         assert await asyncio.gather(*(status(reader) for reader, _ in silent)) == [408] * 30
-        # They were slow for longer than a silence may last, and are served all the same.
+        # They were slow for longer than a silence may last, and succeed nevertheless.
         assert await asyncio.gather(*dawdling) == [201] * 30
         await forgotten(client, [f"slow{number}" for number in range(30)])
     await standing(users, backend, served.url)
 
 
 async def rest_of(reader: asyncio.StreamReader) -> int:
-    """How many bytes come until the connection ends."""
+    """Return how many bytes come until the connection ends."""
     received = 0
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(MIB):
@@ -206,7 +206,7 @@ async def rest_of(reader: asyncio.StreamReader) -> int:
 
 
 async def until_cut_off(served: ServiceProcess, readers: int) -> None:
-    """Until the service has given up so many downloads, by its own account."""
+    """Wait until the service's metrics say that it has cut off this many downloads."""
     begun = time.monotonic()
     async with httpx.AsyncClient(base_url=served.url) as client:
         while (in_flight := _in_flight((await client.get("/metrics")).text)) > 1:  # this request is one
@@ -222,7 +222,7 @@ def _in_flight(metrics: str) -> int:
 async def test_readers_that_take_nothing_cost_little_and_are_cut_off(
     served: ServiceProcess, backend: Backend, users: Users, sockets: Sockets
 ) -> None:
-    """F35: 50 of them, on a file that is far larger than what may be underway; and once more, at no further cost."""
+    """F35: 50 of them, on a file far larger than the buffers on the way; and once more, at no further cost."""
     size = 64 * MIB
     async with users.client(served.url) as client:
         await client.register("m", "1", {"f": PIECE * (size // len(PIECE))})
@@ -247,7 +247,7 @@ async def test_readers_that_take_nothing_cost_little_and_are_cut_off(
 
 
 def connections_of(port: int) -> int:
-    """The connections of a server's port that the kernel still holds, closed by it or not."""
+    """Return the connections of a server's port that the kernel still holds, closed by the server or not."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return sum(line.split()[1].endswith(f":{port:04X}") and line.split()[3] != "0A" for line in lines)
 
@@ -255,7 +255,7 @@ def connections_of(port: int) -> int:
 async def test_a_reader_that_takes_nothing_loses_its_connection(
     service_with: ServiceWith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F35: its download is given up first; what was written to it must not stay for ever."""
+    """F35: its download is given up first; the data that was written to it must not stay forever."""
     monkeypatch.setattr(http11, "SILENCE_SECONDS", 1)
     service = await service_with(body_idle_timeout_seconds=0.5)
     async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
@@ -273,7 +273,7 @@ async def test_a_reader_that_takes_nothing_loses_its_connection(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 async def test_nothing_is_ever_spooled(served: ServiceProcess, backend: Backend, users: Users, temporary: Path) -> None:
-    """F31: the directory for temporary files has room for 1 MB, and nothing of it is used."""
+    """F31: the directory for temporary files has room for 1 MB, and the service uses none of it."""
     content = PIECE * (24 * MIB // len(PIECE))
     async with users.client(served.url) as client, watched(lambda: shutil.disk_usage(temporary).used) as highest:
         await asyncio.gather(
@@ -293,7 +293,7 @@ async def test_nothing_is_ever_spooled(served: ServiceProcess, backend: Backend,
 async def test_a_storm_of_resets_loses_nothing_and_makes_nothing_up(
     served: ServiceProcess, backend: Backend, users: Users
 ) -> None:
-    """F38: each client insists until its version is there, with the same Idempotency-Key."""
+    """F38: each client repeats its request until its version exists, with the same Idempotency-Key."""
     address = httpx.URL(served.url)
     assert address.port is not None
     async with Proxy.to(address.host, address.port) as proxy:
@@ -319,7 +319,7 @@ async def until_there(client: Client, name: str, version: str, content: bytes) -
                 answer = await client.register(name, version, {"f": content}, key=f"{name}-{version}")
                 if answer.status_code == 201:
                     break
-                # The one before, of which we only lost sight, may be in the middle of it.
+                # The previous request, whose connection we lost, may still be running.
                 assert answer.status_code == 409, answer.text
             await asyncio.sleep(0.01)
         while True:
@@ -329,13 +329,13 @@ async def until_there(client: Client, name: str, version: str, content: bytes) -
 
 
 def data_bytes(pid: int) -> int:
-    """What a process may write to and is its own: `VmData` of proc(5), which RLIMIT_DATA bounds."""
+    """Return the private writable memory of a process: `VmData` of proc(5), which RLIMIT_DATA bounds."""
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmData:")[2].split()[0]) * 1024
 
 
 @pytest.fixture
 async def patient(stack: StackAddresses, settings: Settings, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
-    """A service that waits for clients which this machine keeps waiting."""
+    """A service that waits for clients that this busy machine slows down."""
     async with serving(stack, tmp_path, UPLOAD_BUFFER_SLOTS="8", BODY_IDLE_TIMEOUT_SECONDS="120") as process:
         await until_ready(process.url)
         yield process
@@ -366,7 +366,7 @@ async def test_many_large_uploads_stay_below_a_memory_ceiling(
 async def test_sigterm_lets_finish_what_can_and_ends_the_rest_cleanly(
     stack: StackAddresses, service: RunningService, backend: Backend, users: Users, sockets: Sockets, tmp_path: Path
 ) -> None:
-    """F39: 20 uploads and 20 downloads, half of which would take for ever."""
+    """F39: 20 uploads and 20 downloads, half of which would never end."""
     content = PIECE * (32 * MIB // len(PIECE))
     # A second SIGTERM ends the delay.
     times: dict[str, Any] = {"SHUTDOWN_DELAY_SECONDS": "600", "SHUTDOWN_GRACE_SECONDS": "8"}

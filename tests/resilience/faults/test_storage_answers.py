@@ -1,4 +1,4 @@
-"""F19 to F27: a store that answers wrongly, late, in part or not at all; whatever it says, nothing half-done shows."""
+"""F19 to F27: a store whose responses are wrong, late, partial or missing; nothing half-done is ever visible."""
 
 import asyncio
 import time
@@ -57,7 +57,7 @@ async def weak_and_fake(stack: StackAddresses, settings: Settings) -> AsyncItera
 
 @pytest.fixture
 def weak(weak_and_fake: tuple[RunningService, FakeS3]) -> RunningService:
-    """A service whose store is the fake, with deadlines that a test can wait for."""
+    """A service whose store is the fake, with deadlines short enough for a test."""
     return weak_and_fake[0]
 
 
@@ -71,7 +71,7 @@ def fake(weak_and_fake: tuple[RunningService, FakeS3], backend: Backend) -> Iter
 
 @dataclass
 class Case:
-    """A store that does `fault` at each `operation`, while `content` is registered."""
+    """A store that does `fault` at each `operation` while `content` is registered."""
 
     operation: Operation
     fault: Fault
@@ -229,7 +229,7 @@ async def test_a_flipped_bit_breaks_a_download_off_before_its_last_byte(
 async def test_a_store_that_says_no_length_is_read_all_the_same(
     weak: RunningService, fake: FakeS3, backend: Backend, users: Users
 ) -> None:
-    """F24: what some proxies do to an answer is no fault while the bytes are there."""
+    """F24: some proxies change a response like this. It is no error if the bytes are there."""
     async with users.client(weak.url) as client:
         await registered(client, "1", LARGE)
         fake.misbehave("get", Shorter(len(LARGE), "unframed"))
@@ -243,7 +243,7 @@ async def test_a_store_that_says_no_length_is_read_all_the_same(
 async def test_a_commit_reads_on_where_a_transfer_broke(
     weak: RunningService, fake: FakeS3, backend: Backend, users: Users, end: str
 ) -> None:
-    """F23, F24: what is read back to be verified."""
+    """F23, F24: the bytes that are read back to be verified."""
     async with users.client(weak.url) as client:
         fake.misbehave("get", Shorter(2 * MIB, end), times=3)  # type: ignore[arg-type]
 
@@ -261,7 +261,7 @@ async def test_a_commit_reads_on_where_a_transfer_broke(
 async def test_a_commit_that_the_store_fails_is_a_503_and_goes_on_later(
     weak: RunningService, fake: FakeS3, backend: Backend, users: Users, operation: Operation, content: bytes
 ) -> None:
-    """F19: the version stays pending, and nothing has to be sent again."""
+    """F19: the version stays pending, and the client need not send anything again."""
     async with users.client(weak.url) as client:
         fake.misbehave(operation, SLOW_DOWN)
 
@@ -292,7 +292,7 @@ async def test_a_file_that_the_store_does_not_show_yet_is_asked_for_and_the_comm
 async def test_an_object_that_is_not_shown_yet_is_not_adopted(
     weak: RunningService, fake: FakeS3, backend: Backend, users: Users
 ) -> None:
-    """F27: Complete was done, its answers are lost, and then the store shows nothing."""
+    """F27: Complete was done, its responses are lost, and then the store does not show the object."""
     async with users.client(weak.url) as client:
         fake.hides_objects_for_seconds = 30
         fake.misbehave("complete", HangsUp(arrives=True))

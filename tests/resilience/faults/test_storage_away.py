@@ -1,4 +1,4 @@
-"""F28, F29 and S3 out of reach: what needs no bytes is served, the rest is a 503 in time, and it heals by itself."""
+"""F28, F29 and S3 out of reach: requests without bytes succeed, others get a 503 in time, and it heals by itself."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ IN_PARTS = {"multipart_threshold_bytes": 5 * MIB, "multipart_part_bytes": 5 * MI
 
 @dataclass(frozen=True)
 class Away:
-    """How the store is away, the settings that say how long to wait for it."""
+    """In which way the store is away, and the settings that say how long to wait for it."""
 
     mode: Mode
     settings: dict[str, float]
@@ -93,7 +93,7 @@ async def test_without_s3_whatever_needs_no_bytes_is_served_and_the_rest_is_503_
             client.ask("GET", "/healthz"),
             client.move("m", "champion", "2"),
             client.remove("m", "3"),
-            client.push("m", "4", {"again": SMALL}),  # bytes that are there need not be sent
+            client.push("m", "4", {"again": SMALL}),  # bytes that are stored already need not be sent
         )
         answers = await asyncio.gather(
             timed(client.register("n", "1")),
@@ -140,7 +140,7 @@ async def test_a_service_starts_without_s3_and_is_ready_when_it_comes(
 async def test_a_large_upload_outlives_a_short_absence_of_s3(
     store: Proxy, backend: Backend, service_with: ServiceWith, users: Users
 ) -> None:
-    """What was sent already is worth more patience than a request that has only begun."""
+    """The service has more patience for data that was sent already than for a request that has only begun."""
     service = await behind(store, REFUSED, service_with)
     async with users.client(service.url) as client:
 
@@ -158,7 +158,7 @@ async def test_a_large_upload_outlives_a_short_absence_of_s3(
 
 @asynccontextmanager
 async def own_backend(stack: EmbeddedStack, **changes: float) -> AsyncIterator[tuple[Backend, RunningService]]:
-    """Servers that nobody else uses, with a service in front of them, some of whose settings are changed."""
+    """Run servers that only this test uses, and a service in front of them with some settings changed."""
     try:
         addresses = await asyncio.to_thread(stack.start)
         settings = make_settings(addresses, **changes)
@@ -170,7 +170,7 @@ async def own_backend(stack: EmbeddedStack, **changes: float) -> AsyncIterator[t
 
 
 def process_in(folder: Path) -> int:
-    """The process whose working directory this is."""
+    """Return the process whose working directory this is."""
     found = [pid for pid in descendants(os.getpid()) if _directory(pid) == folder]
     assert len(found) == 1, found
     return found[0]
@@ -195,7 +195,7 @@ async def test_a_killed_store_loses_nothing_that_was_acknowledged(users: Users, 
                     answer = await client.register(name, str(number), {"f": content})
                     assert answer.status_code in {201, 503}, answer.text
                     if answer.status_code == 201:
-                        with lost():  # a download may break off, and never look whole
+                        with lost():  # a download may break off, but never looks complete
                             answer = await client.ask("GET", f"/get_model/{name}/{number}")
                             assert answer.status_code == 503 or answer.content == content
                     if is_over.is_set():
@@ -216,7 +216,7 @@ async def test_a_killed_store_loses_nothing_that_was_acknowledged(users: Users, 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """48 MB of memory as a disk, where a stack in `tmp_path`/data has its store; `grow` makes more of it."""
+    """48 MB of memory as a disk, where a stack in `tmp_path`/data has its store; `grow` enlarges it."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a disk")
     disk = tmp_path / "data" / "seaweedfs"

@@ -1,7 +1,7 @@
-"""Clients that do everything at random, and write down what they were told.
+"""Clients that do everything at random, and record the responses.
 
-Each has a ledger of its own. What they share is what people would tell each other: which versions there are, and which
-pushes were left unfinished.
+Each has a ledger of its own. They share what people would tell each other: which versions exist, and which pushes are
+unfinished.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ MODELS = ("m0", "m1", "m2")
 ALIASES = ("champion", "challenger", "canary")
 EPOCH_SECONDS = 4
 _RECENT = 60
-# Each of them can be changed by one transaction at a time.
+# Only one transaction at a time can change each of them.
 _VOLATILE_MODELS = 8
 
 Label = tuple[str, str]
@@ -34,7 +34,7 @@ Label = tuple[str, str]
 
 @dataclass(frozen=True)
 class Push:
-    """A push as its client means it; `files` are {path: name of the content}."""
+    """A push as its client intends it; `files` are {path: name of the content}."""
 
     model: str
     version: str | None
@@ -65,7 +65,7 @@ class World:
     ready: deque[Label] = field(default_factory=lambda: deque(maxlen=_RECENT))
     left: deque[Push] = field(default_factory=lambda: deque(maxlen=20))
     missing: list[tuple[Label | None, str]] = field(default_factory=list)
-    """Downloads that were a 500: of a version that is purged meanwhile that is what zero grace means."""
+    """Downloads that got a 500. With no grace time, that is correct for a version that is purged meanwhile."""
     flashes: int = 0
     ids: dict[Label, int] = field(default_factory=dict)
 
@@ -129,13 +129,13 @@ class Client:
     async def _ask(
         self, kind: str, method: str, path: str, *, attempt: int | None = None, **request: Any
     ) -> httpx.Response | None:
-        """The answer of some replica; `None` when none came, and then whether it happened is anybody's guess."""
+        """Return the response of some replica; `None` if none came, and then the outcome is unknown."""
         request.setdefault("timeout", self._chance.choice((3, 20)))
         for url in self._chance.sample(self._urls, len(self._urls)):
             try:
                 answer = await self._http.request(method, url + path, **request)
             except httpx.ConnectError:
-                continue  # nobody is there at the moment; another one may be, as behind a balancer
+                continue  # no replica there at the moment; another one may be, as behind a balancer
             except httpx.TransportError:
                 self._tally.count(kind, None)
                 return None
@@ -169,7 +169,7 @@ class Client:
             self._ledger.ack(attempt, answer.status_code, **facts)
 
     def _ack_info(self, attempt: int, label: Label, answer: httpx.Response | None, **facts: Any) -> None:
-        """An answer that is a version, where it is a good one."""
+        """Record a response that is a version, if it is a success."""
         if answer is not None and answer.status_code < 300:
             info = answer.json()
             self._check_info(info)
@@ -181,7 +181,7 @@ class Client:
         self._ack(attempt, answer, **facts)
 
     def _check_info(self, info: Mapping[str, Any]) -> None:
-        """M1 for readers: the manifest that an answer shows has the digest that it shows."""
+        """M1 for readers: the manifest in a response has the digest that the response shows."""
         files = {file["path"]: (file["sha256"].removeprefix("sha256:"), file["size_bytes"]) for file in info["files"]}
         is_whole = info["file_count"] == len(files) and (files or info["purged_at"] is None)
         if is_whole and info["digest"] is not None and info["digest"] != f"sha256:{manifest_digest(files)}":
@@ -195,13 +195,13 @@ class Client:
         return self._chance.choice(MODELS)
 
     def _new_label(self) -> Label:
-        """One that others want too."""
+        """Return a label that other clients want too."""
         label = self._model(), f"{self._world.epoch}.{self._chance.randrange(12)}"
         self._world.recent.append(label)
         return label
 
     def _label(self) -> Label:
-        """One that is there, or was, or that somebody is registering."""
+        """Return a label that exists, or existed, or that a client is registering."""
         known = self._world.ready if self._chance.random() < 0.75 else self._world.recent
         return self._chance.choice(known or [(MODELS[0], "0.0")])
 
@@ -238,7 +238,7 @@ class Client:
         return False
 
     async def _check_not_ours(self, label: Label, mark: str) -> None:
-        """M2: to say it again with its Idempotency-Key is no conflict with oneself."""
+        """M2: a repeated request with the same Idempotency-Key does not conflict with itself."""
         info = await self._ask("info", "GET", f"/get_model_info/{label[0]}/{label[1]}")
         if info is not None and info.status_code == 200 and info.json()["additional_metadata"].get("by") == mark:
             self._tally.complain("M2", f"{label} is what {mark} registered, and to say it again was a 409")
@@ -252,12 +252,12 @@ class Client:
         await self._push(push, abandoned=self._chance.random() < 0.25)
 
     async def resume(self) -> None:
-        """Go on with what somebody left."""
+        """Resume a push that a client left."""
         if self._world.left:
             await self._push(self._world.left.pop())
 
     async def push_wrong_bytes(self) -> None:
-        """A push that sends other bytes than it declared, in a label of its own: never ready, then put right."""
+        """Push bytes that differ from the declared ones, in a label of its own: never ready, then corrected."""
         push = Push(self._model(), f"0.{self._mark()}", self._files(), self._chance.random() < 0.3, {"by": "corrupt"})
         await self._push(push, corrupt=True)
         if self._chance.random() < 0.5:
@@ -266,7 +266,7 @@ class Client:
     async def _push(
         self, push: Push, *, abandoned: bool = False, corrupt: bool = False, is_shared: bool = True
     ) -> bool:
-        """Reserve, send and commit; gives up where that does not lead on."""
+        """Reserve, send and commit; gives up if that leads nowhere."""
         path = f"/v1/models/{push.model}/versions"
         attempt = self._ledger.attempt("reserve", push.model, push.version or "")
         reserved = await self._ask("reserve", "POST", path, attempt=attempt, json=push.body())
@@ -325,7 +325,7 @@ class Client:
         etags[upload["upload_id"]] = [{"part_number": number, "etag": etag} for number, etag in there.items()]
 
     async def _store(self, request: dict[str, Any], data: bytes) -> str | None:
-        """One presigned PUT; the etag where the store took it."""
+        """Send one presigned PUT; returns the ETag if the store accepted it."""
         try:
             answer = await self._http.put(request["url"], content=data, headers=request["headers"])
         except httpx.TransportError:
@@ -360,7 +360,7 @@ class Client:
         return False
 
     async def flash(self) -> None:
-        """Bytes that come, are read and are given up for good, over and over, so that their last reference goes."""
+        """Register, read and purge the same bytes over and over, so that their last reference goes."""
         label = f"volatile-{self._chance.randrange(_VOLATILE_MODELS)}", f"9.{self._mark()}"
         count = self._chance.choice((1, 2))
         files = {f"v{index}": choose_volatile(self._chance, self._world.flashes + index) for index in range(count)}
@@ -378,7 +378,7 @@ class Client:
             self._world.ready.append(label)
 
     async def _read_back(self, label: Label, files: Mapping[str, str]) -> None:
-        """M1 at once: what was acknowledged, and what nobody else knows of, is there and whole."""
+        """M1 at once: an acknowledged version that no other client knows is there and complete."""
         for path, name in files.items():
             answer = await self._ask("read back", "GET", f"/get_model/{label[0]}/{label[1]}", params={"path": path})
             if answer is not None and answer.status_code == 200:
@@ -386,7 +386,7 @@ class Client:
             elif answer is not None and answer.status_code != 503:
                 self._tally.complain("M1", f"{label} was acknowledged, and {path} was {answer.status_code} at once")
 
-    # What becomes of versions
+    # Versions
 
     async def remove(self) -> None:
         label = self._label()
@@ -407,7 +407,7 @@ class Client:
         self._ack_removed(attempt, answer)
 
     def _ack_removed(self, attempt: int, answer: httpx.Response | None) -> None:
-        # A push that was given up leaves nothing, and its label to others.
+        # A cancelled push leaves nothing behind, and frees its label.
         cancelled = answer is not None and answer.status_code == 200 and answer.json()["ready_at"] is None
         self._ack(attempt, answer, cancelled=cancelled)
 
@@ -527,7 +527,7 @@ class Client:
         await self._download(self._label())
 
     async def _download(self, label: Label) -> None:
-        """One file: whole, a range of it, or from storage by a signed URL; M1 for whoever reads."""
+        """Download one file: whole, a range of it, or from storage by a signed URL; checks M1 for readers."""
         model, version = label
         info = await self._ask("info", "GET", f"/get_model_info/{model}/{version}")
         if info is None or info.status_code != 200 or not info.json()["files"]:
@@ -595,7 +595,7 @@ class Client:
 
 
 class Follower:
-    """Reads the events by their tokens, from the beginning to the end, whatever happens to the replicas meanwhile."""
+    """Reads the events by their tokens, from the beginning to the end, while replicas come and go."""
 
     def __init__(self, urls: Sequence[str], tally: Tally, chance: random.Random) -> None:
         self._urls = urls
@@ -605,7 +605,7 @@ class Follower:
         self.seen: list[int] = []
 
     async def run(self, until: asyncio.Event) -> None:
-        """Follow until told, and then until nothing more comes."""
+        """Follow until told to stop, and then until there are no more events."""
         async with httpx.AsyncClient(timeout=10) as http:
             while True:
                 is_last = until.is_set()
@@ -637,7 +637,7 @@ def _digests(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _damaged(data: bytes) -> bytes:
-    """As long, and wrong in one byte."""
+    """Return bytes of the same length with one wrong byte."""
     return data[:-1] + bytes([data[-1] ^ 1])
 
 
@@ -649,7 +649,7 @@ def _problem(answer: httpx.Response) -> str:
 
 
 def _label_in(path: str) -> Label | None:
-    """The version that a path of a download names."""
+    """Return the version that the path of a download names."""
     words = path.strip("/").split("/")
     if words[0] == "get_model":
         return words[1], words[2]

@@ -1,11 +1,11 @@
-"""What the clients send: a few contents at a time, so that the same bytes are shared, given up and brought back."""
+"""The files that clients send: a few contents at a time, so that bytes are shared, removed and stored again."""
 
 import functools
 import hashlib
 import random
 
 MIB = 1024**2
-# Inline, buffered, one presigned PUT; and over the thresholds for parts, ours and the clients'.
+# Inline, buffered, one presigned PUT; and above the thresholds for parts, the service's and the clients'.
 _SIZES = (0, 300, 40_000, 200_000, MIB, 5 * MIB + 1000, 9 * MIB)
 _WEIGHTS = (1, 6, 6, 4, 4, 4, 3)
 _VOLATILE = 2
@@ -16,7 +16,7 @@ _names: dict[str, str] = {}
 
 @functools.lru_cache(maxsize=100)
 def content(name: str) -> bytes:
-    """The bytes that have this name, the same whenever they are asked for."""
+    """Return the bytes that have this name: the same at each call."""
     maker = random.Random(name)
     if name.startswith("volatile"):
         size = maker.choice((300, 90_000))
@@ -28,13 +28,13 @@ def content(name: str) -> bytes:
 
 
 def content_of(digest: str) -> bytes:
-    """The bytes that have this sha256, of those that were ever made."""
+    """Return the bytes that have this sha256, among those created so far."""
     return content(_names[digest])
 
 
 @functools.lru_cache(maxsize=10_000)
 def digest_of(name: str) -> str:
-    """The sha256 of the bytes that have this name."""
+    """Return the sha256 of the bytes that have this name."""
     return sha256(content(name))
 
 
@@ -43,11 +43,13 @@ def sha256(data: bytes) -> str:
 
 
 def choose(chance: random.Random, epoch: int) -> str:
-    """One of a few that are in fashion; each goes out of it after a while."""
+    """Choose one of a few current contents; each is replaced after a while."""
     return f"shared-{epoch - chance.choice((0, 0, 0, 1))}-{chance.randrange(5)}"
 
 
 def choose_volatile(chance: random.Random, chosen: int) -> str:
-    """One of a few that are registered and purged at once, most of them, so that few versions show it at any time; the
-    ones that were left change after every so many that were `chosen`, however fast that goes."""
+    """Choose one of a few contents that are mostly registered and purged at once, so that few versions have it.
+
+    The contents change after a fixed number of choices (`chosen` counts them), at any speed of the machine.
+    """
     return f"volatile-{chosen // _VOLATILE_TIMES - chance.randrange(2)}-{chance.randrange(_VOLATILE)}"

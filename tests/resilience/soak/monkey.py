@@ -1,4 +1,4 @@
-"""Kills, freezes and ends at random, and brings back what has died."""
+"""Kills, freezes and ends processes at random, and restarts what has died."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ _OF_STORE_SECONDS = 120
 
 
 def servers_called(program: str) -> list[int]:
-    """Our own child processes that run this program: the postmaster, or the S3 server."""
+    """Return our child processes that run this program: the postmaster, or the S3 server."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -31,7 +31,7 @@ def servers_called(program: str) -> list[int]:
 
 
 class Monkey:
-    """`faults` arms crash points at random on each start. Servers are killed only where they are ours."""
+    """`faults` arms crash points at random on each start. Servers are killed only if they are our own."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Monkey:
         self._store_may_die_at = time.monotonic() + 20
 
     async def keep_up(self, replica: Replica) -> None:
-        """Start a replica again whenever it has ended, until cancelled."""
+        """Restart a replica whenever it has ended, until cancelled."""
         while True:
             if not replica.is_running:
                 await replica.start(random_faults(self._chance) if self._faults else "")
@@ -62,12 +62,12 @@ class Monkey:
             await asyncio.sleep(self._chance.uniform(0, 0.5))
 
     async def rage(self) -> None:
-        """One blow after the other, until cancelled."""
+        """Strike one blow after the other, until cancelled."""
         while True:
             await asyncio.sleep(self._chance.uniform(*self._pause_seconds))
             (blow,) = self._chance.choices(list(self._weights), list(self._weights.values()))
             replica = self._chance.choice(self._replicas)
-            # However slow the machine is, most of them get to serve before they are hit.
+            # Even on a slow machine, most of them get to serve before they are hit.
             is_there = replica.is_up or (replica.is_running and self._chance.random() < 0.1)
             match blow:
                 case "kill" if is_there:

@@ -1,7 +1,7 @@
-"""Services that are wrong on purpose, so that a soak without complaints means something.
+"""Services that are wrong on purpose, which prove that a soak finds mistakes.
 
 Each undoes one decision of docs/architecture.md. `install` patches the process of a replica before it serves;
-`statements` take away what the database would refuse; `changes` make a short soak of what shows the mistake.
+`statements` remove what makes the database refuse the mistake; `changes` make a soak short and likely to show it.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Mutant:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Keys that are digests: a delete that was decided before the bytes came back hits the object that came.
+# Keys that are digests: a delete decided before the bytes came back removes the new object.
 
 _digest: contextvars.ContextVar[str | None] = contextvars.ContextVar("digest", default=None)
 
@@ -81,7 +81,7 @@ def _keys_of_content() -> None:
     _patch(reservation.Reservations, "_new_upload", new_upload_by_content)
 
 
-# No foreign key: a blob that was unused when we looked is dropped, although a version shows it by now.
+# No foreign key: the collector drops a blob that was unused when it looked, although a version has it by now.
 
 
 def _no_foreign_key() -> None:
@@ -101,7 +101,7 @@ def _no_foreign_key() -> None:
     _patch(BlobRepository, "drop_unreferenced", drop_unreferenced)
 
 
-# The answer before the commit: a process that dies in between, as this one does now and then, takes it back.
+# The response before the commit: a process that dies in between, as this one does now and then, loses the change.
 
 
 def _answer_first() -> None:
@@ -139,7 +139,7 @@ def _answer_first() -> None:
     _patch(Database, "run", run_later)
 
 
-# Objects before rows: what a purge deletes may have found another use before its rows go.
+# Objects before rows: another version may use an object that a purge deletes before its rows go.
 
 
 def _objects_first() -> None:
@@ -169,7 +169,7 @@ def _objects_first() -> None:
 
 
 async def _until_shown(connection: AsyncConnection, digests: Collection[bytes], besides: int | None = None) -> None:
-    """Wait for what shows the mistake, about a second: another version that shows one of these bytes."""
+    """Wait about a second for what reveals the mistake: another version that has one of these digests."""
     shown = select(VersionFileDB.sha256).where(
         VersionFileDB.sha256.in_(digests), VersionFileDB.version_id.is_distinct_from(besides)
     )
@@ -190,7 +190,7 @@ MUTANTS = {
     "content-keys": Mutant(
         _keys_of_content,
         ("ALTER TABLE uploads DROP CONSTRAINT uq_uploads_storage_key",),
-        # Garbage waits a little, as it does everywhere but here, and meanwhile the bytes come back.
+        # Garbage waits a little, as everywhere else, and meanwhile the bytes come back.
         _QUIET | {"grace_seconds": 1},
     ),
     "no-foreign-key": Mutant(
@@ -211,12 +211,12 @@ MUTANTS = {
 
 
 def plan_of(name: str, plan: Plan) -> Plan:
-    """The plan with what shows this mistake soonest."""
+    """Return the plan with the changes that show this mistake soonest."""
     return replace(plan, mutant=name, **MUTANTS[name].changes)
 
 
 async def prepare(name: str, addresses: StackAddresses) -> None:
-    """Take from a database what would keep the mutant from its mistake."""
+    """Remove from a database what would prevent the mutant's mistake."""
     engine = create_async_engine(addresses.database_url)
     async with engine.begin() as connection:
         for statement in MUTANTS[name].statements:

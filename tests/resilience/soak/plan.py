@@ -28,8 +28,11 @@ ALL_BLOWS = {"kill": 4.0, "terminate": 2.0, "freeze": 2.0, "postgres": 1.0, "sto
 
 @dataclass(frozen=True)
 class Plan:
-    """`blows` are what the monkey does, by weight; without any it leaves everybody in peace. It is over after so many
-    seconds or, where that is said, as soon as the clients have done so many operations."""
+    """What a soak does, and when it ends.
+
+    `blows` are what the monkey does, by weight; without any it does nothing. The soak ends after a number of seconds,
+    or after a number of operations if the plan has one.
+    """
 
     seconds: float
     seed: int

@@ -1,4 +1,4 @@
-"""Replicas of the service as processes that die, are frozen and come back."""
+"""Replicas of the service as processes that die, freeze and come back."""
 
 import asyncio
 import contextlib
@@ -15,16 +15,16 @@ from model_registry.runtime.failpoints import EXIT_CODE, VARIABLE, Point
 from tests.resilience.soak.tally import Tally
 from tests.support.processes import COMMAND, free_port, resident_bytes, until_ready
 
-# Any transaction passes these, those of the collector too, many times a second.
+# Any transaction passes these, including those of the collector, many times a second.
 _BUSY = {"tx-before-commit", "tx-after-commit"}
 _MIB = 1024**2
-# 130 MiB and 12 buffers of 8 MiB (docs/operations.md), and as much again for what CPython keeps.
+# 130 MiB and 12 buffers of 8 MiB (docs/operations.md), and as much again for memory that CPython keeps.
 _MOST_RESIDENT = 450 * _MIB
 _MOST_FILES = 400
 
 
 def random_faults(chance: random.Random) -> str:
-    """Every crash point, each with a probability of its own."""
+    """Return every crash point, each with a probability of its own."""
     probabilities = {
         point: chance.choice((0.0, 0.0001, 0.0005)) if point in _BUSY else chance.choice((0, 0.002, 0.01, 0.03))
         for point in get_args(Point)
@@ -34,7 +34,7 @@ def random_faults(chance: random.Random) -> str:
 
 
 class Replica:
-    """One address, where a process serves most of the time; whatever ends that, another one is started."""
+    """One address, where a process serves most of the time. If the process ends, another one is started."""
 
     def __init__(
         self, name: str, *, environment: dict[str, str], directory: Path, tally: Tally, mutant: str | None
@@ -58,7 +58,7 @@ class Replica:
         return self._process is not None and self._process.returncode is None
 
     async def start(self, faults: str = "") -> None:
-        """Start the process and return; it may well die before it is ready."""
+        """Start the process and return; it may die before it is ready."""
         environment = self._environment | ({VARIABLE: faults} if faults else {})
         self._expected = {EXIT_CODE} if faults or self._is_mutant else set()
         with self.log.open("ab") as log:
@@ -71,11 +71,11 @@ class Replica:
         await until_ready(self.url, timeout_seconds)
 
     def send(self, number: signal.Signals) -> None:
-        """Deliver a signal, if there is anybody."""
+        """Send a signal, if there is a process."""
         if number == signal.SIGKILL:
             self._expected.add(-signal.SIGKILL)
         elif number == signal.SIGTERM:
-            # While it is being imported, and at its very end, the default action is taken; in between it ends in order.
+            # During imports and at the very end, a signal has its default action; in between the process ends in order.
             is_second = 0 in self._expected
             self._expected |= {0} if self._has_logged("serving") and not is_second else {0, -signal.SIGTERM}
         with contextlib.suppress(ProcessLookupError):
@@ -84,7 +84,7 @@ class Replica:
 
     @property
     def is_up(self) -> bool:
-        """Whether the process answers, as far as one may know."""
+        """Whether the process answers, as far as known."""
         return self.is_running and self._has_logged("Application startup complete.")
 
     def _has_logged(self, event: str) -> bool:
@@ -93,7 +93,7 @@ class Replica:
             return f'"event": "{event}"'.encode() in log.read()
 
     async def ended(self) -> None:
-        """Return when the process has ended; counts crash points and complains about an end that nobody asked for."""
+        """Return when the process has ended; counts crash points, and complains about an unexpected end."""
         assert self._process is not None
         code = await self._process.wait()
         if code == EXIT_CODE:
@@ -102,7 +102,7 @@ class Replica:
             self._tally.complain("M6", f"{self._name} ended with {code} and nobody asked for that; see {self.log}")
 
     async def stop(self) -> None:
-        """End it kindly; after the grace time, by force and with a complaint."""
+        """End it gracefully; after the grace time, by force and with a complaint."""
         if not self.is_running:
             return
         self.send(signal.SIGCONT)
@@ -114,13 +114,13 @@ class Replica:
             await self.kill()
 
     async def kill(self) -> None:
-        """End it whatever it does."""
+        """End it by force."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
 
     def measure(self) -> str:
-        """M8, roughly: memory and files of the process now."""
+        """M8, roughly: return memory and files of the process now."""
         assert self._process is not None
         pid = self._process.pid
         try:
@@ -134,7 +134,7 @@ class Replica:
         return f"{self._name}: {resident // _MIB} MiB, {files} files"
 
     def bugs_logged(self) -> list[str]:
-        """What the log says that is neither an outage nor a refusal."""
+        """Return the errors in the log that are neither an outage nor a refusal."""
         found = []
         for line in self.log.read_text(errors="replace").splitlines():
             try:
@@ -150,8 +150,11 @@ class Replica:
 
 
 def _is_outage(said: Mapping[str, str]) -> bool:
-    """What is logged as an error and is none: downloads that were cut because what they read was purged with no grace,
-    and what uvicorn says of every answer that has no end, and of a grace time that is over."""
+    """Return whether an error in the log is expected.
+
+    Expected are downloads that were cut because their version was purged with no grace time, and uvicorn's messages
+    about every response that has no end, and about a grace time that is over.
+    """
     if said["event"] == "ASGI callable returned without completing response.":
         return True
     if said["event"].endswith("timeout graceful shutdown exceeded"):

@@ -68,7 +68,7 @@ def _settings(plan: Plan) -> dict[str, str]:
 
 
 async def soak(plan: Plan, addresses: StackAddresses, directory: Path) -> Outcome:
-    """Run the plan against servers whose database and bucket are empty; logs and ledgers are left in `directory`."""
+    """Run the plan on servers whose database and bucket are empty; leaves logs and ledgers in `directory`."""
     tally = Tally()
     env = environment(addresses, **_settings(plan))
     env["PYTHONPATH"] += f":{ROOT}"
@@ -115,7 +115,7 @@ def _ledger(number: int) -> str:
 
 
 async def _storm(plan: Plan, replicas: Sequence[Replica], world: World, tally: Tally, directory: Path) -> None:
-    """Clients and monkey together, for the time of the plan."""
+    """Run clients and monkey together, for the time of the plan."""
     over = asyncio.Event()
     urls = [replica.url for replica in replicas]
     monkey = Monkey(
@@ -173,7 +173,7 @@ async def _cancelled(tasks: Sequence["asyncio.Task[None]"]) -> None:
 
 
 async def _calm(plan: Plan, replicas: Sequence[Replica], engine: AsyncEngine, tally: Tally) -> None:
-    """Faults off, replicas new where there were any, leases over: wait until collectors have nothing left to do."""
+    """End the faults, renew the replicas, expire the leases, and wait until collectors have nothing left to do."""
     if plan.blows or plan.faults or tally.crash_points_hit:
         await asyncio.gather(*(replica.stop() for replica in replicas))
         for replica in replicas:
@@ -181,8 +181,8 @@ async def _calm(plan: Plan, replicas: Sequence[Replica], engine: AsyncEngine, ta
         await asyncio.gather(*(replica.ready() for replica in replicas))
     deadline = time.monotonic() + _SETTLE_SECONDS
     await _until_nothing_is_left(engine, _UNFINISHED, deadline, tally)
-    # Claims of collectors that died last for minutes, and presigned URLs for an hour: all is due now. What a living
-    # collector holds is left to it.
+    # Claims of dead collectors last for minutes, and presigned URLs for an hour: make everything due now, except for
+    # what a living collector holds.
     unheld = "SELECT storage_key FROM garbage FOR UPDATE SKIP LOCKED"
     async with engine.begin() as connection:
         await connection.execute(text(f"UPDATE garbage SET not_before = now() WHERE storage_key IN ({unheld})"))
@@ -212,8 +212,11 @@ async def _until_nothing_is_left(engine: AsyncEngine, counts: Mapping[str, str],
 
 
 async def _missing(world: World, engine: AsyncEngine, tally: Tally) -> None:
-    """M7: with no grace, the object of a version that is being purged may be gone a moment after it was looked up
-    (docs/operations.md, "Troubleshooting"); of no other version. The logs are asked whether it was that."""
+    """M7: check in the logs that only versions that were being purged had missing objects.
+
+    With no grace time, the object of such a version may be gone a moment after it was looked up (docs/operations.md,
+    "Troubleshooting").
+    """
     async with engine.connect() as connection:
         rows = await connection.execute(text("SELECT model_name, version FROM model_info WHERE purged_at IS NOT NULL"))
         purged = {(name, version) for name, version in rows}

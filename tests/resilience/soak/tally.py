@@ -1,4 +1,4 @@
-"""What a soak counts, and the table that it ends with."""
+"""The counts of a soak, and its final table."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ _SAMPLES = 20
 
 @dataclass
 class Tally:
-    """`complaints` are what the running service did wrong; those of the data come from the checker."""
+    """`complaints` are the mistakes of the running service. The checker reports those in the data."""
 
     operations: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     problems: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""The checker complains: each measure, of damage made by hand."""
+"""The checker complains: each measure, about damage made by hand."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ LABELS = b"labels" * 10
 
 @dataclass
 class Story:
-    """What clients did and were told, what is stored since, and who followed the events."""
+    """The ledgers of the clients, what is stored since, and what a follower of the events has seen."""
 
     attempts: list[Attempt]
     followed: list[int]
@@ -41,7 +41,7 @@ class Story:
                 await connection.execute(text(statement))
 
     async def key(self) -> str:
-        """Of the object that m 1 and m 3 have."""
+        """Return the key of the object that m 1 and m 3 share."""
         async with self.engine.connect() as connection:
             found = await connection.scalar(
                 text("SELECT storage_key FROM blobs WHERE sha256 = :sha256"),

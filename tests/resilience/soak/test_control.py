@@ -1,4 +1,4 @@
-"""A service that is wrong on purpose is caught, so a soak without complaints says something."""
+"""A soak catches a service that is wrong on purpose, so a soak without complaints means something."""
 
 import asyncio
 from collections.abc import AsyncIterator

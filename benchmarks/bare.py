@@ -1,4 +1,4 @@
-"""What FastAPI costs by itself: one endpoint that returns a model which is there already."""
+"""The cost of FastAPI itself: one endpoint that returns an existing model."""
 
 from datetime import UTC, datetime
 

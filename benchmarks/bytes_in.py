@@ -1,9 +1,9 @@
-"""One large file in: `POST /register_model` against boto3 straight to the same storage.
+"""Upload one large file: `POST /register_model` against boto3 straight to the same storage.
 
-Both send the same file, which is in the page cache. Through us it is a form over one connection, and the service hashes
-and registers it; boto3 writes parts in parallel and registers nothing. The sink is a storage that costs nothing, so the
-service is the limit; SeaweedFS is a real one, on the same cores as everything else. `BENCHMARK_MIB` (1024) is the size
-of the file; CPU is the service's alone, of which storage and client have theirs on the same cores.
+Both send the same file, which is in the page cache. The service gets it as a form over one connection, hashes it and
+registers it; boto3 writes parts in parallel and registers nothing. The sink is a storage server that costs nothing, so
+the service is the limit. SeaweedFS is a real one, on the same cores as everything else. `BENCHMARK_MIB` (1024) is the
+size of the file. CPU is the service's alone; storage and client use the same cores.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def run(report: Report, stack: StackAddresses) -> None:
         write_pattern(quarter, MIB * 1024**2 // 4)
         with sink() as storage:
             with registry(stack, report, S3_ENDPOINT_URL=storage.url) as ours:
-                moved(upload(ours.url, "first", quarter))  # buffers are made when they are first needed, and kept
+                moved(upload(ours.url, "first", quarter))  # buffers are allocated when they are first needed, and kept
                 targets = {_TUNED: 0.8, _DEFAULT: 2.0}
                 before = counts(storage).received_bytes
                 _compare(report, "a sink", stack, ours, storage.url, file, targets)
@@ -65,7 +65,7 @@ def _compare(
     targets: Mapping[str, float | None],
     rounds: int | None = None,
 ) -> None:
-    """Against each that has a target; figures in MiB/s, of which the service's CPU goes into a fact."""
+    """Compare with each contender that has a target, in MiB/s; the service's CPU goes into a fact."""
     digest = _manifest_digest(file)
     cpu_seconds = []
 
@@ -115,7 +115,7 @@ def _memory_of_one(report: Report, stack: StackAddresses, storage: Server, file:
 
 
 def _memory_of_many(report: Report, stack: StackAddresses, storage: Server, file: Path) -> None:
-    """Connections that are kept count as open files, so these are counted when as many were needed before."""
+    """Measure memory and open files. Kept connections count as open files, so they are compared after equal loads."""
     with registry(stack, report, S3_ENDPOINT_URL=storage.url) as ours, tempfile.TemporaryDirectory() as folder:
         little = Path(folder) / "little.bin"
         write_pattern(little, 1024**2)
@@ -131,7 +131,7 @@ def _memory_of_many(report: Report, stack: StackAddresses, storage: Server, file
 
 
 def _many(ours: Server, file: Path, model: str) -> float:
-    """Seconds until the last has ended."""
+    """Return the seconds until the last upload has ended."""
     moved(upload(ours.url, model, file))
     jobs = [upload(ours.url, model, file) for _ in range(AT_ONCE)]
     jobs += [download(f"{ours.url}/get_model/{model}/latest") for _ in range(AT_ONCE)]
@@ -142,7 +142,7 @@ def _many(ours: Server, file: Path, model: str) -> float:
 
 
 def _settled_files(server: Server, at_most: int = 0) -> int:
-    """The fewest files open within the time in which idle connections are closed; at once when `at_most` is reached."""
+    """Return the fewest open files while idle connections are being closed; at once if `at_most` is reached."""
     deadline = time.monotonic() + _SETTLING_SECONDS
     fewest = server.open_files()
     while fewest > at_most and time.monotonic() < deadline:

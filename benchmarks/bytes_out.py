@@ -1,9 +1,9 @@
-"""One large file out: streamed by the service, or by its redirect, against curl and boto3 straight from storage.
+"""Download one large file, streamed or redirected by the service, against curl and boto3 straight from storage.
 
-The same curl asks the service and the storage, so only the way differs; boto3 has its defaults, ten ranges at a time,
-and a file to write to that keeps nothing. The service hashes what it streams. Afterwards the heartbeat: how long
-`GET /healthz` takes, asked every 10 ms, while four files come in and four go out; beside it that of an application
-which has nothing else to do, for what the machine itself adds. `BENCHMARK_MIB` (1024) is the size of the file.
+The same curl asks the service and the storage, so only the path differs. boto3 has its defaults (ten ranges at a time),
+and writes to a file that keeps nothing. The service hashes what it streams. Then comes the heartbeat: how long `GET
+/healthz` takes every 10 ms, while four files come in and four go out. Next to it is the heartbeat of an idle
+application, which shows what the machine itself adds. `BENCHMARK_MIB` (1024) is the size of the file.
 """
 
 import http.client
@@ -27,7 +27,7 @@ AT_ONCE = 4
 _SIZE_BYTES = MIB * 1024**2
 _CURL, _BOTO3 = "curl, direct", "boto3 default, direct"
 _IDLE_SECONDS = 3
-_BETWEEN_SECONDS = 0.2  # until everybody has noticed that the last one is given up
+_BETWEEN_SECONDS = 0.2  # until all sides have noticed that the last one is given up
 
 
 def run(report: Report, stack: StackAddresses) -> None:
@@ -41,7 +41,7 @@ def run(report: Report, stack: StackAddresses) -> None:
             if counts(storage).sent_bytes - before < 5 * report.rounds * _SIZE_BYTES:
                 raise RuntimeError("The storage has not sent all that was asked for.")
             _heartbeat(report, ours, file)
-        # Other bytes, because those are in the sink.
+        # Other bytes, because the sink has those.
         with file.open("ab") as content:
             content.truncate(_SIZE_BYTES - 1)
             content.seek(_SIZE_BYTES - 1)
@@ -56,7 +56,7 @@ def run(report: Report, stack: StackAddresses) -> None:
 def _compare(
     report: Report, where: str, stack: StackAddresses, ours: Server, storage_url: str, model: str, rounds: int
 ) -> None:
-    """Figures in MiB/s, of which the service's CPU goes into a fact."""
+    """Compare in MiB/s; the service's CPU goes into a fact."""
     url = f"{ours.url}/get_model/{model}/latest"
     bucket, _, key = urlsplit(_presigned(url)).path.strip("/").partition("/")
     if bucket != stack.s3_bucket:
@@ -109,7 +109,7 @@ def _speed(size_bytes: int, seconds: float) -> float:
 
 
 def _presigned(url: str) -> str:
-    """Where the service sends those who ask for a redirect."""
+    """Return the target of the service's redirect."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.netloc)
     connection.request("GET", f"{address.path}?redirect=true")
@@ -121,7 +121,7 @@ def _presigned(url: str) -> str:
 
 
 def _first_byte(report: Report, ours: Server, model: str) -> None:
-    """Of a streamed download over a new connection, which is then given up."""
+    """Measure the first byte of a streamed download over a new connection, which is then closed."""
     url = f"{ours.url}/get_model/{model}/latest"
     waits = []
 

@@ -1,8 +1,8 @@
-"""Push and pull by our client against boto3's transfers to the same storage.
+"""Push and pull by our client, against boto3's transfers to the same storage.
 
-Two loads: one file of `CLIENT_MIB` (2048), and a thousand of 64 KiB. boto3 moves them as `aws s3 cp` and `sync` do,
-through the same library with its ten threads; it hashes nothing, and nothing is registered. Ours hashes what it sends,
-the service verifies it, and every pulled byte is hashed.
+Two loads: one file of `CLIENT_MIB` (2048), and a thousand files of 64 KiB. boto3 moves them as `aws s3 cp` and `sync`
+do, through the same library with its ten threads; it neither hashes nor registers them. Our client hashes what it
+sends, the service verifies it, and the client hashes every pulled byte.
 """
 
 import itertools
@@ -66,7 +66,7 @@ class Boto3:
 
 
 class Contest:
-    """Both push the same folder, and pull it again; what they left behind is removed, so that every turn is a first."""
+    """Both push the same folder and pull it again. What they leave is removed, so that each turn starts fresh."""
 
     def __init__(self, registry: Registry, boto: Boto3, base: Path, name: str, make: Callable[[Path], None]) -> None:
         self._registry = registry
@@ -103,7 +103,7 @@ class Contest:
 
     @contextmanager
     def _source(self) -> Iterator[Path]:
-        """Other bytes each time: nothing is stored already."""
+        """Yield a folder with other bytes each time, so that nothing is stored already."""
         source = self._base / "source"
         source.mkdir()
         self._make(source)

@@ -1,9 +1,9 @@
-"""A registry that has been used for years, made in minutes: `INSERT … SELECT` into every table that keeps something.
+"""A registry that looks years old, created in minutes: `INSERT … SELECT` into every table that keeps something.
 
-A version in fifty is of one large model (`fraud-00000`), the others are spread evenly; one in twenty is removed, and
-half of those are purged; one in ten is a pre-release, one in four has a second file, whose bytes it shares with others
-of its model. Every model has two aliases that were moved now and then, and each change has its event, with a
-transaction id of its own. There are no objects, and nothing that is under way.
+One version in fifty belongs to one large model (`fraud-00000`), and the others are spread evenly. One in twenty is
+removed, and half of those are purged. One in ten is a pre-release. One in four has a second file, whose bytes it shares
+with other versions of its model. Every model has two aliases that were moved now and then, and each change has its
+event, with a transaction id of its own. There are no objects, and nothing is under way.
 """
 
 import time
@@ -17,7 +17,7 @@ TABLES = ("registered_models", "model_info", "version_files", "blobs", "aliases"
 HOT = "fraud-00000"
 """The large model."""
 
-# Foreign keys are triggers, and cost more than all the rest; what is made here refers to what is made here.
+# Foreign keys are triggers, and cost more than everything else. All references here are to rows created here.
 _SETTINGS = """
     SET LOCAL session_replication_role = replica;
     SET LOCAL synchronous_commit = off;
@@ -230,7 +230,7 @@ async def fill(url: str, *, versions: int, models: int, bucket: str = "models") 
         async with connection.transaction():
             await connection.execute(_SETTINGS)
             await connection.execute(_LABELS, *_labels(versions, models))
-            # Made at the end, which is ten times as fast.
+            # Indexes are created at the end, which is ten times as fast.
             indexes = await connection.fetch(_INDEXES, TABLES)
             for index in indexes:
                 await connection.execute(f"DROP INDEX {index['name']}")
@@ -250,7 +250,7 @@ async def fill(url: str, *, versions: int, models: int, bucket: str = "models") 
 
 
 def _labels(versions: int, models: int) -> tuple[list[int], list[str], list[bytes], list[bool]]:
-    """1.2.3 for the 123rd version of a model, and 1.2.0rc1 for the 120th: as many as the large model has at most."""
+    """Return labels: 1.2.3 for the 123rd version of a model, 1.2.0rc1 for the 120th, up to the large model's count."""
     numbers = list(range(1, versions // 50 + 2 * (versions // models) + 2))
     labels = [f"{number // 100}.{number // 10 % 10}.{number % 10}{'' if number % 10 else 'rc1'}" for number in numbers]
     order = [precedence(label) for label in labels]
@@ -258,7 +258,7 @@ def _labels(versions: int, models: int) -> tuple[list[int], list[str], list[byte
 
 
 async def make_due(url: str, count: int) -> None:
-    """Give models, any of them, so many removed versions more whose time to be purged has come."""
+    """Add this many removed versions, whose time to be purged has come, to any models."""
     connection = await asyncpg.connect(url.replace("+asyncpg", ""))
     try:
         await connection.execute(_MAKE_DUE, count)

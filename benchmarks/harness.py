@@ -1,7 +1,7 @@
-"""How things are compared: in turns, in one run, by the ratio of each turn.
+"""Compares contenders in turns, in one run, by the ratio of each turn.
 
-Machines are never idle and never alike, so no figure here stands by itself. A contest runs its contenders one after
-the other, again and again in an order that rotates, and divides what they did in the same turn.
+Machines differ and are never idle, so no figure here stands by itself. A contest runs its contenders one after the
+other, repeatedly in an order that rotates, and divides the figures of the same turn.
 """
 
 import json
@@ -15,7 +15,7 @@ OURS = "ours"
 
 
 class LeftOut(RuntimeError):
-    """A group cannot run on this machine; the others can."""
+    """Raised by a group that cannot run on this machine; the others can."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Report:
     facts: dict[str, str] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)
     running: str = ""
-    """The group, for what is kept of each."""
+    """The running group, under which figures are kept."""
 
     def contest(
         self,
@@ -63,11 +63,11 @@ class Report:
         Parameters
         ----------
         contenders
-            By name, of which one is `ours`; each does its work once and returns its figure.
+            By name, one of them `ours`. Each does its work once and returns its figure.
         more_is_better
-            For figures such as requests per second; otherwise less is, as of seconds.
+            True for figures such as requests per second, false for figures such as seconds.
         targets
-            By the name of another contender: the least ratio that we want.
+            By the name of another contender: the lowest ratio that we want.
         """
         names = list(contenders)
         figures: dict[str, list[float]] = {name: [] for name in names}
@@ -95,7 +95,7 @@ class Report:
                 )
 
     def bound(self, group: str, what: str, ours: float, at_most: float, *, unit: str) -> None:
-        """A figure that has a limit instead of a rival; a ratio of 1 or more keeps it."""
+        """Add a figure that has a limit instead of a rival; a ratio of 1 or more keeps it."""
         ratio = at_most / ours
         self.add(Row(group, what, "the limit", unit, ours, at_most, ratio, ratio, ratio, 1))
 
@@ -105,7 +105,7 @@ class Report:
         sys.stdout.flush()
 
     def fact(self, name: str, text: str) -> None:
-        """What was seen on the way and compares with nothing."""
+        """Add an observation that is not compared."""
         self.facts[name] = text
         sys.stdout.write(f"{name}: {text}\n")
         sys.stdout.flush()
@@ -116,7 +116,7 @@ class Report:
         self.peaks[name] = max(figure, self.peaks.get(name, figure))
 
     def write(self, folder: Path) -> None:
-        """`results.json` and `results.md`."""
+        """Write `results.json` and `results.md`."""
         folder.mkdir(parents=True, exist_ok=True)
         data = {"rows": [asdict(row) for row in self.rows], "facts": self.facts, "peaks": self.peaks}
         (folder / "results.json").write_text(json.dumps(data, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Many requests over keep-alive connections, from a client that costs little beside the server it measures."""
+"""Many requests over keep-alive connections, from a client that costs little compared with the server."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ class Load:
 
     @property
     def cpu_ms(self) -> float:
-        """The server's own, of each."""
+        """The server's CPU time for each request."""
         return 1000 * self.cpu_seconds / self.done
 
 
@@ -40,9 +40,9 @@ def load(
     connections: int = 16,
     headers: str = "",
 ) -> Load:
-    """Ask for `seconds`; every answer must be a success.
+    """Send requests for `seconds`; every response must be a success.
 
-    A callable is told a number, and returns what is to be asked one after the other and counts as one.
+    A callable gets a number, and returns requests that are sent one after the other and count as one.
     """
     build = request if callable(request) else lambda _number: [request]
     requests = ([_encoded(server, each, headers) for each in build(number)] for number in itertools.count())

@@ -1,7 +1,7 @@
 """Requests for metadata, against a bare FastAPI endpoint under the same load.
 
-A push here is of bytes that are stored already: its reservation and its commit, and nothing is sent. What bytes cost
-is measured by the other groups.
+A push here is of bytes that are stored already: it reserves and commits, and sends nothing. The other groups measure
+the cost of bytes.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ def _push(files: _Files) -> Sequence[Request]:
 
 
 def _next_label() -> tuple[str, str]:
-    """Models take turns: registrations into the same one wait for each other."""
+    """Return the next label. Models take turns, because registrations into one model wait for each other."""
     number = next(_numbers)
     return f"bench-{number % MODELS}", f"n{number}"
 
@@ -100,7 +100,7 @@ def _post(path: str, body: object) -> Request:
 
 
 def _stored_files(url: str, count: int) -> _Files:
-    """Files that a version has which was registered by a form."""
+    """Register a version by a form, and return its files."""
     content = {f"shards/{number:04}.bin": f"{count} {number}".encode() for number in range(count)}
     with httpx.Client(base_url=url, timeout=60) as client:
         client.post(
@@ -115,7 +115,7 @@ def _stored_files(url: str, count: int) -> _Files:
 
 
 def _fill(url: str) -> None:
-    """`MODELS` models with `VERSIONS` versions each, all of the same small file."""
+    """Create `MODELS` models with `VERSIONS` versions each, all with the same small file."""
     with httpx.Client(base_url=url, timeout=30) as client:
         for model in range(MODELS):
             for number in range(VERSIONS):

@@ -1,7 +1,7 @@
-"""Clients that move bytes, as processes of their own: `moved(Job(…), …)` does jobs at once and says how each went.
+"""Clients that move bytes, as separate processes: `moved(Job(…), …)` runs jobs at once and returns their results.
 
-Time is taken inside, when everything is imported and the files are open. `upload` and `download` cost next to nothing
-(sendfile, one buffer), so the client is never the limit; the others are what people use.
+The clock runs inside the process, when everything is imported and the files are open. `upload` and `download` cost
+almost nothing (sendfile, one buffer), so the client is never the limit. The others are clients that people use.
 """
 
 import http.client
@@ -35,9 +35,9 @@ class Job:
     do: str
     """`upload`, `download`, `boto3 upload` or `boto3 download`."""
     url: str
-    """Of the service, the file, or the storage."""
+    """The URL of the service, the file, or the storage."""
     name: str = ""
-    """Of the model, or the key in the bucket."""
+    """The name of the model, or the key in the bucket."""
     file: str = ""
     storage: dict[str, str] | None = None
     """For boto3: `StackAddresses` as a dictionary."""
@@ -49,12 +49,12 @@ class Moved:
     seconds: float
     size_bytes: int
     digest: str = ""
-    """As the service says it, of an upload."""
+    """The digest of an upload, as the service returns it."""
 
 
 @dataclass(frozen=True)
 class Beats:
-    """How long a request took that was made every 10 ms."""
+    """How long requests took, one of which was sent every 10 ms."""
 
     count: int
     p50_ms: float
@@ -66,14 +66,14 @@ class Beats:
 
 
 def moved(*jobs: Job) -> list[Moved]:
-    """All at once, in threads of one new process; what came of each, in order."""
+    """Run all jobs at once, in threads of one new process; returns their results, in order."""
     command = [sys.executable, "-m", "benchmarks.moving", json.dumps([asdict(job) for job in jobs])]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT)  # noqa: S603
     return [Moved(**each) for each in json.loads(done.stdout)]
 
 
 def upload(url: str, model: str, file: Path) -> Job:
-    """A proxied registration of the next version of a model."""
+    """Return a proxied registration of the next version of a model."""
     return Job("upload", url, model, str(file))
 
 
@@ -82,7 +82,7 @@ def download(url: str) -> Job:
 
 
 def boto3_upload(stack: StackAddresses, url: str, key: str, file: Path, *, is_tuned: bool) -> Job:
-    """Tuned: four parts of 16 MiB in flight, the payload not signed, no checksums that nobody asked for."""
+    """Return an upload by boto3; tuned: four parts of 16 MiB in flight, no payload signature, no extra checksums."""
     return Job("boto3 upload", url, key, str(file), asdict(stack), is_tuned)
 
 
@@ -92,7 +92,7 @@ def boto3_download(stack: StackAddresses, url: str, key: str) -> Job:
 
 @contextmanager
 def heartbeat(url: str) -> Iterator[Callable[[], Beats]]:
-    """Ask for `url` every 10 ms from a process of its own, until the function that this yields is called."""
+    """Request `url` every 10 ms from a separate process, until the function that this yields is called."""
     command = [sys.executable, "-m", "benchmarks.moving", url]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:  # noqa: S603
 
@@ -162,7 +162,7 @@ def _download(job: Job) -> Callable[[], Moved]:
 
 
 def _boto3(job: Job) -> tuple[Any, str, Any]:
-    """Client, bucket, and how it transfers."""
+    """Return client, bucket, and the settings of the transfer."""
     import boto3
     from boto3.s3.transfer import TransferConfig
     from botocore.config import Config
@@ -211,7 +211,7 @@ def _boto3_download(job: Job) -> Callable[[], Moved]:
 
 
 class _Counter(io.RawIOBase):
-    """A file to write to that keeps nothing; seekable, as boto3 likes it best."""
+    """A file to write to that keeps nothing; it is seekable, as boto3 prefers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ _JOBS: dict[str, Callable[[Job], Callable[[], Moved]]] = {
 
 
 def _beat(url: str, out: IO[str]) -> None:
-    """Each from a connection that is kept; one that is late delays the next, which is then made at once."""
+    """Send each request over a kept connection. A late response delays the next request, which then follows at once."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.netloc)
     waits: list[float] = []

@@ -1,4 +1,4 @@
-"""A thousand download URLs: our signer against the S3 library's own. Nothing is connected to."""
+"""A thousand download URLs: our signer against the S3 library's own. Neither opens a connection."""
 
 import asyncio
 import time

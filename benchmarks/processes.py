@@ -1,4 +1,4 @@
-"""Servers as processes of their own, and what the kernel says of them."""
+"""Servers as separate processes, and what the kernel reports about them."""
 
 import contextlib
 import os
@@ -35,12 +35,12 @@ class Server:
         return int(self.url.rpartition(":")[2])
 
     def cpu_seconds(self) -> float:
-        """User and system time so far: proc(5), fields 14 and 15 of `stat`."""
+        """Return user and system time so far: proc(5), fields 14 and 15 of `stat`."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def resident_mib(self, which: str = "VmRSS") -> float:
-        """`VmRSS` now, or `VmHWM`, the highest since the start."""
+        """Return `VmRSS` now, or `VmHWM`, the highest since the start."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition(f"{which}:")[2].split()[0]) / 1024
 
@@ -58,7 +58,7 @@ def started(
     log: Path | None = None,
     seconds: float = 120,
 ) -> Iterator[Server]:
-    """A command that listens at `url`, until the block ends; it begins when `ready_path` answers with success."""
+    """Run a command that listens at `url`, until the block ends; it begins when `ready_path` returns a success."""
     with contextlib.ExitStack() as cleanup:
         output = cleanup.enter_context(log.open("wb")) if log else subprocess.DEVNULL
         process = subprocess.Popen(  # noqa: S603
@@ -94,9 +94,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def registry(
     stack: StackAddresses, report: Report, *, workers: int = 1, log: Path | None = None, **settings: str
 ) -> Iterator[Server]:
-    """Our service; `settings` are named as in the environment, without the prefix.
+    """Run our service; `settings` are named as in the environment, without the prefix.
 
-    The report gets the highest memory and the most open files of it, that is of the process that was started.
+    The report gets the highest memory and the largest number of open files of the process that was started.
     """
     url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "model_registry.cli", "serve", "--port", url.rpartition(":")[2]]
@@ -123,13 +123,13 @@ def _watched(server: Server, report: Report) -> Iterator[None]:
     finally:
         has_ended.set()
         watcher.join()
-        with contextlib.suppress(OSError):  # it has died, which is another's to tell
+        with contextlib.suppress(OSError):  # it has died, which another check reports
             report.peak("most MiB of the service", server.resident_mib("VmHWM"))
 
 
 @contextmanager
 def bare(log: Path | None = None) -> Iterator[Server]:
-    """A FastAPI application that answers with the same model each time, served as ours is."""
+    """Run a FastAPI application that returns the same model each time, served like ours."""
     url = f"http://127.0.0.1:{free_port()}"
     options = ["--port", url.rpartition(":")[2], "--no-access-log", "--log-level", "warning"]
     with started([sys.executable, "-m", "uvicorn", "benchmarks.bare:app", *options], url, log=log) as server:

@@ -1,9 +1,9 @@
-"""A million versions against a thousand: every question of the API, through HTTP.
+"""A million versions against a thousand: every query of the API, through HTTP.
 
-Both registries are made by `generator`, have fifty versions to a model, and stand in one PostgreSQL, each with a
-service of its own. Ours is the large one, so a ratio of 1 says that size costs nothing. A figure is the median time of
-one client that asks again and again without a pause, each time about another version; both sides find as many items.
-PostgreSQL has 64 MiB of its own to keep pages in, as it comes; the rest is in the system's cache.
+`generator` creates both registries. They have fifty versions to a model, and are in one PostgreSQL, each with a service
+of its own. Ours is the large one, so a ratio of 1 says that size costs nothing. A figure is the median time of one
+client that sends requests without a pause, each about another version; both sides find the same number of items.
+PostgreSQL has its default of 64 MiB for pages; the rest is in the system's cache.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from model_registry_devstack import StackAddresses
 VERSIONS = int(os.environ.get("SCALE_VERSIONS", "1000000"))
 MODELS = VERSIONS // 50
 SMALLER = 1000
-"""So many times smaller is the other registry."""
+"""The other registry is smaller by this factor."""
 _AT_ONCE = 16
 _DUE = 1000
 _FLAT, _DEEP = 1 / 1.5, 1 / 1.2
@@ -49,7 +49,8 @@ def _search(condition: str, order_by: str = "created_at DESC", *, limit: int = 2
     return "/v1/versions?" + urlencode({name: value for name, value in query.items() if value}, safe="{}")
 
 
-# The words in braces are of a version that differs from request to request, or of the whole registry; see `_Known`.
+# The words in braces come from a version that differs from request to request, or from the whole registry; see
+# `_Known`.
 QUESTIONS: Mapping[str, tuple[str, float | None]] = {
     "one version by label": ("/get_model_info/{model}/{version}", _FLAT),
     "the latest version": ("/get_latest_model_info/{model}", _FLAT),
@@ -114,12 +115,12 @@ DEEP: Mapping[str, tuple[str, str]] = {
     "versions of the large model": (f"/v1/models/{HOT}/versions?limit=20", "deep_hot"),
     "search without a filter": (_search(""), "deep_search"),
 }
-"""The first page, and the token of one after 19 in 20: after 900,000 of all, or 18,000 of the large model."""
+"""The first page, and the token of a page after 19 of 20: after 900,000 of all, or 18,000 of the large model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Registry:
-    """A database of the generator's, with a service in front of it."""
+    """A generated database, with a service in front of it."""
 
     stack: StackAddresses
     server: Server
@@ -132,7 +133,7 @@ class _Registry:
         return load(self.server, self.request(target), seconds=0.3, connections=1).p50_ms
 
     def found(self, target: str) -> int:
-        """How many items an answer has; one that is no list is one."""
+        """Return how many items a response has; a response that is not a list counts as one."""
         [(_, path, _)] = self.request(target)(0)
         with urllib.request.urlopen(self.server.url + path, timeout=60) as answer:  # noqa: S310
             content = json.load(answer)
@@ -166,7 +167,7 @@ def run(report: Report, stack: StackAddresses) -> None:
 
 
 def _made(report: Report, stack: StackAddresses, name: str, versions: int, models: int) -> StackAddresses:
-    """A database of its own, filled."""
+    """Create a database and fill it."""
     asyncio.run(_execute(stack.database_url, f"CREATE DATABASE {name}"))
     url = f"{stack.database_url.rpartition('/')[0]}/{name}"
     migrate(url)
@@ -179,7 +180,7 @@ def _made(report: Report, stack: StackAddresses, name: str, versions: int, model
 
 @contextmanager
 def _served(stack: StackAddresses, report: Report) -> Iterator[_Registry]:
-    """Its collector runs once, at the start, and slow questions are waited for."""
+    """Run its service. The collector runs once, at the start, and slow queries do not time out."""
     known = asyncio.run(_known(stack.database_url))
     with registry(stack, report, GC_INTERVAL_SECONDS="86400", DATABASE_STATEMENT_TIMEOUT_SECONDS="60") as server:
         yield _Registry(stack, server, known)
@@ -209,7 +210,7 @@ def _version(model: str) -> Request:
 
 
 def _register(report: Report, ours: _Registry, theirs: _Registry) -> None:
-    """Without files, so that nothing but PostgreSQL is waited for."""
+    """Register without files, so that only PostgreSQL matters."""
 
     def several(number: int) -> list[Request]:
         return [_version(f"register-{number % _AT_ONCE}")]
@@ -253,7 +254,7 @@ def _register(report: Report, ours: _Registry, theirs: _Registry) -> None:
 
 
 def _collect(report: Report, ours: _Registry, theirs: _Registry) -> None:
-    """As a command, so with the time that it takes to start."""
+    """Run the collector as a command, so its time to start is included."""
 
     def nothing(registry: _Registry) -> float:
         return _gc(registry, "--once", purged=0)
@@ -284,11 +285,11 @@ def _gc(registry: _Registry, how: str, *, purged: int) -> float:
     return took
 
 
-# What one replica costs
+# The cost of one replica
 
 
 def _costs(report: Report, registry: _Registry) -> None:
-    """CPU of each request, in the service and in the backends that serve it; they live as long as their pool."""
+    """Measure CPU of each request, in the service and in its PostgreSQL backends, which live as long as its pool."""
     targets = [
         "one version by label",
         "the latest version",
@@ -330,11 +331,11 @@ async def _bytes_per_version(url: str) -> str:
     return f"{sum(all_ for all_, _ in total.values()) / VERSIONS:.0f}; with indexes, which are in brackets: {each}"
 
 
-# What the questions are about
+# The subjects of the queries
 
 
 async def _known(url: str) -> Sequence[Mapping[str, Any]]:
-    """A thousand versions (as many as there are in a small registry) in no order, with the tokens of deep pages."""
+    """Return a thousand versions (as many as the small registry has) in random order, with the tokens of deep pages."""
     ready = "FROM model_info WHERE state = 'ready'"
     versions = await _execute(
         url,

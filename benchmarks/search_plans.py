@@ -58,7 +58,7 @@ QUERIES = [
     ("tags.stage = 'prod'", "created_at DESC"),
     ("tags.stage = 'prod'", "model_name ASC"),
     ("tags.stage = 'nowhere'", "created_at DESC"),
-    # One in a hundred, all from the same days.
+    # One version in a hundred, all from the same days.
     ("tags.experiment = 'exp-20'", "created_at DESC"),
     ("tags.experiment = 'exp-20'", "size_bytes DESC"),
     ("tags.team = 'team-7' AND model_params.batch_size = 2", "created_at DESC"),
@@ -92,7 +92,7 @@ def say(line: str = "") -> None:
 
 
 async def position(connection: AsyncConnection, order: Order, share: float) -> SearchPosition:
-    """Where the page ends that comes after this share of all ready versions."""
+    """Return where the page ends that follows this share of all ready versions."""
     key = [getattr(ModelInfoDB, name) for name in (order.field, order.tie)]
     ready = ModelInfoDB.state == "ready"
     count = await connection.scalar(text("SELECT count(*) FROM model_info WHERE state = 'ready'"))
@@ -107,7 +107,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def way(plan: dict[str, Any]) -> str:
-    """How the page was found: the scans of the inner query, and whether it had to sort."""
+    """Return how the page was found: the scans of the inner query, and whether it had to sort."""
     found = next(node for node in list(nodes(plan))[1:] if node["Node Type"] == "Limit")
     steps = []
     for node in nodes(found):

@@ -1,10 +1,10 @@
-"""A storage server that does as little as one can: it shows what the others cost. `python -m benchmarks.sink --port N`.
+"""A storage server with minimal cost, which shows the cost of the others. `python -m benchmarks.sink --port N`.
 
-It answers as S3 does to what the service, boto3 and curl ask for, and verifies nothing: no signature, no checksum, no
-precondition. Bytes that come are counted and thrown away inside the kernel, without a copy; bytes that go are
-`PATTERN`, again and again, whatever was written, so only files made of it (`write_pattern`) come back as they were.
-Objects are sizes. `GET /` says how much has moved. A thread for each connection: next to nothing is done outside of
-system calls.
+It responds like S3 to the requests of the service, boto3 and curl, and verifies nothing: no signature, no checksum, no
+precondition. Bytes that arrive are counted and discarded inside the kernel, without a copy. Bytes that it sends are
+always `PATTERN`, repeated, so only files made of it (`write_pattern`) come back unchanged. It stores only the sizes of
+objects. `GET /` returns how much has moved. Each connection has a thread, which spends almost all its time in system
+calls.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def write_pattern(path: Path, size_bytes: int) -> None:
 
 @contextmanager
 def sink(*, latency_ms: float = 0) -> Iterator[Server]:
-    """The server as a process of its own; every answer is late by `latency_ms`."""
+    """Run the server as a separate process; it delays every response by `latency_ms`."""
     url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "benchmarks.sink", "--port", url.rpartition(":")[2]]
     with started([*command, "--latency-ms", str(latency_ms)], url) as server:
@@ -50,7 +50,7 @@ def sink(*, latency_ms: float = 0) -> Iterator[Server]:
 
 @dataclass
 class Counts:
-    """Of bodies alone."""
+    """The bytes of bodies, without headers."""
 
     requests: int = 0
     received_bytes: int = 0
@@ -66,13 +66,13 @@ def counts(server: Server) -> Counts:
 class _Objects:
     sizes: dict[str, int] = field(default_factory=dict)
     uploads: dict[str, dict[int, int]] = field(default_factory=dict)
-    """Of unfinished multipart uploads, the size of each part."""
+    """For each unfinished multipart upload, the size of each part."""
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     counts: Counts = field(default_factory=Counts)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def etag(self, suffix: str = "") -> str:
-        """As long as an MD5; each is another."""
+        """Return a new ETag, as long as an MD5."""
         return f'"{next(self.numbers):032x}{suffix}"'
 
     def count(self, received_bytes: int, sent_bytes: int) -> None:
@@ -88,9 +88,9 @@ class _Answer:
     headers: str = ""
     body: bytes = b""
     content: range | None = None
-    """Positions in an object; then there is no body."""
+    """Positions in an object. If they are set, there is no body."""
     length: int | None = None
-    """What Content-Length says, where nothing follows."""
+    """The value of Content-Length if no body follows."""
 
 
 _NOT_FOUND = _Answer("404 Not Found")
@@ -125,7 +125,7 @@ class _Connection:
                 self._objects.count(length, sent)
 
     def _head(self) -> str:
-        """Empty at the end of the connection."""
+        """Return the head of a request; empty at the end of the connection."""
         while b"\r\n\r\n" not in self._ahead:
             received = self._socket.recv(64 * 1024)
             if not received:
@@ -144,7 +144,7 @@ class _Connection:
         return body
 
     def _discard(self, length: int) -> None:
-        """tcp(7): MSG_TRUNC throws bytes away instead of passing them back."""
+        """Read and discard: MSG_TRUNC of tcp(7) makes the kernel discard bytes instead of copying them."""
         left = length - len(self._ahead)
         self._ahead = self._ahead[length:]
         while left > 0:
@@ -155,7 +155,7 @@ class _Connection:
             left -= received
 
     def _send(self, answer: _Answer) -> int:
-        """Returns how much of an object that was."""
+        """Send a response; returns how many bytes of it came from an object."""
         content = answer.content or range(0)
         length = len(content) or len(answer.body) if answer.length is None else answer.length
         head = f"HTTP/1.1 {answer.status}\r\n{answer.headers}Content-Length: {length}\r\n\r\n"

@@ -1,9 +1,10 @@
 """A thousand files of 64 KiB in and out, against presigned requests straight to the same SeaweedFS.
 
-The same client does the moving on both sides: sixteen connections from this process. Ours adds what a push and a pull
-need: hashing, the manifest with its URLs, the proof of every digest, the publication. The other side has its URLs
-before the clock starts, and nobody checks what it writes. The target is for the pull by manifest. Once the clock has
-stopped, all that came back is compared with what was sent. `BENCHMARK_FILES` (1000, which is the most) is how many.
+The same client moves the bytes on both sides: sixteen connections from this process. Our side includes the whole push
+and pull: hashing, the manifest with its URLs, the verification of every digest, the publication. The other side has its
+URLs before the clock starts, and its writes are not verified. The target is for the pull by manifest. After the clock
+has stopped, everything that came back is compared with what was sent. `BENCHMARK_FILES` (1000, which is the maximum) is
+the number of files.
 """
 
 import asyncio
@@ -58,7 +59,7 @@ def _manifests(report: Report, ours: Server) -> None:
 
 
 def _pulls(report: Report, ours: Server, sent: Sequence[bytes]) -> None:
-    """In each way against the same GETs; the service's CPU goes into a fact."""
+    """Compare each way to pull with the same GETs; the service's CPU goes into a fact."""
     digests = _digests(sent)
     presigned = [item["url"] for item in _manifest(ours)]
     proxied = [f"{ours.url}{_VERSION}/files/{_path(number)}" for number in range(FILES)]
@@ -116,7 +117,7 @@ def _pushes(report: Report, ours: Server, stack: StackAddresses) -> None:
 
 
 def _contents() -> list[bytes]:
-    """Other bytes each time: nothing is stored already."""
+    """Return other bytes each time, so that nothing is stored already."""
     return [os.urandom(_FILE_BYTES) for _ in range(FILES)]
 
 
@@ -210,7 +211,7 @@ def _request(method: str, url: str, headers: Mapping[str, str] | None = None, bo
 
 
 async def _exchange(requests: Sequence[bytes], port: int | None) -> list[bytes]:
-    """The body of each answer, in the order of the requests; all to one server, each a success."""
+    """Send requests to one server and return the response bodies, in order; each must be a success."""
     bodies = [b""] * len(requests)
     waiting = iter(enumerate(requests))
 

@@ -1,7 +1,7 @@
-"""From a command to its first answer, and what an idle worker holds, beside a Python that imports what we build on.
+"""The time to the first response, and an idle worker's memory, beside a Python that imports our dependencies.
 
-Files are in the page cache, modules are compiled. Then one connection that asks one thing after the other, of a service
-with one worker and of one with two: they differ where a delayed acknowledgement costs every answer 40 ms.
+Files are in the page cache, and modules are compiled. Then one connection sends one request after the other, to a
+service with one worker and to one with two: they differ if a delayed acknowledgement costs every response 40 ms.
 """
 
 import subprocess
@@ -59,7 +59,10 @@ def run(report: Report, stack: StackAddresses) -> None:
 
 
 def _seconds_to_answer(stack: StackAddresses) -> float:
-    """Includes the connection to PostgreSQL that looks at the schema; the answer is asked for every 20 ms."""
+    """Return the seconds until the service responds, polled every 20 ms.
+
+    They include the connection to PostgreSQL that checks the schema.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "model_registry.cli", "serve", "--port", str(port)]
@@ -80,7 +83,7 @@ def _imports_mib() -> float:
 
 
 def _children(server: Server) -> list[Server]:
-    """The workers; multiprocessing's tracker of resources is no worker, and small."""
+    """Return the workers. multiprocessing's resource tracker is not a worker, and is small."""
     pids = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     children = [Server(server.url, int(pid)) for pid in pids]
     return sorted(children, key=Server.resident_mib)[-2:]

@@ -1,19 +1,19 @@
-"""Against MLflow, the registry that most people have: the same questions to both, in turns.
+"""Our service against MLflow, the most common registry: the same requests to both, in turns.
 
-Both run one worker over the same PostgreSQL (each in a database of its own) and the same bucket, and neither writes an
-access log; `mlflow` says how it is tuned, and ours has its defaults otherwise. One client asks both, straight over HTTP
-with kept connections, so neither side's own Python client is measured. What comes back is compared: labels and counts,
-and every byte of a download.
+Both run one worker on the same PostgreSQL (each in a database of its own) and the same bucket, and neither writes an
+access log. `mlflow` describes its tuning; ours has its defaults otherwise. One client sends plain HTTP to both over
+kept connections, so neither side's own Python client is measured. The responses are compared: labels and counts, and
+every byte of a download.
 
-* Metadata: requests per second, and the CPU that the service spends on each, with 16 connections; with 4 where a model
-  has `VERSIONS` versions. Those are copied in SQL from one that was registered (`filling`).
+* Metadata: requests per second, and the service's CPU for each, with 16 connections; with 4 where a model has
+  `VERSIONS` versions. Those are copied in SQL from one that was registered (`filling`).
 * A large file, proxied by both: ours by `POST /register_model` and `GET /get_model/…`, which also hash, verify and
-  register it; MLflow's by its artifact routes, which only store it. To compare like with like one would add a
+  register it; MLflow's by its artifact routes, which only store it. A comparison of the same work would add a
   `model-versions/create` to each.
-* Many small files: ours by presigned URLs from and to storage, as our client does, with the same in one form and in one
-  tar beside it; MLflow's one by one through its server, as its client does. Sixteen threads on either side.
-* Memory of the service with all of its processes, and the time from the start of the process to the first answer that
-  needs PostgreSQL. MLflow's schema is made before.
+* Many small files: ours by presigned URLs from and to storage, as our client does, and in addition in one form and in
+  one tar; MLflow's one by one through its server, as its client does. Both sides use sixteen threads.
+* Memory of the service with all of its processes, and the time from the start of the process to the first response
+  that needs PostgreSQL. MLflow's schema is created before.
 
 Not compared: runs, experiments, MLflow's Python library, several workers.
 
@@ -47,7 +47,7 @@ FILES = int(os.environ.get("PEERS_FILES", "1000"))
 VERSIONS = int(os.environ.get("PEERS_VERSIONS", "10000"))
 SMALL_BYTES = 64 * 1024
 TARGET = 5.0
-"""So many times as fast as MLflow, or for so much less CPU."""
+"""How many times as fast as MLflow we want to be, or how many times less CPU we want to use."""
 
 _MANY, _FEW = "many-versions", "few-versions"
 _FRESH = "fresh-"
@@ -77,7 +77,7 @@ class Peer(Protocol):
 
 @dataclass(frozen=True)
 class Seen:
-    """What a contender did in one turn; the CPU is the service's own, of each request or of the one thing done."""
+    """A contender's figures of one turn. The CPU is the service's own, for each request or for the whole task."""
 
     figure: float
     cpu_seconds: float
@@ -86,7 +86,7 @@ class Seen:
 
 @dataclass
 class Contests:
-    """Adds the CPU to what a contest measures, and remembers where we are not far enough ahead in either."""
+    """Adds the CPU to what a contest measures, and records where we miss the target in either."""
 
     report: Report
     behind: list[str] = field(default_factory=list)
@@ -133,7 +133,7 @@ class Contests:
         *,
         unit: str,
     ) -> None:
-        """A row about another figure of turns that were measured."""
+        """Add a row about another figure of turns that were measured."""
         figures = {name: map(figure, turns) for name, turns in seen.items()}
         self.report.contest(
             GROUP,
@@ -379,10 +379,10 @@ def _asked(connection: HTTPConnection, request: Request) -> bytes:
 
 
 def _spread() -> list[str]:
-    """Registrations go to several models, since those of one wait for each other in both registries."""
+    """Return models for registrations: several, because those of one model wait for each other in both registries."""
     return [f"{_FRESH}{number}" for number in range(_SPREAD)]
 
 
 def _plain(stack: StackAddresses) -> str:
-    """Our database, as libpq has it."""
+    """Return the URL of our database for libpq."""
     return stack.database_url.replace("+asyncpg", "")

@@ -1,7 +1,7 @@
-"""Many versions without as many requests: the rows that a registration writes, copied in SQL with other numbers.
+"""Many versions without as many requests: copies, in SQL, of the rows that a registration writes.
 
-The first version is registered through each server. All its rows, in every table, are then written again for each of
-the others, with what differs between two registrations: label, number, order, time.
+Each server registers the first version. All its rows, in every table, are then written again for each of the others,
+with the differences between two registrations: label, number, order, time.
 """
 
 import asyncpg
@@ -62,7 +62,10 @@ async def _copy(
     versions: int,
     differs: dict[str, str],
 ) -> None:
-    """`differs` has what is not as in the first version's rows, as expressions over `one` of them and `made`."""
+    """Copy rows of the first version.
+
+    `differs` contains the columns that are different in each copy, as expressions over `one` of the rows and `made`.
+    """
     columns = await connection.fetch(
         "SELECT column_name FROM information_schema.columns "
         "WHERE table_schema = 'public' AND table_name = $1 AND is_identity = 'NO'",

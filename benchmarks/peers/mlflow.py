@@ -1,10 +1,10 @@
-"""MLflow's server: installed, tuned, started and asked.
+"""MLflow's server: its installation, tuning, start and requests.
 
-It runs with one worker, as ours does (its default is 4), and with what it needs to be at its best: uvloop and
-httptools, which its own dependencies leave out and uvicorn takes where they are; a pool of connections to PostgreSQL as
-large as the load; no checksums beyond what S3 asks for (botocore adds them by default); no telemetry, no access log,
-and no runner of background jobs, which would be another process. Artifacts are proxied, which is its default. Its
-client can also be told to move single large files by presigned parts; what is asked here is what its server does by
+It runs with one worker, as ours does (its default is 4), and with what it needs for its best performance: uvloop and
+httptools, which its own dependencies leave out and uvicorn uses if they are installed; a pool of connections to
+PostgreSQL as large as the load; no checksums beyond what S3 requires (botocore adds them by default); no telemetry, no
+access log, and no runner of background jobs, which would be another process. Artifacts are proxied, which is its
+default. Its client can also move single large files by presigned parts; these requests measure what its server does by
 itself.
 """
 
@@ -35,7 +35,10 @@ _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
 
 def install() -> str:
-    """Its version. The virtual environment is made once, and again when the requirements change: a minute or two."""
+    """Install MLflow and return its version.
+
+    The virtual environment is created once, and again when the requirements change. This takes a minute or two.
+    """
     stamp = _HOME / _REQUIREMENTS.name
     if not stamp.exists() or stamp.read_bytes() != _REQUIREMENTS.read_bytes():
         shutil.rmtree(_HOME, ignore_errors=True)
@@ -51,7 +54,7 @@ def install() -> str:
 
 
 def database_url(stack: StackAddresses) -> str:
-    """Of its own database on our server, as libpq has it."""
+    """Return the URL of its own database on our server, for libpq."""
     server = stack.database_url.replace("+asyncpg", "").rpartition("/")[0]
     return f"{server}/{DATABASE}"
 
@@ -81,14 +84,14 @@ def served(stack: StackAddresses, *, ready_path: str = "/health") -> Iterator[Fa
             members = family.members()[1:]
             yield family
     finally:
-        # Killed because it takes too long to end, the command leaves behind what it started.
+        # If the command is killed because it takes too long to end, the processes that it started remain.
         for member in members:
             with suppress(ProcessLookupError):
                 os.kill(member.pid, SIGKILL)
 
 
 class MLflow:
-    """What is asked of it, by the names that `Ours` has for the same."""
+    """The requests to it, under the names that `Ours` has for the same."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -126,7 +129,7 @@ class MLflow:
         return str(orjson.loads(answer)["registered_model"]["name"])
 
     def labels_of(self, answer: bytes) -> tuple[list[str], str | None]:
-        """Of a page, and the token of the next."""
+        """Return the labels of a page, and the token of the next page."""
         page = orjson.loads(answer)
         return [each["version"] for each in page["model_versions"]], page.get("next_page_token")
 
@@ -143,7 +146,7 @@ class MLflow:
         return spent(self.server, lambda: fetch(self.server.url, target, content))
 
     def upload_files(self, name: str, files: Sequence[Content]) -> Spent:
-        """Each by a PUT, as its client does."""
+        """Upload each file by a PUT, as its client does."""
 
         def work() -> None:
             targets = _targets(name, len(files))
@@ -155,7 +158,7 @@ class MLflow:
         return spent(self.server, work)
 
     def download_files(self, name: str, files: Sequence[Content]) -> Spent:
-        """The list of them, and then each by a GET, as its client does."""
+        """Get the list of files, and then each by a GET, as its client does."""
 
         def work() -> None:
             with opened(self.server.url) as connection:

@@ -1,4 +1,4 @@
-"""Our service, asked for what `mlflow.MLflow` is asked for, under the same names."""
+"""The requests to our service, under the names that `mlflow.MLflow` has for the same."""
 
 import hashlib
 import itertools
@@ -50,19 +50,19 @@ class Ours:
         return str(orjson.loads(answer)["name"])
 
     def labels_of(self, answer: bytes) -> tuple[list[str], str | None]:
-        """Of a page, and the token of the next."""
+        """Return the labels of a page, and the token of the next page."""
         page = orjson.loads(answer)
         return [each["version"] for each in page["items"]], page["next_page_token"]
 
     def upload(self, content: Content) -> Spent:
-        """As a form, through the service."""
+        """Upload one file as a form, through the service."""
         return spent(self.server, lambda: self._send(_LARGE, str(content.number), [("model.bin", content)]))
 
     def download(self, content: Content) -> Spent:
         return spent(self.server, lambda: fetch(self.server.url, f"/get_model/{_LARGE}/{content.number}", content))
 
     def upload_files(self, name: str, files: Sequence[Content]) -> Spent:
-        """Hashed, reserved, sent by presigned URLs to storage itself, and committed: what our client does."""
+        """Do what our client does: hash, reserve, send straight to storage by presigned URLs, and commit."""
 
         def work() -> None:
             contents = {f"{at:05}.bin": each.whole() for at, each in enumerate(files)}
@@ -86,7 +86,7 @@ class Ours:
         return spent(self.server, work)
 
     def download_files(self, name: str, files: Sequence[Content]) -> Spent:
-        """The manifest, and then each straight from storage by its presigned URL."""
+        """Get the manifest, and then each file straight from storage by its presigned URL."""
 
         def work() -> None:
             target = f"/v1/models/{name}/versions/1/files?presign=true&limit=1000"
@@ -105,13 +105,13 @@ class Ours:
         return spent(self.server, work)
 
     def upload_files_as_form(self, name: str, files: Sequence[Content]) -> Spent:
-        """All in one request, through the service."""
+        """Upload all files in one request, through the service."""
         return spent(
             self.server, lambda: self._send(name, "1", [(f"{at:05}.bin", each) for at, each in enumerate(files)])
         )
 
     def download_files_as_archive(self, name: str, files: Sequence[Content]) -> Spent:
-        """All in one tar, through the service."""
+        """Download all files in one tar, through the service."""
 
         def work() -> None:
             with opened(self.server.url) as connection:
@@ -148,7 +148,7 @@ def _get(target: str) -> Request:
 
 
 def _path(url: str) -> str:
-    """As it was signed."""
+    """Return the path of a URL as it was signed."""
     parts = urlsplit(url)
     return f"{parts.path}?{parts.query}"
 

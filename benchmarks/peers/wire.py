@@ -1,4 +1,4 @@
-"""Bytes over plain HTTP: the same client for every server, which compares all that it gets with what was sent."""
+"""Bytes over plain HTTP: one client for every server. It compares all that it gets with what was sent."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,11 +19,11 @@ THREADS = 16
 _PIECE = 2**20
 _NOISE = urandom(_PIECE)
 LEAST_CPU_SECONDS = 0.01
-"""The clock of proc(5) ticks so often; what is less than that counts as that."""
+"""The tick of the clock of proc(5). A shorter time counts as one tick."""
 
 
 class Family(Server):
-    """A server with all the processes it has started: MLflow's command starts the one that answers.
+    """A server with all the processes that it has started: MLflow's command starts the one that responds.
 
     Memory that they share is counted in each of them, as `ps` does.
     """
@@ -49,7 +49,7 @@ class Family(Server):
 
 @dataclass(frozen=True)
 class Content:
-    """`size_bytes` that no other number has, in pieces of at most 1 MiB; so nothing is stored already."""
+    """`size_bytes` that are different for each number, in pieces of at most 1 MiB; so nothing is stored already."""
 
     number: int
     size_bytes: int
@@ -65,7 +65,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Spent:
-    """`cpu_seconds` are the server's own."""
+    """The cost of some work; `cpu_seconds` are the server's own."""
 
     seconds: float
     cpu_seconds: float
@@ -73,7 +73,7 @@ class Spent:
 
 
 def spent(server: Server, work: Callable[[], float | None]) -> Spent:
-    """What the work took; it may return how long the first byte of an answer took."""
+    """Measure the cost of the work, which may return how long the first byte of a response took."""
     cpu, began = server.cpu_seconds(), time.perf_counter()
     first_byte = work()
     seconds = time.perf_counter() - began
@@ -91,7 +91,7 @@ def ask(
     body: bytes | Iterable[bytes] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> HTTPResponse:
-    """An answer to read; raises where it is no success."""
+    """Send a request and return its response, to be read; raises if it is not a success."""
     connection.request(method, target, body=body, headers=headers or {})
     response = connection.getresponse()
     if not 200 <= response.status < 300:
@@ -107,7 +107,7 @@ def ask_json(connection: HTTPConnection, method: str, target: str, body: object 
 
 
 def fetch(url: str, target: str, content: Content) -> float:
-    """Download what must be this content; how long its first byte took."""
+    """Download a file, compare it with this content, and return how long its first byte took."""
     with opened(url) as connection:
         began = time.perf_counter()
         response = ask(connection, "GET", target)
@@ -124,7 +124,7 @@ def fetch(url: str, target: str, content: Content) -> float:
 
 @dataclass(frozen=True)
 class Small:
-    """A request with little to send and little to get; `expected` is compared with the body of the answer."""
+    """A request with a small body and a small response; `expected` is compared with the body of the response."""
 
     method: str
     target: str
@@ -134,7 +134,7 @@ class Small:
 
 
 def ask_all(url: str, requests: Sequence[Small]) -> None:
-    """In `THREADS` threads, each with a connection of its own that it keeps."""
+    """Send the requests in `THREADS` threads, each with a kept connection of its own."""
 
     def work(own: Sequence[Small]) -> None:
         with opened(url) as connection:

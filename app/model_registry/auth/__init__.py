@@ -1,1 +1,1 @@
-"""Who asks, and what they may do. Every use case asks here first. Imports only errors."""
+"""Who sends a request, and what they may do. Every use case checks here first. May import `errors` only."""

@@ -1,1 +1,1 @@
-"""The registry's values and rules: frozen, pure, independent of any protocol. It imports `utils` and `errors` only."""
+"""The registry's values and rules: frozen, pure, independent of any protocol. May import `utils` and `errors` only."""

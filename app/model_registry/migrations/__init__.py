@@ -1,4 +1,7 @@
-"""The history of the database schema, inside the package, so that an installed wheel can migrate."""
+"""The history of the database schema, inside the package, so that an installed wheel can migrate.
+
+May import `database` and `db_models`.
+"""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
 """What every part of a process can use: threads, tasks, shared reads, logs and metrics, failpoints.
 
-It knows nothing of the registry. It may import `errors` alone.
+It knows nothing of the registry. May import `errors` only.
 """

@@ -1,5 +1,5 @@
 """The use cases.
 
-A use case opens short transactions, and never waits for the object store or a client inside one. This room knows no
-HTTP, no SQL and no S3. It may import `transfer` and everything below it.
+A use case opens short transactions, and never waits for the object store or a client inside one. It uses no HTTP, no
+SQL and no S3. May import `transfer` and everything below it.
 """

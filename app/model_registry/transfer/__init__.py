@@ -1,4 +1,4 @@
 """Bytes on their way, in and out, through bounded memory.
 
-`object_writer` is the way in. May import `database`, `object_store`, `runtime` and `domain`.
+Start in `object_writer`, the way in. May import `database`, `object_store`, `runtime`, `domain` and `errors`.
 """

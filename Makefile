@@ -6,8 +6,8 @@ DEV_STAMP := $(VENV)/.installed-dev
 STAMP := $(VENV)/.installed
 MINUTES ?= 2
 
-# Python keeps the bytecode that it compiles, whatever the environment says: pip leaves it to Python (below), and pytest
-# rewrites 500 modules in each process.
+# Python saves the bytecode that it compiles, even if the environment says otherwise: pip leaves compiling to Python
+# (below), and pytest rewrites 500 modules in each process.
 export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: dev test test-all soak bench check install lock format clean help
@@ -18,16 +18,16 @@ help: ## Show this list
 dev: $(DEV_STAMP) ## Run PostgreSQL, S3 and the service on this machine
 	@$(BIN)/model-registry dev $(ARGS)
 
-# Three processes keep two cores busy, because many tests wait. A process that has no tests left takes some of another's.
+# Three processes keep two cores busy, because many tests wait. A process without tests takes some from another process.
 PYTEST = $(BIN)/pytest -n 3 --dist worksteal
 
-test: install ## Run what a change can break: all tests but those marked slow
+test: install ## Run the tests for a change: all except those marked slow
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: install ## Run all tests, also what kills servers, floods, soaks, or installs other programs
+test-all: install ## Run all tests, including those that kill servers, flood, soak, or install other programs
 	$(PYTEST) $(ARGS)
 
-soak: install ## Random operations with crashes, then count and hash everything: make soak MINUTES=10
+soak: install ## Run random operations with crashes, then count and hash everything: make soak MINUTES=10
 	$(BIN)/python -m tests.resilience.soak --minutes $(MINUTES) $(ARGS)
 
 bench: install ## Benchmark against bare FastAPI, boto3, curl, MLflow: make bench ARGS="metadata client --rounds 3"
@@ -42,8 +42,8 @@ check: install ## Lint, format, types, import contracts, schema drift
 
 install: $(STAMP) ## Set up .venv with everything (the other commands do this by themselves)
 
-# A lock is complete and has a hash for each package, so pip resolves nothing and checks everything. Python compiles what
-# it imports, so pip does not compile the rest. The project itself comes last.
+# A lock is complete and has a hash for each package, so pip resolves nothing and checks everything. Python compiles the
+# modules that it imports, so pip need not compile all of them. The project itself comes last.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile
 
 $(DEV_STAMP): requirements-dev.lock pyproject.toml

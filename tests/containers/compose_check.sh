@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the image, starts docker-compose.yml from a copy of this checkout, and uses it from outside as the README says.
-# Needs docker with compose, and curl. Leaves nothing behind but the build cache.
+# Builds the image, starts docker-compose.yml from a copy of this checkout, and uses it as the README says.
+# Needs docker with compose, and curl. Leaves only the build cache behind.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# What somebody has set for a service of their own must not reach this one.
+# The developer's own settings of a service must not reach this one.
 for name in "${!MODEL_REGISTRY_@}" COMPOSE_FILE COMPOSE_PROFILES POSTGRES_PASSWORD LISTEN_ADDRESS MINIO_IMAGE; do
   unset "$name"
 done
@@ -43,7 +43,7 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
-check() { # SENTENCE FUNCTION: the function's commands must all succeed; its output is shown when one does not
+check() { # SENTENCE FUNCTION: all commands of the function must succeed; if one fails, its output is shown
   local output status started=$SECONDS
   set +e
   output=$(set -e; "$2" 2>&1)

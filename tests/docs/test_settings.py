@@ -1,4 +1,4 @@
-"""What can be set, where it is written down, and what is said about mistakes."""
+"""The settings: where they are documented, where they are read, and the messages about mistakes."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def database_url(monkeypatch: pytest.MonkeyPatch) -> str:
     return DATABASE_URL
 
 
-# What is written down
+# Documentation
 
 
 def test_env_example_has_every_setting_with_its_default_and_description() -> None:

@@ -1,1 +1,1 @@
-"""What holds for every sequence of requests, and for every input: found out by machines that make them up."""
+"""Properties that hold for every sequence of requests, and for every input; generated examples test them."""

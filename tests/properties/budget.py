@@ -1,6 +1,6 @@
-"""How long the search for counterexamples goes on: the same few examples in every run, or a hunt.
+"""The length of the search for counterexamples: the same few examples in every run, or a hunt.
 
-`PROPERTY_TIMES=100 pytest tests/properties` looks at a hundred times as many examples, others in each run, and at
+`PROPERTY_TIMES=100 pytest tests/properties` tries a hundred times as many examples, different ones in each run, and
 sequences of twice as many steps.
 """
 
@@ -12,7 +12,7 @@ _TIMES = int(os.environ.get("PROPERTY_TIMES", "0"))
 
 
 def examples(count: int, steps: int = 50) -> settings:
-    """Settings of a property that a plain run tries `count` examples of."""
+    """Return the settings of a property, of which a plain run tries `count` examples."""
     return settings(
         max_examples=count * max(_TIMES, 1),
         stateful_step_count=steps * (2 if _TIMES else 1),

@@ -1,7 +1,7 @@
-"""What reads bytes from outside, fed by a fuzzer for as long as one likes; not a test, and no part of any run.
+"""Parsers of external input, for a fuzzer that runs without an end. This is not a test, and no test run includes it.
 
-`python -m tests.properties.fuzz_targets NAME --seconds N`, with `app` on PYTHONPATH. Where atheris is installed it
-looks for inputs that reach new code; otherwise inputs are changed at random. A crash is a bug; its input is printed.
+`python -m tests.properties.fuzz_targets NAME --seconds N`, with `app` on PYTHONPATH. If atheris is installed, it looks
+for inputs that reach new code; otherwise inputs are changed at random. A crash is a bug, and its input is printed.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def fuzz_filter(data: bytes) -> None:
 
 
 def fuzz_form(data: bytes) -> None:
-    """The first bytes say where the rest is cut."""
+    """Parse a form; the first bytes say where the rest is cut."""
     places, body = data[:6], data[6:]
     cuts = [0, *sorted(place % (len(body) + 1) for place in places), len(body)]
     pieces = [body[start:end] for start, end in pairwise(cuts) if start < end]
@@ -74,7 +74,7 @@ def fuzz_form(data: bytes) -> None:
 
 
 def _done(work: Coroutine[Any, Any, Any]) -> Any:
-    """What comes of something that waits for nothing; a loop for each input would take longer than the input."""
+    """Return the result of a coroutine that never waits; a loop for each input would take longer than the input."""
     try:
         work.send(None)
     except StopIteration as ended:
@@ -153,7 +153,7 @@ TARGETS: dict[str, tuple[_Target, list[bytes]]] = {
 
 
 def changed(data: bytes, choose: random.Random) -> bytes:
-    """The same with a few pieces cut out, put in, doubled, or other."""
+    """Return the same data with a few pieces removed, inserted, doubled or replaced."""
     for _ in range(choose.randint(1, 5)):
         at = choose.randrange(len(data) + 1)
         end = min(len(data), at + choose.randrange(9))

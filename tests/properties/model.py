@@ -1,7 +1,7 @@
-"""What the registry is meant to do, in plain Python: one client, no clock, and a store that never fails.
+"""The specified behaviour of the registry, in plain Python: one client, no clock, and a store that never fails.
 
-Every method does what a request should do, or raises `Refused` with the slug of the problem and changes nothing that
-can be seen.
+Every method does what a request should do, or raises `Refused` with the slug of the problem and changes nothing
+visible.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def sha256(content: bytes) -> str:
 
 
 def merged(target: Any, patch: Any) -> Any:
-    """A merge patch (RFC 7396) applied."""
+    """Apply a merge patch (RFC 7396)."""
     if not isinstance(patch, dict):
         return patch
     both = dict(target) if isinstance(target, dict) else {}
@@ -42,15 +42,17 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 def changed(now: Json, patch: Json, name: str) -> Json:
-    """One object of a patch applied; null takes all of it away."""
+    """Apply one object of a patch; null removes the whole object."""
     after: Json = merged(now, patch.get(name, {})) or {}
     return after
 
 
 @dataclass
 class Version:
-    """`pinned` are the contents of a pending version stored before it, `sent` those that came since; `born` and
-    `removed` are moments.
+    """A version.
+
+    `pinned` are the contents of a pending version that were stored before it, `sent` those that arrived since. `born`
+    and `removed` are moments.
     """
 
     model_name: str
@@ -71,7 +73,7 @@ class Version:
     pinned: set[bytes] = field(default_factory=set)
     sent: set[bytes] = field(default_factory=set)
     revision: int = 0
-    """Grows with every change: another revision is another ETag, and the same one the same."""
+    """Grows with every change. The ETag changes exactly when the revision does."""
 
     @property
     def parsed(self) -> Pep440 | None:
@@ -102,7 +104,7 @@ class Version:
 
 @dataclass
 class Model:
-    """`history` has where each alias pointed, from the first move to the last; `None` where it was dropped."""
+    """`history` contains the targets of each alias, from the first move to the last; `None` if it was dropped."""
 
     is_provisional: bool = True
     next_number: int = 1
@@ -113,7 +115,7 @@ class Model:
     tags: Json = field(default_factory=dict)
 
     def in_state(self, state: str = "ready") -> list[Version]:
-        """Newest precedence first."""
+        """Return the versions in a state, highest precedence first."""
         there = [each for each in self.versions.values() if each.state == state and not each.is_expired]
         return sorted(there, key=lambda each: each.precedence, reverse=True)
 
@@ -129,14 +131,14 @@ class Registry:
         self.events: list[tuple[str, str, str | None, Json]] = []
         self._moments = itertools.count()
 
-    # Looking
+    # Reads
 
     @property
     def versions(self) -> list[Version]:
         return [version for model in self.models.values() for version in model.versions.values()]
 
     def is_stored(self, content: bytes) -> bool:
-        """Whether a push of these bytes need not send them."""
+        """Return whether a push of these bytes need not send them."""
         return any(
             content in (version.pinned if version.state == "pending" else version.files.values())
             for version in self.versions
@@ -144,7 +146,7 @@ class Registry:
         )
 
     def known(self, name: str) -> Model:
-        """A model that somebody made, or that a version was ready in."""
+        """Return a model that a client created, or in which a version was ready."""
         model = self.models.get(name)
         if model is None or model.is_provisional:
             raise Refused("model-not-found")
@@ -154,7 +156,7 @@ class Registry:
         return Refused(what if name in self.models and self.models[name].in_state() else "model-not-found")
 
     def find(self, name: str, selector: str) -> Version:
-        """What a read of a label, `latest` or `@alias` gives."""
+        """Return the version that a read of a label, `latest` or `@alias` gives."""
         model = self.models.get(name, Model())
         if selector == "latest":
             found = model.latest
@@ -166,7 +168,7 @@ class Registry:
         return found
 
     def held(self, name: str, label: str) -> Version:
-        """The version in whatever state."""
+        """Return the version in any state."""
         found = self.models[name].versions.get(label) if name in self.models else None
         if found is None or found.is_expired:
             raise self.missing(name)
@@ -196,7 +198,7 @@ class Registry:
     def reserve(
         self, name: str, label: str | None, files: Mapping[str, bytes], params: Json, description: str | None
     ) -> tuple[Version, bool]:
-        """The version that a push goes on with, and whether it is new."""
+        """Return the version that a push resumes or creates, and whether it is new."""
         if not can_lie_together(files):
             raise Refused("invalid-field")
         taken = self.models.get(name, Model()).versions.get(label or "")
@@ -213,7 +215,7 @@ class Registry:
         return version, version is not taken
 
     def send(self, name: str, label: str, content: bytes, meant: bytes) -> None:
-        """Bytes through the service, for a file that was declared as `meant`."""
+        """Send bytes through the service, for a file that was declared as `meant`."""
         version = self.held(name, label)
         if version.state != "pending":
             raise Refused("version-exists")
@@ -258,7 +260,7 @@ class Registry:
         if model.is_provisional and not model.versions:
             del self.models[version.model_name]
 
-    # What becomes of a version
+    # Changes of a version
 
     def patch_version(self, name: str, label: str, patch: Json) -> Version:
         version = self.held_ready(name, label)
@@ -331,7 +333,7 @@ class Registry:
         return sorted(alias for alias, label in aliases.items() if label == version.label)
 
     def move(self, name: str, moves: Mapping[str, str], *, or_else: str | None = None) -> None:
-        """Point aliases at labels, all or none; `or_else` is what to refuse with once everything else is right."""
+        """Point aliases at labels, all or none; `or_else` is the refusal if everything else is right."""
         for label in moves.values():
             target = self.models.get(name, Model()).versions.get(label)
             if target is None or target.is_expired or target.state != "ready":
@@ -406,7 +408,7 @@ class Registry:
             version.is_expired = version.state == "pending"
 
     def collect(self, *, purges: bool) -> None:
-        """`purges`: the time of everything that was removed has come, in the order of its removal."""
+        """Collect. `purges`: the time of everything removed has come, in the order of its removal."""
         for version in sorted(self.versions, key=lambda version: version.removed):
             if version.is_expired:
                 self._discard(version)
@@ -418,7 +420,7 @@ class Registry:
 
 
 def can_lie_together(paths: Collection[str]) -> bool:
-    """Whether a disk that ignores case can hold all of them."""
+    """Return whether a file system that ignores case can hold all of these paths."""
     folded = [path.casefold() for path in paths]
     return len(set(folded)) == len(folded) and not any(
         one.startswith(f"{other}/") for one in folded for other in folded

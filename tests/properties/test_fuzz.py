@@ -1,4 +1,4 @@
-"""Whatever arrives: what reads from outside takes it for what it is, or refuses it in the registry's words."""
+"""Every parser of external input accepts it with its right meaning, or refuses it with the registry's own errors."""
 
 import base64
 import contextlib
@@ -51,7 +51,7 @@ class Part(NamedTuple):
 
 
 def form(parts: Sequence[Part]) -> bytes:
-    """A filename is sent by RFC 8187, which can say every one."""
+    """Write a form. Filenames are sent by RFC 8187, which can express every one."""
     body = b""
     for part in parts:
         filename = "" if part.filename is None else f"; filename*=UTF-8''{quote(part.filename, safe='')}"
@@ -261,7 +261,7 @@ def test_what_the_grammar_makes_is_read_and_says_the_same_when_it_is_printed(tex
 
 
 def mutations(valid: st.SearchStrategy[Any], parts: Sequence[Any]) -> st.SearchStrategy[Any]:
-    """Something valid, with a few pieces cut out, put in, or there twice."""
+    """Return valid data with a few pieces removed, inserted or doubled."""
 
     @st.composite
     def mutate(draw: st.DrawFn) -> Any:
@@ -318,7 +318,7 @@ Read = list[tuple[str, str | None, str, bytes]]
 
 
 async def read_form(chunks: Sequence[bytes], content_type: str = FORM) -> tuple[Read, str]:
-    """The parts as far as they came, and what was wrong then, if anything was."""
+    """Return the parts that were read, and the error that ended the reading, if there was one."""
 
     async def body() -> AsyncIterator[bytes]:
         for chunk in chunks:
@@ -480,7 +480,7 @@ def test_a_range_is_that_of_a_plain_reading_of_the_rfc(
     else:
         expected = None if last is not None and last < first else everything[first : size if last is None else last + 1]
     if if_range is not None and if_range != f'"{ETAG}"':
-        expected = None  # the whole: what the client holds parts of may be something else
+        expected = None  # the whole: the client may hold parts of something else
 
     try:
         found = RequestedRange(wanted, if_range).within(ETAG, size)
@@ -590,7 +590,7 @@ def opened(token: str) -> list[Any]:
 
 
 def token_of(answer: httpx.Response) -> str:
-    """Where the page goes on."""
+    """Return the token of the next page."""
     if isinstance(answer.json(), dict):
         token: str = answer.json()["next_page_token"]
         return token
@@ -634,7 +634,7 @@ async def listings(listed: httpx.AsyncClient) -> list[Listing]:
 
 
 def forged(token: list[Any], how: int, at: int, piece: str, scalars: list[Any]) -> str:
-    """What a token of this query and position is not, or only just."""
+    """Return a token that is not, or only just, one of this query and position."""
     query, *position = token
     written_out = page_token(query, *position)
     match how:

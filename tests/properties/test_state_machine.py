@@ -1,4 +1,4 @@
-"""Whatever one client does, in whatever order: the registry says what a plain model of it says."""
+"""For any sequence of one client's requests, the registry and a plain model of it give the same results."""
 
 import asyncio
 import io
@@ -56,7 +56,7 @@ patches: st.SearchStrategy[Json] = st.fixed_dictionaries(
 model_patches: st.SearchStrategy[Json] = st.fixed_dictionaries(
     {}, optional={"description": maybe_texts, "tags": st.sampled_from([*TAGS, None, {"team": None}])}
 )
-# What a change depends on: nothing, the state that is there, another one, or that there is none.
+# The condition of a change: none, the current state, another state, or that nothing exists.
 conditions = st.sampled_from(["", "", "right", "wrong", "absent"])
 
 FILTERS: dict[str, Callable[[Version], bool]] = {
@@ -85,7 +85,7 @@ ORDERS: dict[str, Callable[[Version], Any]] = {
 
 
 class World:
-    """The service as a thread without an event loop sees it."""
+    """The service, for a thread without an event loop."""
 
     def __init__(self, service: RunningService, engine: AsyncEngine, bucket: Bucket) -> None:
         self._service = service
@@ -113,7 +113,7 @@ class World:
         self._wait(self._service.services.collector.collect())
 
     def complaints(self, attempts: Iterable[Attempt], seen: Sequence[int]) -> list[str]:
-        """What is wrong with rows and objects, once nothing is unfinished and a collector has run."""
+        """Return what is wrong with rows and objects, when nothing is unfinished and a collector has run."""
 
         async def look() -> list[str]:
             verdict = await check(attempts, self._engine, self._bucket, followed=[seen])
@@ -149,7 +149,7 @@ class RegistryMachine(RuleBasedStateMachine):
         world.empty()
         self.model = Registry()
         self.attempts: list[Attempt] = []
-        self.urls: dict[tuple[int, bytes], Json] = {}  # for a version, by its birth, how to send bytes
+        self.urls: dict[tuple[int, bytes], Json] = {}  # for a version, by its birth: how to send bytes
         self.shown: dict[int, tuple[int, str, Json]] = {}  # for a version: revision, ETag, and what was shown then
         self.shown_models: dict[str, tuple[str, Json]] = {}
         self.last_generation = 0
@@ -157,10 +157,10 @@ class RegistryMachine(RuleBasedStateMachine):
         self.feed_token = ""
         self.touched = "m"
 
-    # How to ask and compare
+    # Requests and comparisons
 
     def agrees(self, answer: httpx.Response, expected: Callable[[], T]) -> T | None:
-        """The service did what the model does: both the same refusal, or both none, and then what the model gives."""
+        """Check that the service and the model both refuse alike or both succeed; returns the model's result."""
         done, slug = None, ""
         try:
             done = expected()
@@ -174,7 +174,7 @@ class RegistryMachine(RuleBasedStateMachine):
         return done
 
     def is_done(self, answer: httpx.Response, expected: Callable[[], None]) -> bool:
-        """The same, for what gives nothing."""
+        """The same, for a request without a result."""
 
         def done() -> bool:
             expected()
@@ -188,7 +188,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.attempts.append(Attempt(operation, version.model_name, version.label, facts, 200, answer))
 
     def is_as_expected(self, answer: httpx.Response, version: Version) -> None:
-        """The whole of what a version shows, and its ETag: another one exactly when something was changed."""
+        """Check all that a version shows, and its ETag: it is another one exactly if something was changed."""
         info = answer.json()
         expected = expected_info(self.model, version)
         assert {name: info[name] for name in expected} == expected
@@ -218,7 +218,7 @@ class RegistryMachine(RuleBasedStateMachine):
         return items
 
     def some_version(self, data: st.DataObject, state: str = "") -> tuple[str, str]:
-        """A version that is there, most of the time."""
+        """Return a version that exists, most of the time."""
         there = [(each.model_name, each.label) for each in self.model.versions if state in {"", each.state}]
         return data.draw(st.sampled_from([*sorted(there), ("m", "1.0"), ("M", "none")]))
 
@@ -227,7 +227,7 @@ class RegistryMachine(RuleBasedStateMachine):
         return data.draw(st.sampled_from([*sorted(there), ("m", "b"), ("M", "b")]))
 
     def condition_of(self, kind: str, name: str, alias: str) -> tuple[dict[str, str], str | None]:
-        """Headers that make a move depend on the alias, and what it is refused with."""
+        """Return headers that make a move depend on the alias, and the refusal that they cause."""
         is_there = alias in self.model.models.get(name, Model()).aliases
         match kind:
             case "right":
@@ -241,7 +241,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 return {}, None
 
     def moved(self, *aliases: Json) -> None:
-        """Generations only grow, and none comes twice."""
+        """Check that generations only grow, and that none comes twice."""
         generations = sorted(each["generation"] for each in aliases)
         assert all(one < other for one, other in zip([self.last_generation, *generations], generations, strict=False))
         self.last_generation = generations[-1]
@@ -326,7 +326,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(each.state == "pending" for each in self.model.versions))
     @rule(data=st.data(), may_be_wrong=contents, is_right=st.sampled_from([True, True, True, False]))
     def send(self, data: st.DataObject, may_be_wrong: bytes, is_right: bool) -> None:
-        """By the instructions of the last reservation, whatever the state of the version is by now."""
+        """Follow the instructions of the last reservation, in any state of the version."""
         pending = [each for each in self.model.versions if each.state == "pending"]
         known = [(each, content) for each in pending for born, content in self.urls if born == each.born]
         if not known:
@@ -380,7 +380,7 @@ class RegistryMachine(RuleBasedStateMachine):
             self.is_as_expected(answer, version)
             self.attempt("push", version)
 
-    # What becomes of a version
+    # Changes of a version
 
     @rule(data=st.data(), patch=patches)
     def patch_version(self, data: st.DataObject, patch: Json) -> None:
@@ -540,7 +540,7 @@ class RegistryMachine(RuleBasedStateMachine):
             if version.is_purged and version.born not in was_purged:
                 self.attempt("purge", version)
 
-    # Reading
+    # Reads
 
     @rule(data=st.data(), is_original=st.booleans())
     def get_version(self, data: st.DataObject, is_original: bool) -> None:
@@ -669,7 +669,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 7))
     def read_events(self, limit: int) -> None:
-        """Each event once, in the order in which things were done."""
+        """Check that each event comes once, in the order of the changes."""
         while True:
             answer = self.http.get("/v1/events", params={"limit": limit, "after": self.feed_token})
             page = answer.json()
@@ -683,7 +683,7 @@ class RegistryMachine(RuleBasedStateMachine):
         told = [(item["action"], item["model"], item["version"], item["details"]) for item in self.feed]
         assert told == self.model.events
 
-    # Always
+    # Invariants
 
     @invariant()
     def what_was_touched_is_as_expected(self) -> None:
@@ -753,7 +753,7 @@ def expected_files(version: Version) -> list[Json]:
 
 
 def tar_of(version: Version) -> bytes:
-    """The archive as Python's own library writes it."""
+    """Return the archive as Python's own library writes it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for path, content in sorted(version.files.items(), key=lambda file: file[0].encode()):
@@ -767,7 +767,7 @@ def tar_of(version: Version) -> bytes:
 async def test_whatever_one_client_does_the_registry_says_what_a_plain_model_says(
     service: RunningService, engine: AsyncEngine, bucket: Bucket, fresh: None
 ) -> None:
-    """A thread of its own plays the client, because the service lives in this one's event loop."""
+    """The client runs in a thread of its own, because the service runs in this one's event loop."""
     world = World(service, engine, bucket)
 
     class Client(RegistryMachine):

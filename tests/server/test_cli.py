@@ -65,7 +65,7 @@ async def test_dev_serves_keeps_its_data_and_leaves_nothing_behind(tmp_path: Pat
     assert "Traceback" not in second[2]
     assert "model-registry dev" in second[2]
 
-    # kill -9 and SIGTERM, and the data are there every time
+    # after kill -9 and SIGTERM, the data are still there
     for how, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 0)):
         async with started(*arguments, env=environment(), cwd=tmp_path) as dev:
             url = await announced_url(dev)

@@ -1,4 +1,4 @@
-"""Other people's programs, in a clean environment: none of the developer's settings, credentials or rc files."""
+"""Programs of other projects, in a clean environment: no settings, credentials or rc files of the developer."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Outcome:
 
 
 async def run(*command: str | Path, cwd: Path, **variables: str) -> Outcome:
-    """Run a command to its end, with these variables besides the few that every program needs."""
+    """Run a command to its end, with these variables and the few that every program needs."""
     clean = {"PATH": os.environ["PATH"], "HOME": str(cwd), "LANG": "C.UTF-8"}
     # Not a blocking call: the service answers from this event loop.
     async with started(env=clean | variables, cwd=cwd, command=[str(word) for word in command]) as process:

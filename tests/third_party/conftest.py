@@ -1,8 +1,8 @@
-"""Other programs, which are installed from a package index by HTTPS."""
+"""Tests of other programs, which are installed from a package index by HTTPS."""
 
 import pytest
 
 
 @pytest.fixture
 def certificates() -> None:
-    """Those of the machine."""
+    """Use the certificates of the machine."""

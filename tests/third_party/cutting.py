@@ -1,4 +1,4 @@
-"""A network that breaks: a TCP proxy that ends a connection in the middle of the answer."""
+"""A network that breaks: a TCP proxy that closes a connection in the middle of the response."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,14 +8,14 @@ from tests.support.service import RunningService
 
 
 class CuttingProxy:
-    """Passes connections on. The first ends after `after_bytes` of a body, the others when they are over."""
+    """Passes connections on. The first ends after `after_bytes` of a body, the others when they are done."""
 
     def __init__(self, after_bytes: int) -> None:
         self.url = ""
         self.requests: list[str] = []
-        """The head of each request, as it came."""
+        """The head of each request, unchanged."""
         self.answered_bytes: list[int] = []
-        """How much came back by each connection, after the head of its first answer."""
+        """The number of bytes that each connection returned, after the head of its first response."""
         self._after_bytes = after_bytes
 
     async def relay(
@@ -49,7 +49,7 @@ class CuttingProxy:
 
 @asynccontextmanager
 async def cutting(service: RunningService, *, after_bytes: int) -> AsyncIterator[CuttingProxy]:
-    """A proxy before the service, for clients that send small requests."""
+    """Run a proxy in front of the service, for clients that send small requests."""
     proxy = CuttingProxy(after_bytes)
     running: set[asyncio.Task[None]] = set()
 

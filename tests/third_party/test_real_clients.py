@@ -1,6 +1,6 @@
-"""What pulls models in clusters and shells, as it is: KServe, curl, wget, aria2, aws, boto3, fsspec, tar and the rest.
+"""Clients that pull models in clusters and shells: KServe, curl, wget, aria2, aws, boto3, fsspec, tar and others.
 
-None of them knows this registry, and none needs a plugin.
+They are unmodified, know nothing of this registry, and need no plugin.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ def needs(program: str) -> pytest.MarkDecorator:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, at any depth, by their paths in it."""
+    """Return the files of a folder, at any depth, by their paths in it."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -263,7 +263,7 @@ async def test_kserve_takes_an_archive_that_was_registered_inside_the_archive_of
 
     assert inside.code == 0, inside.errors
     assert tree(tmp_path / "inside") == {name: b"packed"}
-    # By itself it would have to be of its own media type, and every file of ours is an octet stream.
+    # By itself the file would need a media type of its own, and all our files are octet streams.
     assert alone.code == 1
     assert "did not respond with any of following 'Content-Type'" in alone.errors
 
@@ -376,7 +376,7 @@ async def test_curl_takes_the_file_s_name_from_the_answer_or_the_address(
     await curl("-O", "-J", f"{service.url}/get_model/fraud/latest", cwd=tmp_path)
     await curl("-O", "-J", service.url + url_of("1/vocabulary/模型 é.txt"), cwd=tmp_path)
 
-    # curl reads no filename*, so of other letters it sees the underscores that stand for them.
+    # curl ignores filename*, so it sees the underscores that replace other letters.
     assert set(tree(tmp_path)) == {"model.onnx", "fraud-1.0.tar", "__ _.txt"}
 
 
@@ -465,7 +465,7 @@ async def test_aria2_fetches_and_verifies_by_several_connections(
 
 
 def credentials(settings: Settings) -> dict[str, str]:
-    """What S3 clients read from the environment."""
+    """Return the environment variables that S3 clients read."""
     assert settings.s3_endpoint_url is not None
     assert settings.s3_access_key_id is not None
     assert settings.s3_secret_access_key is not None
@@ -635,7 +635,7 @@ async def test_every_tar_knows_the_size_of_a_huge_file(tmp_path: Path, program: 
         pytest.skip(f"{program} is not installed")
     sizes = {"huge.safetensors": 9 * GIB, "small.txt": 3}
     layout = TarLayout([StoredFile(path, "", StoredBlob(Digest(b""), size, path)) for path, size in sizes.items()])
-    # Of the bytes only the headers are written; the rest is holes, which take no space.
+    # Only the headers of the files are written; the rest is holes, which take no space.
     with (tmp_path / "archive.tar").open("wb") as file:
         for piece in layout.read(0, layout.size_bytes):
             if isinstance(piece, bytes):
@@ -708,21 +708,21 @@ async def test_a_push_says_why_it_is_refused(
     assert unheard.errors.startswith("error: no response from http://127.0.0.1:1 (")
 
 
-# What the guide says
+# The guide
 
 GUIDE = (ROOT / "docs" / "pulling.md").read_text()
 ONE_FILE = b"the model of the README\n"
 
 
 def fences(title: str, language: str) -> list[str]:
-    """The blocks of one language in a section of the guide; the section without a title is its beginning."""
+    """Return the blocks of one language in a section of the guide; an empty title means its beginning."""
     section = GUIDE.partition(f"\n## {title}\n")[2] if title else GUIDE
     return re.findall(rf"^```{language}\n(.*?)^```$", section.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
 async def folder(service: RunningService, client: httpx.AsyncClient, tmp_path: Path) -> Path:
-    """The folder of the guide, pushed as the guide says, in the registry that the guide speaks of."""
+    """The folder of the guide, pushed as the guide says, in the registry that the guide describes."""
     await register(client, {"model_name": "fraud-detector", "version": "1.0.0"}, {"model.bin": ONE_FILE})
     [beginning] = fences("", "sh")
     push = beginning.replace("python3 examples/push.py", f"{sys.executable} {ROOT / 'examples' / 'push.py'}")

@@ -1,4 +1,4 @@
-"""Clients whose dependencies are not for ours: each in a virtual environment of its own, made when a test asks."""
+"""Clients whose dependencies differ from ours, each in a virtual environment that a test creates on demand."""
 
 import os
 import sys
@@ -12,15 +12,15 @@ _LOCKS = Path(__file__).parent
 
 
 async def client_venv(folder: Path, client: str) -> Path:
-    """The folder of the programs of a new environment with what `<client>.txt` locks.
+    """Return the folder of the programs of a new environment with the packages that `<client>.txt` locks.
 
-    Skips the test where there is no package index to install from.
+    Skips the test if there is no package index to install from.
     """
     pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet", "--no-compile")
     locked = ("--no-deps", "--require-hashes", "--retries", "1", "-r", _LOCKS / f"{client}.txt")
     made = await run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     assert made.code == 0, made
-    # Where pip finds packages is the developer's to say.
+    # The developer's environment says where pip finds packages.
     installed = await run(*pip, *locked, cwd=folder.parent, **os.environ)
     if "(from versions: none)" in installed.errors:
         pytest.skip(f"{client} cannot be installed, because no package index answers")

@@ -1,6 +1,6 @@
-"""`python -m tests.resilience.soak --minutes 2`: its own servers, the service as processes, and all that can go wrong.
+"""`python -m tests.resilience.soak --minutes 2`: servers of its own, the service as processes, and every fault.
 
-Ends with 1 if any promise was broken.
+Ends with exit code 1 if any promise was broken.
 """
 
 import argparse

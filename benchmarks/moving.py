@@ -54,7 +54,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Beats:
-    """How long requests took, one of which was sent every 10 ms."""
+    """How long requests took that were sent every 10 ms."""
 
     count: int
     p50_ms: float

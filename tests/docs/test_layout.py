@@ -1,4 +1,4 @@
-"""How the tests are laid out: helpers stand in `tests/support`, and a test module exports nothing."""
+"""The layout of the tests: helpers live in `tests/support`, and a test module exports nothing."""
 
 import ast
 

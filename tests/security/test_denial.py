@@ -340,7 +340,7 @@ async def test_many_ranges_are_no_more_work_than_one(client: httpx.AsyncClient, 
 
 
 def test_no_other_parser_of_forms_is_there() -> None:
-    """T69: FastAPI has no form parser to use, so none writes a file."""
+    """T69: without python-multipart, FastAPI cannot parse a form, so it writes no file."""
     with pytest.raises(metadata.PackageNotFoundError):
         metadata.version("python-multipart")
 

@@ -71,7 +71,7 @@ async def test_no_host_but_ours_is_answered_by_any_route(
 
 
 def test_no_rule_looks_at_the_address_as_a_whole() -> None:
-    """T52: such a URL is built from the Host header, which a client chooses freely."""
+    """T52: `request.url` contains the Host header, which a client chooses freely, so no rule may depend on it."""
     wanted = {"url", "base_url", "url_for"}
     found = {
         (path.name, ast.unparse(node))
@@ -148,7 +148,7 @@ SPOOFED = [
 async def test_what_a_proxy_would_say_is_not_believed(
     outside: Outside, client: httpx.AsyncClient, watch: Watch
 ) -> None:
-    """T55: about any client: the origin of a request, its sender, its first destination."""
+    """T55: headers about the origin of a request, its sender or its first destination are ignored for every client."""
     body = b'{"version": "2.0", "files": [%s], "transfer": "proxied"}' % (
         str(entry("a", b"a")).replace("'", '"').encode()
     )

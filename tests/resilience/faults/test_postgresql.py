@@ -256,7 +256,7 @@ async def test_a_silent_server_holds_no_caller_longer_than_it_may(
 
         await until_written(users, process.url)
         for number in range(4):
-            # As many as the pool has connections, so that none waits for one.
+            # As many requests as the pool has connections, so that none has to wait for one.
             both = await asyncio.gather(*(client.register("m", f"2.{number}.{each}") for each in range(2)))
             assert {answer.status_code for answer in both} == {201}
         await back_to(before, process.pid)

@@ -117,6 +117,8 @@ class Stalled(RegistryError):
 class TooSlow(Stalled):
     """The client sends so slowly that it keeps others from sending."""
 
+    example: ClassVar = {"bytes_per_second": 1024, "seconds": 60}
+
     def __init__(self, bytes_per_second: float, seconds: float) -> None:
         RegistryError.__init__(
             self,
@@ -511,7 +513,7 @@ class AliasChanged(PreconditionFailed):
     def __init__(self, model_name: str, alias: str, *, generation: int | None, version: str | None) -> None:
         now = "does not exist" if version is None else f"is at generation {generation} and points at {version!r}"
         super().__init__(
-            f"Alias {alias!r} of {model_name!r} {now} now; read it again and retry.",
+            f"Alias {alias!r} of {model_name!r} {now} now; read it again before you retry.",
             model_name=model_name,
             alias=alias,
             generation=generation,
@@ -524,7 +526,7 @@ class ModelChanged(PreconditionFailed):
 
     def __init__(self, model_name: str, etag: str) -> None:
         super().__init__(
-            f"Model {model_name!r} changed since you read it; read it again and retry.",
+            f"Model {model_name!r} is not as the request expects; read it again before you retry.",
             model_name=model_name,
             etag=f'"{etag}"',
         )
@@ -535,7 +537,7 @@ class VersionChanged(PreconditionFailed):
 
     def __init__(self, model_name: str, version: str, etag: str) -> None:
         super().__init__(
-            f"Version {version!r} of {model_name!r} changed since you read it; read it again and retry.",
+            f"Version {version!r} of {model_name!r} is not as the request expects; read it again before you retry.",
             model_name=model_name,
             version=version,
             etag=f'"{etag}"',
@@ -562,4 +564,4 @@ class LeaseLost(Conflict):
     slug = "lease-lost"
 
     def __init__(self) -> None:
-        super().__init__("The registration lost its lease because it stood still, and was given up; send it again.")
+        super().__init__("The upload stood still for longer than its lease, and was given up; send it again.")

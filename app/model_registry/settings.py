@@ -106,7 +106,7 @@ class Settings(BaseSettings):
         12, ge=1, description="Number of 8 MiB buffers for uploads, shared by all requests of a worker process."
     )
     body_idle_timeout_seconds: float = Field(
-        30, gt=0, description="Maximum seconds for which a client may stall in the middle of a body."
+        30, gt=0, description="Maximum seconds for which a client may send or receive nothing in the middle of a body."
     )
 
     min_upload_bytes_per_second: float = Field(

@@ -1,7 +1,7 @@
 """Runs work in parallel, and in threads, so that nothing is left running after a failure or a cancellation."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -19,11 +19,13 @@ async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, 
         for item in waiting:
             await work(item)
 
-    tasks = [asyncio.create_task(worker()) for _ in range(parallel)]
     try:
-        await asyncio.gather(*tasks)
-    finally:
-        await cancelled(tasks)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(parallel):
+                group.create_task(worker())
+    except BaseExceptionGroup as failures:
+        first = failures.exceptions[0]
+        raise first from first.__cause__
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -32,10 +34,7 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()
+        await _ended([task])
         raise
 
 
@@ -44,4 +43,19 @@ async def cancelled(tasks: Iterable[asyncio.Task[T]]) -> None:
     running = list(tasks)
     for task in running:
         task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    await _ended(running)
+
+
+async def _ended(tasks: Sequence[asyncio.Task[T]]) -> None:
+    """Wait until tasks have ended, and drop their results. A cancellation is raised after that, not before."""
+    cancellation: asyncio.CancelledError | None = None
+    while not all(task.done() for task in tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError as error:
+            cancellation = error
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # asyncio reports an exception that nobody asks for
+    if cancellation is not None:
+        raise cancellation

@@ -658,7 +658,7 @@ async def test_a_change_whose_commit_is_in_doubt_is_made_once(
     async def never(_self: Collector, _interval_seconds: float) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(Collector, "run_for_ever", never)
+    monkeypatch.setattr(Collector, "run_forever", never)
     # On a busy machine, connecting again may take longer than the service waits for a server.
     defaults = {**(Database.run.__kwdefaults__ or {}), "patience_seconds": 10}
     monkeypatch.setattr(Database.run, "__kwdefaults__", defaults)

@@ -238,7 +238,7 @@ async def behind(
     async def never(_self: Collector, _interval_seconds: float) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(Collector, "run_for_ever", never)  # it has commits of its own
+    monkeypatch.setattr(Collector, "run_forever", never)  # it has commits of its own
     url = make_url(stack.database_url).set(host="127.0.0.1", port=await commits.start())
     service = await service_with(database_url=url.render_as_string(hide_password=False), multipart_threshold_bytes=MIB)
     async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:

@@ -40,15 +40,12 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def a_writer(
-    database: Database, store: object, buffers: PartBuffers, max_upload_bytes: int = 2**40
-) -> AsyncIterator[ObjectWriter]:
+async def a_writer(database: Database, store: object, buffers: PartBuffers) -> AsyncIterator[ObjectWriter]:
     writer = ObjectWriter(
         database=database,
         blobs=store,  # type: ignore[arg-type]
         buffers=buffers,
         lease=Lease(database, 900),
-        max_upload_bytes=max_upload_bytes,
     )
     try:
         yield writer
@@ -56,9 +53,15 @@ async def a_writer(
         await writer.stop()
 
 
-async def written(writer: ObjectWriter, chunks: AsyncIterator[bytes], at_most_bytes: int | None = None) -> StoredBlob:
+async def written(
+    writer: ObjectWriter,
+    chunks: AsyncIterator[bytes],
+    at_most_bytes: int | None = None,
+    *,
+    limit_bytes: int = 2**40,
+) -> StoredBlob:
     stored: list[StoredBlob] = []
-    await writer.write_behind("f", chunks, stored.append, at_most_bytes=at_most_bytes)
+    await writer.write_behind("f", chunks, stored.append, limit_bytes=limit_bytes, at_most_bytes=at_most_bytes)
     await writer.flush()
     [blob] = stored
     return blob
@@ -175,8 +178,8 @@ async def test_buffers_come_back_after_every_kind_of_failure(
         raise ConnectionResetError
 
     async def attempt(chunks: AsyncIterator[bytes], store: object, limit_bytes: int = 2**40) -> None:
-        async with a_writer(database, store, buffers, limit_bytes) as writer:
-            await written(writer, chunks)
+        async with a_writer(database, store, buffers) as writer:
+            await written(writer, chunks, limit_bytes=limit_bytes)
 
     with pytest.raises(UploadTooLarge):
         await attempt(chunks_of(content, MIB), blobs, 3 * SLOT_BYTES)

@@ -33,6 +33,8 @@ from model_registry.runtime.failpoints import failpoint
 
 T = TypeVar("T")
 
+RESTART_SECONDS = 10
+"""How long work waits for a database that is being restarted, once its bytes are stored: pass it as the patience."""
 _UNCONFIRMED_PATIENCE_SECONDS = 5
 
 

@@ -1,4 +1,4 @@
-"""Versions that the collector deletes: unfinished ones past their lease, and removed ones to purge."""
+"""Deletes versions: unfinished ones as a whole, and the files of removed ones."""
 
 from collections.abc import Collection, Sequence
 

@@ -85,7 +85,7 @@ class Collector:
                 forgotten_keys=await tx.idempotency.count_older_than(_IDEMPOTENCY_SECONDS),
             )
 
-    async def run_for_ever(self, interval_seconds: float) -> None:
+    async def run_forever(self, interval_seconds: float) -> None:
         """Collect and wait in turns. If the database or the store cannot be used, the next turn tries again."""
         while True:
             try:

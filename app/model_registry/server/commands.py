@@ -66,6 +66,6 @@ def collect_forever(settings: Settings) -> None:
 
     async def run() -> None:
         async with open_services(settings) as services:
-            await services.collector.run_for_ever(settings.gc_interval_seconds)
+            await services.collector.run_forever(settings.gc_interval_seconds)
 
     asyncio.run(run())

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from model_registry.auth.permissions import ANY_MODEL, Actor, Permission, require
-from model_registry.database.engine import Database, Transaction
+from model_registry.database.engine import RESTART_SECONDS, Database, Transaction
 from model_registry.domain.entities import (
     Manifest,
     ModelDetails,
@@ -37,7 +37,6 @@ from model_registry.utils import clean_json_object, to_json_text
 
 log = structlog.get_logger(__name__)
 
-_PATIENCE_SECONDS = 10
 _PAUSE_SECONDS = 1
 Render = Callable[[ModelInfo], str]
 
@@ -84,7 +83,6 @@ class Registration:
             blobs=blobs,
             buffers=buffers,
             lease=self._lease,
-            max_upload_bytes=limits.max_upload_bytes,
         )
         self._is_published = False
 
@@ -130,7 +128,9 @@ class Registration:
             # Its digest tells whether this is the same registration again. Nothing is stored.
             add(await digest_stream(chunks, self._limits.max_upload_bytes))
             return
-        await self._writer.write_behind(path, chunks, add, at_most_bytes=at_most_bytes)
+        await self._writer.write_behind(
+            path, chunks, add, limit_bytes=self._limits.max_upload_bytes, at_most_bytes=at_most_bytes
+        )
 
     async def publish(self, ref: VersionRef, details: ModelDetails, render: Render) -> Registered:
         """Make the version visible, complete and unchangeable; or raise, and leave nothing.
@@ -154,7 +154,7 @@ class Registration:
 
         try:
             # All the bytes have arrived, so it is worth waiting for a database that is being restarted.
-            body = await self._database.run(work, patience_seconds=_PATIENCE_SECONDS)
+            body = await self._database.run(work, patience_seconds=RESTART_SECONDS)
         except VersionExists:
             # Perhaps by this very registration, sent twice, since we looked.
             if self._key is None or (first := await self._key.first_response(meaning)) is None:

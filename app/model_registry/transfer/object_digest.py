@@ -26,7 +26,8 @@ class ObjectHasher:
     async def digest(self, key: str, size_bytes: int) -> Digest | None:
         """The digest of `size_bytes` bytes at `key`; `None` if there is no object, or fewer bytes can be read.
 
-        A transfer that breaks continues where it broke, and is given up after four tries in a row that read nothing.
+        A transfer that breaks continues where it broke. It is given up after four failures without progress between
+        them.
         Raises `Unavailable` if the store cannot be used.
         """
         digest = StreamDigest()

@@ -57,13 +57,10 @@ class ObjectWriter:
     object or unfinished parts: give them up with `uploads.give_up`. Call `stop` after `write_behind`.
     """
 
-    def __init__(
-        self, *, database: Database, blobs: BlobStore, buffers: PartBuffers, lease: Lease, max_upload_bytes: int
-    ) -> None:
+    def __init__(self, *, database: Database, blobs: BlobStore, buffers: PartBuffers, lease: Lease) -> None:
         self._blobs = blobs
         self._buffers = buffers
         self._lease = lease
-        self._max_upload_bytes = max_upload_bytes
         self._in_background: set[asyncio.Task[None]] = set()
         self.uploads = UploadIntents(database, lease)
 
@@ -83,6 +80,7 @@ class ObjectWriter:
         chunks: AsyncIterable[bytes],
         on_stored: Callable[[StoredBlob], None],
         *,
+        limit_bytes: int,
         at_most_bytes: int | None,
     ) -> None:
         """Write a stream to one object, and call `on_stored`. A small object can still be on its way on return.
@@ -92,11 +90,13 @@ class ObjectWriter:
 
         Parameters
         ----------
+        limit_bytes
+            Maximum length. A longer stream raises `UploadTooLarge`.
         at_most_bytes
             An upper bound of the length, which determines the size of parts. `None` means unknown; then 10 000 parts
             of 8 MiB (78 GiB) are the maximum.
         """
-        stream = await self._peek(chunks, self._max_upload_bytes)
+        stream = await self._peek(chunks, limit_bytes)
         for ended in [task for task in self._in_background if task.done()]:
             self._in_background.discard(ended)
             ended.result()

@@ -5,6 +5,7 @@ Buffers are kept and used again, because the page faults of new ones cost more t
 
 import asyncio
 from collections.abc import Sequence
+from typing import ClassVar
 
 from model_registry.errors import Unavailable
 from model_registry.object_store.blob_store import MAX_PARTS
@@ -19,6 +20,7 @@ class AllBuffersBusy(Unavailable):
     """More uploads are in progress than the process has buffers for."""
 
     slug = "all-buffers-busy"
+    example: ClassVar = {}
 
     def __init__(self) -> None:
         super().__init__(

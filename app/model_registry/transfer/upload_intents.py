@@ -3,14 +3,12 @@
 import asyncio
 from uuid import UUID, uuid4
 
-from model_registry.database.engine import Database, Transaction
+from model_registry.database.engine import RESTART_SECONDS, Database, Transaction
 from model_registry.domain.entities import FileEntry, NewUpload
 from model_registry.errors import LeaseLost
 from model_registry.object_store.blob_store import storage_key
 from model_registry.runtime.failpoints import failpoint
 from model_registry.transfer.lease import Lease
-
-_PATIENCE_SECONDS = 10
 
 
 class UploadIntents:
@@ -56,7 +54,7 @@ class UploadIntents:
             try:
                 if not await self._database.run(
                     lambda tx: tx.uploads.open(batch, self._lease.version_id, self._lease.seconds),
-                    patience_seconds=_PATIENCE_SECONDS,
+                    patience_seconds=RESTART_SECONDS,
                     is_one_statement=True,
                 ):
                     raise LeaseLost
@@ -68,7 +66,7 @@ class UploadIntents:
     async def began_multipart(self, upload: NewUpload, multipart_id: str) -> None:
         """Record the store's id of a multipart upload before its first part is sent."""
         if not await self._database.run(
-            lambda tx: tx.uploads.record_multipart(upload.id, multipart_id), patience_seconds=_PATIENCE_SECONDS
+            lambda tx: tx.uploads.record_multipart(upload.id, multipart_id), patience_seconds=RESTART_SECONDS
         ):
             raise LeaseLost
 

@@ -22,7 +22,7 @@ class BadRequest(RegistryError):
     """The message breaks the rules of HTTP."""
 
     slug = "bad-request"
-    example: ClassVar = {"detail": "A request must have exactly one Host."}
+    example: ClassVar = {"detail": "A request can have at most one Host."}
 
 
 class NoSuchRoute(NotFound):

@@ -202,7 +202,7 @@ def _complaint(scope: Scope) -> str | None:
         return "This service supports HTTP/1.1."
     for name in _SINGLE:
         if len(headers.getlist(name)) > 1:
-            return f"A request must have exactly one {name.title()}."
+            return f"A request can have at most one {name.title()}."
     coding = headers.get("transfer-encoding")
     # If two headers say where the body ends, a proxy and this service can disagree (RFC 9112, section 6).
     if coding is not None and ("content-length" in headers or coding.lower() != "chunked" or version == "1.0"):

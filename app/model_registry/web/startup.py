@@ -33,7 +33,7 @@ def lifespan_with(settings: Settings | None) -> Callable[[FastAPI], AbstractAsyn
                     # PostgreSQL may come back. Until then the process runs, and /readyz says what is missing.
                     log.warning("start.without_postgresql")
             app.state.services = services
-            collecting = asyncio.create_task(services.collector.run_for_ever(effective.gc_interval_seconds))
+            collecting = asyncio.create_task(services.collector.run_forever(effective.gc_interval_seconds))
             try:
                 yield
             finally:

@@ -35,7 +35,7 @@ async def login(session: Session) -> None:
 
 @command(commands, "open")
 async def open_docs(session: Session) -> None:
-    """Open the interactive documentation of the registry in a browser, or print its URL.
+    """Open the interactive documentation of the registry in a browser, or print its URL if there is none.
 
     Example: model-registry open
     """

@@ -115,7 +115,7 @@ async def diff(
     b: Annotated[str, typer.Argument(metavar="B", help="The version to compare it with.")],
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if they differ.")] = False,
 ) -> None:
-    """Compare two versions: their files, parameters and metadata.
+    """Compare two versions: their files by digest, their parameters and metadata.
 
     Example: model-registry diff fraud-detector@champion fraud-detector:2.0.0
     """

@@ -21,7 +21,10 @@ class Arrived:
 
 
 async def find_arrived(upload: PushUpload, *, database: Database, blobs: BlobStore) -> Arrived:
-    """Ask the store for the parts of an upload, or for one object of the right size. The bytes are not verified."""
+    """Ask the store for the parts of an upload, or for one object of the right size. The bytes are not verified.
+
+    The id of a multipart upload that the store has lost is cleared.
+    """
     if upload.multipart_id is not None:
         parts = await blobs.list_parts(upload.storage_key, upload.multipart_id)
         if parts is not None:

@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from model_registry.auth.permissions import Actor, Permission, require
-from model_registry.database.engine import Database, Transaction
+from model_registry.database.engine import RESTART_SECONDS, Database, Transaction
 from model_registry.domain.entities import ModelInfo, PushUpload, UploadState, VersionRef, VersionSelector, VersionState
 from model_registry.errors import (
     CommitInProgress,
@@ -26,8 +26,6 @@ from model_registry.transfer.lease import Lease
 from model_registry.transfer.upload_limits import UploadLimits
 
 log = structlog.get_logger(__name__)
-
-_PATIENCE_SECONDS = 10
 
 
 class Commits:
@@ -66,7 +64,7 @@ class Commits:
         UploadUnknown, InvalidField
             If `parts` are of another version, or are not those which were sent.
         VersionExists
-            If another actor pushes this version, or if it is registered.
+            If another actor pushes this version, or a form registers it.
         VersionNotFound, VersionNotAvailable, CommitInProgress, PartsChanged, LeaseLost
         """
         require(actor, Permission.WRITE, ref.model_name)
@@ -78,9 +76,8 @@ class Commits:
                 return await tx.versions.info_by_id(existing.id)
         if existing.state == VersionState.REMOVED:
             raise VersionNotAvailable(ref.model_name, ref.version, existing.state)
-        if (
-            not actor.owns(existing.created_by) or existing.digest is None
-        ):  # only a push has a digest before it is ready
+        # Only a push has a digest before the version is ready.
+        if not actor.owns(existing.created_by) or existing.digest is None:
             raise already_exists(ref, existing)
         task = self._join_or_begin(ref, existing.id, parts, actor)
         while True:
@@ -122,7 +119,7 @@ class Commits:
             await self._verification.verify(ref, uploads, parts, lease)
             # All the bytes have arrived, so it is worth waiting for a database that is being restarted.
             info = await self._database.run(
-                lambda tx: self._publish(tx, ref, version_id, actor), patience_seconds=_PATIENCE_SECONDS
+                lambda tx: self._publish(tx, ref, version_id, actor), patience_seconds=RESTART_SECONDS
             )
             failpoint("v-after-commit")
         except BaseException:
@@ -193,7 +190,7 @@ class Commits:
         try:
             await self._database.run(
                 lambda tx: tx.versions.set_state(version_id, VersionState.PENDING, instead_of=VersionState.VERIFYING),
-                patience_seconds=_PATIENCE_SECONDS,
+                patience_seconds=RESTART_SECONDS,
             )
         except Unavailable:
             # The state stays `verifying`. A repeated commit raises the same error.

@@ -7,7 +7,7 @@ from uuid import UUID
 import structlog
 
 from model_registry.auth.permissions import Actor, Permission, require
-from model_registry.database.engine import Database, Transaction
+from model_registry.database.engine import RESTART_SECONDS, Database, Transaction
 from model_registry.domain.entities import (
     Digest,
     FileEntry,
@@ -39,8 +39,6 @@ from model_registry.transfer.upload_intents import UploadIntents
 from model_registry.transfer.upload_limits import UploadLimits
 
 log = structlog.get_logger(__name__)
-
-_PATIENCE_SECONDS = 10
 
 
 class ProxiedUploads:
@@ -128,7 +126,6 @@ class ProxiedUploads:
             blobs=self._blobs,
             buffers=self._buffers,
             lease=lease,
-            max_upload_bytes=self._limits.max_upload_bytes,
         )
         is_kept = False
         try:
@@ -136,7 +133,7 @@ class ProxiedUploads:
             [upload_id] = writer.uploads.ids
             is_kept = await self._database.run(
                 lambda tx: self._keep(tx, ref, version_id, upload_id, file.sha256, actor),
-                patience_seconds=_PATIENCE_SECONDS,
+                patience_seconds=RESTART_SECONDS,
             )
         finally:
             if not is_kept:
@@ -166,14 +163,14 @@ class ProxiedUploads:
     async def _give_up(self, version_id: int, path: str, uploads: UploadIntents) -> None:
         async def work(tx: Transaction) -> None:
             await tx.versions.lock(version_id)
-            for upload_id in uploads.ids:
-                found = await tx.push_uploads.find(upload_id)
-                if found is not None and found[0].state == UploadState.STORED:
-                    return  # it was kept, and the reply to the COMMIT was lost: others may count on it now
+            [upload_id] = uploads.ids
+            found = await tx.push_uploads.find(upload_id)
+            if found is not None and found[0].state == UploadState.STORED:
+                return  # it was kept, and the reply to the COMMIT was lost: others may count on it now
             await uploads.give_up(tx, delay_seconds=self._limits.late_write_seconds)
 
         try:
-            await self._database.run(work, patience_seconds=_PATIENCE_SECONDS)
+            await self._database.run(work, patience_seconds=RESTART_SECONDS)
         except Unavailable as error:
             log.warning("upload.left_to_the_collector", path=path, cause=repr(error.__cause__))
 

@@ -38,8 +38,8 @@ LIST_EVENTS = operation(
 Read the audit log from the beginning, and continue with new events.
 
 `next_page_token` is never null. An empty page means that there are no newer events yet; use its token to continue from
-there. If you follow the tokens, you get every event exactly once. Therefore, an event appears only after all changes
-that began before it have ended, and the order of the log follows `time` only roughly.
+there. If you follow the tokens, you get every event exactly once. To make this possible, an event appears only
+after all changes that began before it have ended, and the order of the log follows `time` only roughly.
 
 Each change has one event, which is committed with it. Events stay after their subject is deleted.""",
 )

@@ -68,7 +68,7 @@ class PushIn(BaseModel):
     files: list[FileIn] = Field(description="All files of the version, at most 100,000.")
     transfer: Literal["direct", "proxied"] | None = Field(
         "direct",
-        description="direct: send files to storage. proxied: send them to this service.",
+        description="direct: send files to storage. proxied: send them to this service, if you cannot reach storage.",
     )
 
 

@@ -158,7 +158,7 @@ _IfNoneMatch = Annotated[
 ]
 _IfAbsent = Annotated[
     _Lines,
-    Header(alias="If-None-Match", description="`*`: create the alias. You get 412 if it exists."),
+    Header(alias="If-None-Match", description="`*`: create it. You get 412 if it exists."),
 ]
 _Range = Annotated[_Lines, Header(alias="Range", description="One range, such as `bytes=0-99`. You get 206.")]
 

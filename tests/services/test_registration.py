@@ -653,7 +653,7 @@ async def test_a_form_of_many_files_waits_once_for_a_database_that_is_away(
     stack: StackAddresses, fresh: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload_intents, "RESTART_SECONDS", 1)
-    monkeypatch.setattr(registration, "_PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(registration, "RESTART_SECONDS", 1)
     head = b'\r\n--B\r\nContent-Disposition: form-data; name="model_file"; filename="%d"\r\n\r\n%d'
     away_at = 0.0
 

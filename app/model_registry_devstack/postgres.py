@@ -53,8 +53,8 @@ class Postgres:
             self._forget_last_pid()
         except PermissionError as error:
             raise EmbeddedStackError(
-                f"PostgreSQL's data are out of reach ({error.strerror}: {error.filename}): start as the user whom they "
-                "belong to, and as root only with its usual capabilities."
+                f"Cannot use PostgreSQL's data ({error.strerror}: {error.filename}). Start as the user who owns them, or as "
+                "root with its usual capabilities."
             ) from error
 
     def spawn(self) -> subprocess.Popen[bytes]:
@@ -117,7 +117,7 @@ class Postgres:
         with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
             pid = int(self._pid_file.read_text().splitlines()[0])
             if str(self._cluster) in command_line(pid):
-                raise EmbeddedStackError(f"A PostgreSQL that we did not start (pid {pid}) is using {self._cluster}.")
+                raise EmbeddedStackError(f"Another PostgreSQL (pid {pid}) is using {self._cluster}.")
         self._pid_file.unlink(missing_ok=True)
 
     @property
@@ -140,7 +140,7 @@ def _unprivileged_user() -> int | None:
         return pwd.getpwnam("nobody").pw_uid
     except KeyError:
         raise EmbeddedStackError(
-            "PostgreSQL refuses to run as root, and there is no user nobody here: start as an ordinary user instead."
+            "PostgreSQL refuses to run as root, and this machine has no user `nobody`. Start as an ordinary user."
         ) from None
 
 

@@ -106,12 +106,12 @@ class EmbeddedStack:
             self._data_dir.mkdir(parents=True, exist_ok=True)
             owner = self._data_dir.stat().st_uid
             if owner != os.geteuid():
-                raise EmbeddedStackError(f"{self._data_dir} belongs to user {owner}, and we are user {os.geteuid()}.")
+                raise EmbeddedStackError(f"{self._data_dir} belongs to user {owner}, not to user {os.geteuid()}.")
             self._data_dir.chmod(0o700)
             (self._data_dir / "logs").mkdir(exist_ok=True)
             (self._data_dir / ".gitignore").write_text("*\n")
         except OSError as error:
-            raise EmbeddedStackError(f"Cannot keep data in {self._data_dir}: {error.strerror}.") from error
+            raise EmbeddedStackError(f"Cannot write to {self._data_dir}: {error.strerror}.") from error
 
     def _lock_data_dir(self) -> None:
         """Lock the directory until this process ends; the servers do not inherit the lock.

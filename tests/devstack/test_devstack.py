@@ -436,8 +436,8 @@ def test_the_capabilities_of_a_default_container_are_enough(data_dir: Path) -> N
     ("owner", "message"),
     [
         (None, "PostgreSQL refuses to run as root, and .*: start as an ordinary user"),
-        ("root", "PostgreSQL's data are out of reach .*: start as the user"),
-        ("nobody", "PostgreSQL's data are out of reach .*: start as the user"),
+        ("root", r"Cannot use PostgreSQL's data .*\. Start as the user"),
+        ("nobody", r"Cannot use PostgreSQL's data .*\. Start as the user"),
     ],
 )
 def test_root_without_capabilities_is_told_what_to_do(tmp_path: Path, owner: str | None, message: str) -> None:
@@ -457,7 +457,7 @@ def test_root_without_capabilities_is_told_what_to_do(tmp_path: Path, owner: str
 def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, pwd.getpwnam("nobody").pw_uid, -1)
 
-    with pytest.raises(EmbeddedStackError, match=r"belongs to user \d+, and we are user 0"):
+    with pytest.raises(EmbeddedStackError, match=r"belongs to user \d+, not to user 0"):
         EmbeddedStack(tmp_path).start()
 
 

@@ -197,7 +197,7 @@ ROWS = {
     "T29": Row(
         "bytes claimed by their digest",
         (f"{_INTEGRITY}test_a_digest_is_no_claim_to_bytes_that_nobody_sent",),
-        "There are no namespaces: whoever may push may read whatever is stored already.",
+        "There are no namespaces: an actor who may push may read all stored bytes.",
     ),
     "T30": Row(
         "what was deleted read by another way",

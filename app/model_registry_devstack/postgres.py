@@ -53,8 +53,8 @@ class Postgres:
             self._forget_last_pid()
         except PermissionError as error:
             raise EmbeddedStackError(
-                f"Cannot use PostgreSQL's data ({error.strerror}: {error.filename}). Start as the user who owns them, or as "
-                "root with its usual capabilities."
+                f"Cannot use PostgreSQL's data ({error.strerror}: {error.filename}). Start as the user who owns them, "
+                "or as root with its usual capabilities."
             ) from error
 
     def spawn(self) -> subprocess.Popen[bytes]:

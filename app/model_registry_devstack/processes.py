@@ -102,7 +102,7 @@ def end_leftovers(marker: str) -> None:
     while pids := _mentioning(marker):
         waited = time.monotonic() - begun
         if waited > _LEFTOVERS_GIVE_UP_SECONDS:
-            raise EmbeddedStackError(f"Processes of an earlier run are still running: {', '.join(map(str, pids))}. End them and start again.")
+            raise EmbeddedStackError(f"Processes of an earlier run do not end: {', '.join(map(str, pids))}. End them.")
         if waited > _LEFTOVERS_END_SECONDS:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -125,10 +125,10 @@ class Aliases:
         plan = PlannedMove(ref.alias, validate_version(version))
 
         async def work(tx: Transaction) -> tuple[Alias, bool]:
-            held = await _hold(tx, ref.model_name, [plan])
-            present = held.aliases.get(ref.alias)
+            locked = await _lock(tx, ref.model_name, [plan])
+            present = locked.aliases.get(ref.alias)
             _ensure_unchanged(precondition, ref, present)
-            (alias,) = await _move(tx, ref.model_name, [plan], held, actor=actor)
+            (alias,) = await _move(tx, ref.model_name, [plan], locked, actor=actor)
             return alias, present is None
 
         alias, is_new = await self._change(ref.model_name, work)
@@ -152,9 +152,9 @@ class Aliases:
             if previous is None:
                 raise NoPreviousTarget(ref.model_name, ref.alias, present.version)
             plan = PlannedMove(ref.alias, previous)
-            held = await _hold(tx, ref.model_name, [plan])
-            _ensure_unchanged(precondition, ref, held.aliases[ref.alias])
-            (alias,) = await _move(tx, ref.model_name, [plan], held, actor=actor)
+            locked = await _lock(tx, ref.model_name, [plan])
+            _ensure_unchanged(precondition, ref, locked.aliases[ref.alias])
+            (alias,) = await _move(tx, ref.model_name, [plan], locked, actor=actor)
             return alias
 
         alias = await self._change(ref.model_name, work)
@@ -171,12 +171,12 @@ class Aliases:
         _validate_moves(moves)
 
         async def work(tx: Transaction) -> list[Alias]:
-            held = await _hold(tx, model_name, moves)
+            locked = await _lock(tx, model_name, moves)
             for move in moves:
-                actual = held.aliases[move.alias].version.version if move.alias in held.aliases else None
+                actual = locked.aliases[move.alias].version.version if move.alias in locked.aliases else None
                 if move.is_conditional and move.expected_version != actual:
                     raise AliasElsewhere(model_name, move.alias, expected=move.expected_version, actual=actual)
-            return await _move(tx, model_name, moves, held, actor=actor)
+            return await _move(tx, model_name, moves, locked, actor=actor)
 
         aliases = await self._change(model_name, work)
         for alias in aliases:
@@ -188,8 +188,8 @@ class Aliases:
         require(actor, Permission.ALIAS, ref.model_name)
 
         async def work(tx: Transaction) -> str:
-            held = await tx.aliases.lock(ref.model_name, [ref.alias], [])
-            present = held.aliases.get(ref.alias)
+            locked = await tx.aliases.lock(ref.model_name, [ref.alias], [])
+            present = locked.aliases.get(ref.alias)
             if present is None:
                 await _ensure_model_exists(tx, ref.model_name)
                 raise AliasNotFound(ref.model_name, ref.alias)
@@ -221,30 +221,30 @@ async def _ensure_model_exists(tx: Transaction, model_name: str) -> None:
         raise ModelNotFound(model_name, existing)
 
 
-async def _hold(tx: Transaction, model_name: str, plans: Sequence[PlannedMove]) -> LockedAliases:
+async def _lock(tx: Transaction, model_name: str, plans: Sequence[PlannedMove]) -> LockedAliases:
     """Lock the aliases and versions of the moves. Raises an error for a version that is not ready."""
-    held = await tx.aliases.lock(model_name, [plan.alias for plan in plans], [plan.version for plan in plans])
+    locked = await tx.aliases.lock(model_name, [plan.alias for plan in plans], [plan.version for plan in plans])
     for plan in plans:
-        target = held.versions.get(plan.version)
+        target = locked.versions.get(plan.version)
         if target is not None and target.state == VersionState.READY:
             continue
         await _ensure_model_exists(tx, model_name)
         if target is None:
             raise VersionNotFound(model_name, plan.version)
         raise VersionNotAvailable(model_name, plan.version, target.state)
-    return held
+    return locked
 
 
 async def _move(
-    tx: Transaction, model_name: str, plans: Sequence[PlannedMove], held: LockedAliases, *, actor: Actor
+    tx: Transaction, model_name: str, plans: Sequence[PlannedMove], locked: LockedAliases, *, actor: Actor
 ) -> list[Alias]:
-    targets = {plan.alias: held.versions[plan.version] for plan in plans}
+    targets = {plan.alias: locked.versions[plan.version] for plan in plans}
     moved = await tx.aliases.move(model_name, targets, actor=actor.name)
     await tx.aliases.touch_versions(
-        {target.id for target in targets.values()} | {present.version.id for present in held.aliases.values()}
+        {target.id for target in targets.values()} | {present.version.id for present in locked.aliases.values()}
     )
     aliases = [moved[plan.alias] for plan in plans]
-    await tx.events.record(*(_moved(model_name, alias, held.aliases.get(alias.alias), actor) for alias in aliases))
+    await tx.events.record(*(_moved(model_name, alias, locked.aliases.get(alias.alias), actor) for alias in aliases))
     return aliases
 
 

@@ -81,7 +81,7 @@ class Downloads:
                 version, files = await _with_all_files(tx, selector)
         if not files:
             raise FileNotFound(version.model_name, version.version, path)
-        _ensure_sound(files)
+        _ensure_intact(files)
         if len(files) == 1:
             return _of_file(version, files[0], selector)
         return await self._of_archive(version, files, selector)
@@ -94,7 +94,7 @@ class Downloads:
         require(actor, Permission.READ, selector.model_name)
         async with self._database.reading() as tx:
             version, files = await _with_all_files(tx, selector)
-        _ensure_sound(files)
+        _ensure_intact(files)
         return await self._of_archive(version, files, selector)
 
     async def manifest(
@@ -132,7 +132,7 @@ class Downloads:
 
     async def presign_files(self, files: Sequence[tuple[StoredFile, str]], *, expires_in_seconds: int) -> Sequence[str]:
         """Return a URL for each file. Its response has the given Content-Disposition. Raises `FileDamaged`."""
-        _ensure_sound([file for file, _ in files])
+        _ensure_intact([file for file, _ in files])
         return await self._blobs.presign_gets(
             [(file.blob.storage_key, disposition) for file, disposition in files],
             expires_in_seconds=expires_in_seconds,
@@ -241,7 +241,7 @@ def _ensure_complete(version: PublishedVersion, count: int) -> None:
         raise VersionNotFound(version.model_name, version.version)
 
 
-def _ensure_sound(files: Sequence[StoredFile]) -> None:
+def _ensure_intact(files: Sequence[StoredFile]) -> None:
     for file in files:
         if file.is_damaged:
             raise FileDamaged(file.path, str(file.blob.sha256))

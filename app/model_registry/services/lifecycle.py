@@ -199,10 +199,10 @@ class Lifecycle:
     async def _lock(self, tx: Transaction, ref: VersionRef) -> ModelInfo:
         """Lock the model and then the version, and return the version in any state."""
         await tx.models.lock(ref.model_name)
-        taken = await tx.versions.find(ref)
-        if taken is None or await tx.versions.lock(taken.id) is None:
+        existing = await tx.versions.find(ref)
+        if existing is None or await tx.versions.lock(existing.id) is None:
             raise await missing(tx, VersionSelector(ref.model_name, ref.version))
-        return await tx.versions.info_by_id(taken.id)
+        return await tx.versions.info_by_id(existing.id)
 
     async def _lock_ready(self, tx: Transaction, ref: VersionRef, precondition: Precondition) -> ModelInfo:
         info = await self._lock(tx, ref)

@@ -245,5 +245,5 @@ async def _already_stored(tx: Transaction, files: Collection[FileEntry], actor: 
     Otherwise the response tells a stranger what others have, and gives it to any client that knows a digest.
     """
     require(actor, Permission.READ, ANY_MODEL)
-    held = await tx.blobs.lock_intact([file.sha256 for file in files])
-    return {file.sha256 for file in files if held.get(file.sha256) == file.size_bytes}
+    stored = await tx.blobs.lock_intact([file.sha256 for file in files])
+    return {file.sha256 for file in files if stored.get(file.sha256) == file.size_bytes}

@@ -21,8 +21,8 @@ from model_registry.errors import InvalidField, InvalidForm, shown
 
 MAX_HEADER_BYTES = 8 * 1024
 _MAX_PARTS = MAX_FILES + 100
-_MAX_SILENT_BYTES = 128 * 1024
-_TOO_SILENT = f"The body has more than {_MAX_SILENT_BYTES} bytes that do not belong to a part."
+_MAX_OVERHEAD_BYTES = 128 * 1024
+_TOO_MUCH_OVERHEAD = f"The body has more than {_MAX_OVERHEAD_BYTES} bytes that do not belong to a part."
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
 _PARAMETER = re.compile(r';[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*("(?:\\.|[^"\\])*"|[^\s";]*)[ \t]*')
 _IDENTITY = frozenset({"", "7bit", "8bit", "binary", "identity"})
@@ -136,15 +136,15 @@ async def form_parts(body: AsyncIterator[bytes], content_type: str) -> AsyncIter
 
 async def _events(body: AsyncIterator[bytes], boundary: str) -> _Events:
     parser = PushMultipartParser(boundary, max_header_size=MAX_HEADER_BYTES, max_segment_count=_MAX_PARTS)
-    silent_bytes = 0
+    overhead_bytes = 0
     try:
         async for chunk in _from_first_boundary(body, boundary):
-            silent_bytes += len(chunk)
+            overhead_bytes += len(chunk)
             for event in parser.parse(chunk):
-                silent_bytes = 0
+                overhead_bytes = 0
                 yield event
-            if silent_bytes > _MAX_SILENT_BYTES:
-                raise InvalidForm(_TOO_SILENT)
+            if overhead_bytes > _MAX_OVERHEAD_BYTES:
+                raise InvalidForm(_TOO_MUCH_OVERHEAD)
         parser.close()
     except ParserLimitReached as error:
         raise InvalidForm(f"The form exceeds a limit: {_words(error)}.") from None
@@ -171,8 +171,8 @@ async def _from_first_boundary(body: AsyncIterator[bytes], boundary: str) -> Asy
         if start >= 0:
             yield bytes(head[start:])
             break
-        if len(head) > _MAX_SILENT_BYTES:
-            raise InvalidForm(_TOO_SILENT)
+        if len(head) > _MAX_OVERHEAD_BYTES:
+            raise InvalidForm(_TOO_MUCH_OVERHEAD)
     async for chunk in body:
         yield chunk
 

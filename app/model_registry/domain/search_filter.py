@@ -118,7 +118,7 @@ class Field:
 
     def __post_init__(self) -> None:
         if self.name not in _FIELDS:
-            hint = f", but {near}" if (near := _near_field(self.name.lower())) else ""
+            hint = f" (did you mean {near}?)" if (near := _near_field(self.name.lower())) else ""
             raise InvalidFilter(f"there is no field {shown(self.name)}{hint}; {FIELDS_RULE}", self.name)
         dotted = ".".join(self.path)
         if self.kind is not FieldKind.JSON and self.path:

@@ -246,7 +246,7 @@ class ModelNotFound(NotFound):
     def __init__(self, model_name: str, existing: str | None = None) -> None:
         hint = f" There is {existing!r}; names must match in case." if existing else ""
         super().__init__(
-            f"There is no model {shown(model_name)!r} with a ready version.{hint}", model_name=shown(model_name)
+            f"No model named {shown(model_name)!r} has a ready version.{hint}", model_name=shown(model_name)
         )
 
 

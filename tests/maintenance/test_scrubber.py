@@ -158,7 +158,7 @@ async def test_verify_on_the_command_line_exits_with_1_and_names_the_damaged_ver
     assert damaged[0] == 1
     assert f"damaged: {digest(WEIGHTS)} (fraud 1.0 weights/model.bin)" in damaged[1]
     assert unknown[0] == 1
-    assert "There is no model 'Fraud'" in unknown[2]
+    assert "No model named 'Fraud'" in unknown[2]
 
 
 async def test_a_dry_run_shows_what_a_run_frees(
